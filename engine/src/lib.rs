@@ -1,0 +1,1 @@
+//! A concurrent embedded storage engine with MVCC.

@@ -1,0 +1,2 @@
+//! The `isolith` command.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Decides who sees and who may change which version.

@@ -1,0 +1,1 @@
+//! Makes bytes durable in order.
