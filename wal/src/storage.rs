@@ -1,0 +1,107 @@
+//! The storage seam: every file, directory and sync that isolith touches goes through these traits.
+//!
+//! Four implementations stand behind it: plain system calls, io_uring, memory, and a faulty disk
+//! that can crash at any call. What the seam promises is what a POSIX file system promises, no more:
+//!
+//! 1. Bytes written with [`StorageFile::write_at`] or [`Reach::Kernel`] survive the process, not a
+//!    power loss, until [`StorageFile::sync`] on that file succeeds after the write completed.
+//! 2. A write at [`Reach::Stable`] that succeeded survives a power loss; it covers *itself only*,
+//!    never an earlier unsynced write (a disk with FUA keeps no more than that).
+//! 3. A created, renamed or removed name survives a power loss only after
+//!    [`Storage::sync_dir`] on its directory succeeded.
+//! 4. A failed write or sync says nothing about what reached the disk, and a later success says
+//!    nothing about the failed one.
+//!
+//! Paths are relative to the storage's root, so that memory needs no real path.
+
+use std::fmt::Debug;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+/// The unit of direct I/O and of torn-write reasoning, in bytes: every offset and length given to
+/// [`StorageFile::submit`] is a multiple of it.
+pub const BLOCK_BYTES: usize = 4096;
+
+/// How a file is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Reads only; writes fail.
+    Read,
+    /// Reads and writes.
+    ReadWrite,
+}
+
+/// How far a submitted write must have come before it counts as done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Handed to the kernel: survives the process.
+    Kernel,
+    /// On stable storage: survives power loss (covers this write only, invariant 2).
+    Stable,
+}
+
+/// One name in a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirectoryEntry {
+    /// The name, without its directory.
+    pub name: String,
+    /// The file's length in bytes; 0 for a directory.
+    pub bytes: u64,
+    /// Whether the name is a directory.
+    pub is_directory: bool,
+}
+
+/// A root directory and what can be done below it.
+pub trait Storage: Send + Sync + Debug + 'static {
+    /// Opens an existing file. `NotFound` if there is none.
+    fn open(&self, path: &Path, access: Access) -> io::Result<Arc<dyn StorageFile>>;
+    /// Creates a file that must not exist yet (`AlreadyExists` otherwise), open for reading and
+    /// writing. The name is durable only after [`Storage::sync_dir`].
+    fn create_new(&self, path: &Path) -> io::Result<Arc<dyn StorageFile>>;
+    /// Creates a directory and its missing parents; fine if it exists.
+    fn create_dir(&self, path: &Path) -> io::Result<()>;
+    /// Lists a directory, sorted by name.
+    fn list(&self, directory: &Path) -> io::Result<Vec<DirectoryEntry>>;
+    /// Removes a file.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Renames a file, replacing the target atomically.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Makes the names in a directory durable.
+    fn sync_dir(&self, directory: &Path) -> io::Result<()>;
+    /// Takes an exclusive lock on a (created if missing) file, held until the returned value is
+    /// dropped. `WouldBlock` when another process or handle holds it.
+    fn try_lock(&self, path: &Path) -> io::Result<Box<dyn StorageLock>>;
+    /// A path for people: what a user would type to find `path` (for error messages).
+    fn display(&self, path: &Path) -> String;
+}
+
+/// Held for as long as the lock is wanted.
+pub trait StorageLock: Send + Sync + Debug {}
+
+/// One open file. All methods take `&self` and may be called by many threads at once.
+pub trait StorageFile: Send + Sync + Debug + 'static {
+    /// The file's length in bytes.
+    fn len(&self) -> io::Result<u64>;
+    /// Whether the file holds no bytes.
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+    /// Reads until `into` is full or the file ends; returns the bytes read.
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize>;
+    /// Writes all of `bytes`, buffered and unsynced; extends the file as needed.
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+    /// fdatasync: everything that completed before this call is on stable storage when it returns.
+    fn sync(&self) -> io::Result<()>;
+    /// Starts a write of the whole buffer at a block-aligned offset, inside bytes that were written
+    /// before (a prepared segment). Several may be in flight on one file. The buffer belongs to the
+    /// kernel until [`InFlight::wait`] gives it back.
+    fn submit(&self, offset: u64, buffer: IoBuffer, reach: Reach) -> Box<dyn InFlight>;
+}
+
+/// A write under way. Dropping it without waiting must keep the buffer alive until the kernel is
+/// done with it.
+pub trait InFlight: Send {
+    /// Blocks until the write is done; gives the buffer back for reuse. A short write is an error.
+    fn wait(self: Box<Self>) -> (io::Result<()>, IoBuffer);
+}
