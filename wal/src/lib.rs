@@ -1,1 +1,26 @@
 //! Makes bytes durable in order.
+//!
+//! This crate is isolith's floor: it knows files, logs and syncs, and nothing of keys or
+//! transactions. Everything above reaches the disk, the clock and randomness through it alone.
+//!
+//! Read the modules in this order:
+//!
+//! | module | its one job |
+//! |---|---|
+//! | [`lsn`] | the name of a commit's place in the log, which is also its timestamp |
+//! | [`environment`] | time, randomness and forks, as seams that a test can hold still |
+//! | [`storage`] | files, directories and syncs: the traits, and what they promise |
+
+pub mod lsn;
+
+pub mod environment;
+
+pub mod storage;
+
+pub use environment::{Clock, ManualClock, SystemClock, fork, random_seed};
+pub use lsn::{AtomicLsn, Lsn};
+pub use storage::memory::MemoryStorage;
+pub use storage::{
+    Access, BLOCK_BYTES, DirectoryEntry, InFlight, IoBuffer, Reach, Storage, StorageFile,
+    StorageLock,
+};

@@ -12,12 +12,20 @@
 //! 4. A failed write or sync says nothing about what reached the disk, and a later success says
 //!    nothing about the failed one.
 //!
-//! Paths are relative to the storage's root, so that memory needs no real path.
+//! Paths are relative to the storage's root, so that memory needs no real path: plain names joined
+//! by `/`, neither absolute nor with `..` (`InvalidInput`). The empty path is the root itself.
 
 use std::fmt::Debug;
 use std::io;
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
+
+mod buffer;
+mod sparse;
+
+pub mod memory;
+
+pub use buffer::IoBuffer;
 
 /// The unit of direct I/O and of torn-write reasoning, in bytes: every offset and length given to
 /// [`StorageFile::submit`] is a multiple of it.
@@ -95,7 +103,9 @@ pub trait StorageFile: Send + Sync + Debug + 'static {
     fn sync(&self) -> io::Result<()>;
     /// Starts a write of the whole buffer at a block-aligned offset, inside bytes that were written
     /// before (a prepared segment). Several may be in flight on one file. The buffer belongs to the
-    /// kernel until [`InFlight::wait`] gives it back.
+    /// kernel until [`InFlight::wait`] gives it back. A misaligned offset, or a length that is 0 or
+    /// not a multiple of [`BLOCK_BYTES`], is `InvalidInput`; a write beyond the end extends the
+    /// file, slowly.
     fn submit(&self, offset: u64, buffer: IoBuffer, reach: Reach) -> Box<dyn InFlight>;
 }
 
@@ -105,3 +115,65 @@ pub trait InFlight: Send {
     /// Blocks until the write is done; gives the buffer back for reuse. A short write is an error.
     fn wait(self: Box<Self>) -> (io::Result<()>, IoBuffer);
 }
+
+/// A write that was over before anybody waited for it.
+struct Finished {
+    result: io::Result<()>,
+    buffer: IoBuffer,
+}
+
+impl InFlight for Finished {
+    fn wait(self: Box<Self>) -> (io::Result<()>, IoBuffer) {
+        (self.result, self.buffer)
+    }
+}
+
+/// The rules of [`StorageFile::submit`] that need no look at the file.
+fn check_submission(offset: u64, buffer: &IoBuffer) -> io::Result<()> {
+    let block = BLOCK_BYTES as u64;
+    let bytes = buffer.len() as u64;
+    if bytes == 0 || !bytes.is_multiple_of(block) || !offset.is_multiple_of(block) {
+        return Err(invalid(format!(
+            "a submitted write of {bytes} bytes at offset {offset} does not fill whole blocks"
+        )));
+    }
+    check_range(offset, buffer.len())
+}
+
+/// Whether `offset..offset + bytes` can be addressed in a file at all.
+fn check_range(offset: u64, bytes: usize) -> io::Result<()> {
+    match offset.checked_add(bytes as u64) {
+        Some(end) if i64::try_from(end).is_ok() => Ok(()),
+        _ => Err(invalid(format!("a write of {bytes} bytes at offset {offset} has no end"))),
+    }
+}
+
+/// A path as the seam understands it: relative, without `.`; `InvalidInput` when it leaves the root.
+fn normal(path: &Path) -> io::Result<PathBuf> {
+    let mut plain = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => plain.push(name),
+            Component::CurDir => {}
+            Component::ParentDir | Component::RootDir | Component::Prefix(_) => {
+                return Err(invalid(format!(
+                    "the path {} leaves the storage's root",
+                    path.display()
+                )));
+            }
+        }
+    }
+    Ok(plain)
+}
+
+fn invalid(what: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, what)
+}
+
+/// The same error that the kernel gives for a write through a descriptor opened for reading.
+fn opened_for_reading() -> io::Error {
+    io::Error::from_raw_os_error(libc::EBADF)
+}
+
+#[cfg(test)]
+mod conformance;
