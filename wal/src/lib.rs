@@ -11,6 +11,9 @@
 //! | [`environment`] | time, randomness and forks, as seams that a test can hold still |
 //! | [`storage`] | files, directories and syncs: the traits, and what they promise |
 
+#[cfg(not(target_os = "linux"))]
+compile_error!("isolith keeps its promises on Linux only: it needs RWF_DSYNC and O_DIRECT");
+
 pub mod lsn;
 
 pub mod environment;
@@ -20,6 +23,7 @@ pub mod storage;
 pub use environment::{Clock, ManualClock, SystemClock, fork, random_seed};
 pub use lsn::{AtomicLsn, Lsn};
 pub use storage::memory::MemoryStorage;
+pub use storage::syscall::SyscallStorage;
 pub use storage::{
     Access, BLOCK_BYTES, DirectoryEntry, InFlight, IoBuffer, Reach, Storage, StorageFile,
     StorageLock,

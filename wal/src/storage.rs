@@ -24,6 +24,7 @@ mod buffer;
 mod sparse;
 
 pub mod memory;
+pub mod syscall;
 
 pub use buffer::IoBuffer;
 
@@ -67,7 +68,8 @@ pub trait Storage: Send + Sync + Debug + 'static {
     /// Creates a file that must not exist yet (`AlreadyExists` otherwise), open for reading and
     /// writing. The name is durable only after [`Storage::sync_dir`].
     fn create_new(&self, path: &Path) -> io::Result<Arc<dyn StorageFile>>;
-    /// Creates a directory and its missing parents; fine if it exists.
+    /// Creates a directory and its missing parents; fine if it exists. Their names are durable when
+    /// this returns.
     fn create_dir(&self, path: &Path) -> io::Result<()>;
     /// Lists a directory, sorted by name.
     fn list(&self, directory: &Path) -> io::Result<Vec<DirectoryEntry>>;
@@ -105,7 +107,8 @@ pub trait StorageFile: Send + Sync + Debug + 'static {
     /// before (a prepared segment). Several may be in flight on one file. The buffer belongs to the
     /// kernel until [`InFlight::wait`] gives it back. A misaligned offset, or a length that is 0 or
     /// not a multiple of [`BLOCK_BYTES`], is `InvalidInput`; a write beyond the end extends the
-    /// file, slowly.
+    /// file, slowly. Without io_uring the write is carried out by whoever waits for it, on the
+    /// waiter's thread: so let each writer wait for its own, soon.
     fn submit(&self, offset: u64, buffer: IoBuffer, reach: Reach) -> Box<dyn InFlight>;
 }
 

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::memory::MemoryStorage;
+use super::syscall::SyscallStorage;
 use super::*;
 
 /// Runs every check below over one implementation. `$fresh` makes an empty storage and something
@@ -44,6 +45,10 @@ macro_rules! conforms {
 }
 
 conforms!(memory, (Arc::new(MemoryStorage::new()) as Arc<dyn Storage>, ()));
+conforms!(syscall, {
+    let directory = tempfile::tempdir().unwrap();
+    (Arc::new(SyscallStorage::open(directory.path()).unwrap()) as Arc<dyn Storage>, directory)
+});
 
 type Store = Arc<dyn Storage>;
 
