@@ -22,6 +22,7 @@ pub mod storage;
 
 pub use environment::{Clock, ManualClock, SystemClock, fork, random_seed};
 pub use lsn::{AtomicLsn, Lsn};
+pub use storage::faulty;
 pub use storage::memory::MemoryStorage;
 pub use storage::syscall::SyscallStorage;
 pub use storage::{

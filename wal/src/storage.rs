@@ -23,6 +23,7 @@ use std::sync::Arc;
 mod buffer;
 mod sparse;
 
+pub mod faulty;
 pub mod memory;
 pub mod syscall;
 

@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::faulty::{DiskKind, FaultyStorage};
 use super::memory::MemoryStorage;
 use super::syscall::SyscallStorage;
 use super::*;
@@ -45,6 +46,8 @@ macro_rules! conforms {
 }
 
 conforms!(memory, (Arc::new(MemoryStorage::new()) as Arc<dyn Storage>, ()));
+conforms!(faulty_fua, (FaultyStorage::new(DiskKind::Fua).as_storage(), ()));
+conforms!(faulty_write_through, (FaultyStorage::new(DiskKind::WriteThrough).as_storage(), ()));
 conforms!(syscall, {
     let directory = tempfile::tempdir().unwrap();
     (Arc::new(SyscallStorage::open(directory.path()).unwrap()) as Arc<dyn Storage>, directory)

@@ -25,6 +25,11 @@ impl SparseBytes {
         self.len
     }
 
+    /// Makes the file at least `bytes` long; what is new is zero.
+    pub(super) fn extend_to(&mut self, bytes: u64) {
+        self.len = self.len.max(bytes);
+    }
+
     /// Fills `into` as far as the file goes; returns the bytes read.
     pub(super) fn read(&self, offset: u64, into: &mut [u8]) -> usize {
         let available = self.len.saturating_sub(offset);
