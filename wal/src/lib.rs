@@ -22,9 +22,9 @@ pub mod storage;
 
 pub use environment::{Clock, ManualClock, SystemClock, fork, random_seed};
 pub use lsn::{AtomicLsn, Lsn};
+pub use storage::backend::{BackendChoice, BackendKind, IoBackend, open_storage};
 pub use storage::faulty;
 pub use storage::memory::MemoryStorage;
-pub use storage::syscall::SyscallStorage;
 pub use storage::{
     Access, BLOCK_BYTES, DirectoryEntry, InFlight, IoBuffer, Reach, Storage, StorageFile,
     StorageLock,

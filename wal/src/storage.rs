@@ -21,11 +21,16 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 mod buffer;
+
+pub mod backend;
+pub mod syscall;
+pub mod uring;
+
 mod sparse;
 
-pub mod faulty;
 pub mod memory;
-pub mod syscall;
+
+pub mod faulty;
 
 pub use buffer::IoBuffer;
 
@@ -181,3 +186,5 @@ fn opened_for_reading() -> io::Error {
 
 #[cfg(test)]
 mod conformance;
+#[cfg(test)]
+mod tests;

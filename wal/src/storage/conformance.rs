@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::backend::{IoBackend, open_storage};
 use super::faulty::{DiskKind, FaultyStorage};
 use super::memory::MemoryStorage;
 use super::syscall::SyscallStorage;
@@ -51,6 +52,14 @@ conforms!(faulty_write_through, (FaultyStorage::new(DiskKind::WriteThrough).as_s
 conforms!(syscall, {
     let directory = tempfile::tempdir().unwrap();
     (Arc::new(SyscallStorage::open(directory.path()).unwrap()) as Arc<dyn Storage>, directory)
+});
+
+conforms!(uring, {
+    let directory = tempfile::tempdir().unwrap();
+    // Where io_uring is forbidden, this runs over what takes its place, and says so.
+    let (storage, choice) = open_storage(directory.path(), IoBackend::Auto).unwrap();
+    eprintln!("{choice}");
+    (storage, directory)
 });
 
 type Store = Arc<dyn Storage>;

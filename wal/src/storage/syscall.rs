@@ -222,10 +222,7 @@ impl StorageFile for SyscallFile {
 
     fn submit(&self, offset: u64, buffer: IoBuffer, reach: Reach) -> Box<dyn InFlight> {
         match self.descriptors.check_writable().and_then(|()| check_submission(offset, &buffer)) {
-            Ok(()) => {
-                let descriptors = self.descriptors.clone();
-                Box::new(Postponed(Some(Write { descriptors, offset, buffer, reach })))
-            }
+            Ok(()) => postpone(self.descriptors.clone(), offset, buffer, reach),
             Err(error) => Box::new(Finished { result: Err(error), buffer }),
         }
     }
@@ -235,6 +232,16 @@ impl fmt::Debug for SyscallFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "SyscallFile({:?})", self.descriptors)
     }
+}
+
+/// Leaves a checked write to its waiter.
+pub(super) fn postpone(
+    descriptors: Arc<Descriptors>,
+    offset: u64,
+    buffer: IoBuffer,
+    reach: Reach,
+) -> Box<dyn InFlight> {
+    Box::new(Postponed(Some(Write { descriptors, offset, buffer, reach })))
 }
 
 struct Write {

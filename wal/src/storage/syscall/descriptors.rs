@@ -83,6 +83,11 @@ impl Descriptors {
         if then_sync { self.sync() } else { Ok(()) }
     }
 
+    /// Whether a write itself can wait for the disk, so that nothing has to follow it.
+    pub(in crate::storage) fn syncs_in_write(&self) -> bool {
+        self.synced_write
+    }
+
     pub(in crate::storage) fn check_writable(&self) -> io::Result<()> {
         match self.access {
             Access::ReadWrite => Ok(()),
@@ -130,10 +135,10 @@ impl fmt::Debug for Descriptors {
 pub(in crate::storage) struct Route<'a> {
     pub(in crate::storage) descriptor: BorrowedFd<'a>,
     /// Past the page cache: address, offset and length must be aligned.
-    pub(in crate::storage) direct: bool,
+    direct: bool,
     pub(in crate::storage) flags: ReadWriteFlags,
     /// An `fdatasync` has to follow.
-    pub(in crate::storage) then_sync: bool,
+    then_sync: bool,
 }
 
 /// The second descriptor; `None` where the file (reached through a link, on another file system)
