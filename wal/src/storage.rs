@@ -121,7 +121,8 @@ pub trait StorageFile: Send + Sync + Debug + 'static {
 /// A write under way. Dropping it without waiting must keep the buffer alive until the kernel is
 /// done with it.
 pub trait InFlight: Send {
-    /// Blocks until the write is done; gives the buffer back for reuse. A short write is an error.
+    /// Blocks until all of the buffer is written, or an error says that it is not known how much of
+    /// it is; gives the buffer back for reuse.
     fn wait(self: Box<Self>) -> (io::Result<()>, IoBuffer);
 }
 
