@@ -1,0 +1,285 @@
+//! The memtable against a map of versions.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use super::*;
+use crate::skiplist::contains;
+use crate::testing::Random;
+use crate::version::Value;
+
+fn at(counter: u64) -> Lsn {
+    Lsn::new(0, counter)
+}
+
+fn put(memtable: &Arc<Memtable>, key: &[u8], value: &[u8], stamp: u64) {
+    let mut write = memtable.prepare(1);
+    write.add(key, Kind::Put, Value::new(value), 0);
+    write.install(at(stamp));
+}
+
+fn value(memtable: &Memtable, key: &[u8], read: u64) -> Option<Vec<u8>> {
+    memtable.lookup(key, at(read), &pin()).version.map(|version| version.value().to_vec())
+}
+
+const ALL: KeyRange<'static> = (Bound::Unbounded, Bound::Unbounded);
+
+#[test]
+fn readers_see_the_newest_version_at_their_timestamp() {
+    let memtable = Arc::new(Memtable::new(1));
+    put(&memtable, b"k", b"one", 10);
+    put(&memtable, b"k", b"two", 20);
+    let mut write = memtable.prepare(1);
+    write.add(b"k", Kind::Delete, Value::empty(), 0);
+    write.install(at(30));
+    assert_eq!(value(&memtable, b"k", 9), None);
+    assert_eq!(value(&memtable, b"k", 10).as_deref(), Some(&b"one"[..]));
+    assert_eq!(value(&memtable, b"k", 29).as_deref(), Some(&b"two"[..]));
+    assert_eq!(value(&memtable, b"k", 30), None);
+
+    let guard = pin();
+    let observed = |read| {
+        let lookup = memtable.lookup(b"k", at(read), &guard);
+        (lookup.observed, lookup.skipped_newer)
+    };
+    assert_eq!(observed(9), (Lsn::ZERO, true));
+    assert_eq!(observed(25), (at(20), true));
+    assert_eq!(observed(30), (at(30), false));
+    assert_eq!(memtable.newest(b"k", &guard), at(30));
+    assert_eq!(memtable.newest(b"other", &guard), Lsn::ZERO);
+}
+
+#[test]
+fn prepared_writes_are_seen_by_nobody_until_installed() {
+    let memtable = Arc::new(Memtable::new(1));
+    let empty = memtable.bytes();
+    let mut write = memtable.prepare(2);
+    write.add(b"a", Kind::Put, Value::new(b"1"), 0);
+    write.add_range_delete((Bound::Included(b"x"), Bound::Unbounded));
+    assert_eq!(write.keys().collect::<Vec<_>>(), [b"a"]);
+    assert_eq!(write.ranges().count(), 1);
+    let guard = pin();
+    let lookup = memtable.lookup(b"a", Lsn::MAX, &guard);
+    assert!(lookup.version.is_none() && !lookup.skipped_newer && lookup.observed == Lsn::ZERO);
+    drop(write);
+    // The node stays, its version and the range delete are gone.
+    assert_eq!(memtable.bytes(), empty + 17);
+    assert_eq!(memtable.nodes(), 1);
+    let mut seen = 0;
+    memtable.scan(ALL, Direction::Forward, &guard, |node| {
+        seen += 1;
+        assert_eq!((node.key(), node.newest()), (&b"a"[..], Lsn::ZERO));
+        ControlFlow::Continue(())
+    });
+    assert_eq!(seen, 1);
+}
+
+#[test]
+fn put_after_delete_range_in_one_commit_survives() {
+    let memtable = Arc::new(Memtable::new(1));
+    put(&memtable, b"a", b"old", 1);
+    put(&memtable, b"b", b"old", 1);
+    let mut write = memtable.prepare(1);
+    write.add_range_delete((Bound::Included(b"a"), Bound::Excluded(b"z")));
+    write.add(b"b", Kind::Put, Value::new(b"new"), 0);
+    write.install(at(2));
+    assert_eq!(value(&memtable, b"a", 1).as_deref(), Some(&b"old"[..]));
+    assert_eq!(value(&memtable, b"a", 2), None);
+    assert_eq!(value(&memtable, b"b", 2).as_deref(), Some(&b"new"[..]));
+    let guard = pin();
+    assert_eq!(memtable.lookup(b"a", at(2), &guard).observed, at(2));
+    assert_eq!(memtable.lookup(b"never", at(2), &guard).observed, at(2));
+    assert!(memtable.lookup(b"never", at(1), &guard).skipped_newer);
+    assert_eq!(memtable.newest(b"never", &guard), at(2));
+}
+
+#[test]
+fn a_key_written_twice_in_one_commit_shows_the_later_value() {
+    let memtable = Arc::new(Memtable::new(1));
+    let mut write = memtable.prepare(2);
+    write.add(b"k", Kind::Put, Value::new(b"first"), 0);
+    write.add(b"k", Kind::Put, Value::new(b"second"), 0);
+    write.install(at(1));
+    assert_eq!(value(&memtable, b"k", 1).as_deref(), Some(&b"second"[..]));
+    assert_eq!(write.prune(&PruneView::new(at(1), []), &pin()).versions, 1);
+    assert_eq!(value(&memtable, b"k", 1).as_deref(), Some(&b"second"[..]));
+}
+
+#[test]
+fn conflicts_are_found_on_keys_and_under_range_deletes() {
+    let memtable = Arc::new(Memtable::new(1));
+    put(&memtable, b"a", b"1", 5);
+    let mut write = memtable.prepare(2);
+    write.add(b"new", Kind::Put, Value::new(b"1"), 0);
+    write.add(b"a", Kind::Put, Value::new(b"2"), 0);
+    assert_eq!(write.newest_above(at(4)), Some(1));
+    assert_eq!(write.newest_above(at(5)), None);
+
+    let mut watched = memtable.watch();
+    watched.add(b"a");
+    watched.add(b"absent");
+    assert_eq!(watched.changed_since(at(5)), None);
+    put(&memtable, b"absent", b"1", 6);
+    assert_eq!(watched.changed_since(at(5)), Some(1));
+    assert_eq!(watched.key(1), b"absent");
+    assert_eq!(watched.changed_since(at(6)), None);
+
+    let mut range = memtable.prepare(0);
+    range.add_range_delete((Bound::Included(b"n"), Bound::Unbounded));
+    range.install(at(7));
+    assert_eq!(write.newest_above(at(6)), Some(0));
+    assert_eq!(watched.changed_since(at(6)), None);
+    let mut watched = memtable.watch();
+    watched.add(b"nothing here");
+    assert_eq!(watched.changed_since(at(6)), Some(0));
+    assert_eq!(watched.changed_since(at(7)), None);
+
+    let guard = pin();
+    let newer = |start, end, above| {
+        memtable.newer_in((Bound::Included(start), Bound::Excluded(end)), at(above), &guard)
+    };
+    assert_eq!(newer(b"a", b"b", 4), Some(at(5)));
+    assert_eq!(newer(b"a", b"b", 5), Some(at(6)));
+    assert_eq!(newer(b"a", b"b", 6), None);
+    assert_eq!(newer(b"x", b"y", 6), Some(at(7)));
+}
+
+#[test]
+fn expiry_is_part_of_the_version() {
+    let memtable = Arc::new(Memtable::new(1));
+    let mut write = memtable.prepare(1);
+    write.add(b"k", Kind::Put, Value::new(b"v"), 1000);
+    write.install(at(1));
+    let guard = pin();
+    let version = memtable.lookup(b"k", at(1), &guard).version.expect("a value");
+    assert_eq!(version.expires_at(), 1000);
+    assert!(version.live_at(999) && !version.live_at(1000));
+}
+
+#[test]
+fn values_outlive_the_pin_the_version_and_the_memtable() {
+    let memtable = Arc::new(Memtable::new(1));
+    for (key, len) in [(b"s", 10), (b"m", 500), (b"l", 5000)] {
+        put(&memtable, key, &vec![7; len], 1);
+    }
+    let slices: Vec<_> = {
+        let guard = pin();
+        [b"s", b"m", b"l"]
+            .map(|key| memtable.lookup(key, at(1), &guard).version.expect("a value").slice())
+            .to_vec()
+    };
+    drop(memtable);
+    for (slice, len) in slices.iter().zip([10, 500, 5000]) {
+        assert_eq!(*slice, vec![7; len]);
+    }
+}
+
+/// What the memtable ought to hold: all writes, by key and stamp.
+#[derive(Default)]
+struct Model {
+    versions: BTreeMap<Vec<u8>, BTreeMap<u64, Option<Vec<u8>>>>,
+    ranges: Vec<(u64, Vec<u8>, Vec<u8>)>,
+}
+
+impl Model {
+    fn lookup(&self, key: &[u8], read: u64) -> (Option<Vec<u8>>, u64) {
+        let version = self
+            .versions
+            .get(key)
+            .and_then(|chain| chain.range(..=read).next_back())
+            .map(|(&stamp, value)| (stamp, value.clone()));
+        let range = self
+            .ranges
+            .iter()
+            .filter(|(stamp, start, end)| *stamp <= read && start[..] <= *key && *key < end[..])
+            .map(|&(stamp, ..)| stamp)
+            .max()
+            .unwrap_or(0);
+        match version {
+            Some((stamp, value)) if stamp >= range => (value, stamp),
+            _ => (None, range),
+        }
+    }
+}
+
+#[test]
+fn memtable_agrees_with_a_map_of_versions() {
+    let mut random = Random::from_environment("memtable model");
+    for round in 0..40 {
+        let memtable = Arc::new(Memtable::new(random.next()));
+        let mut model = Model::default();
+        let mut needed: Vec<u64> = Vec::new();
+        let mut horizon = 0;
+        let keys = 2 + random.below(300);
+        let key = |n: usize| format!("{:0width$}", n, width = 1 + round % 12).into_bytes();
+        for stamp in 1..=300u64 {
+            let mut write = memtable.prepare(0);
+            // Some are abandoned: dropped without being installed, and not in the model.
+            let installed = random.below(10) > 0;
+            if random.below(12) == 0 {
+                let (a, b) = (key(random.below(keys)), key(random.below(keys)));
+                let (start, end) = if a < b { (a, b) } else { (b, a) };
+                write.add_range_delete((Bound::Included(&start), Bound::Excluded(&end)));
+                if installed {
+                    model.ranges.push((stamp, start, end));
+                }
+            }
+            for _ in 0..random.below(6) {
+                let key = key(random.below(keys));
+                let value = (random.below(4) > 0).then(|| vec![stamp as u8; random.below(200)]);
+                match &value {
+                    Some(bytes) => write.add(&key, Kind::Put, Value::new(bytes), 0),
+                    None => write.add(&key, Kind::Delete, Value::empty(), 0),
+                }
+                let chain = model.versions.entry(key).or_default();
+                if installed {
+                    chain.insert(stamp, value);
+                }
+            }
+            if !installed {
+                continue;
+            }
+            write.install(at(stamp));
+            if random.below(15) == 0 {
+                needed.push(stamp);
+            }
+            if random.below(2) == 0 {
+                horizon = horizon.max(stamp - random.below(5.min(stamp as usize)) as u64);
+                let view = PruneView::new(at(horizon), needed.iter().map(|&n| at(n)));
+                write.prune(&view, &pin());
+                if random.below(20) == 0 {
+                    memtable.prune_range(ALL, &view, &pin());
+                }
+            }
+        }
+        let guard = pin();
+        for read in needed.iter().copied().chain(horizon.max(1)..=300) {
+            for n in 0..keys {
+                let key = key(n);
+                let lookup = memtable.lookup(&key, at(read), &guard);
+                let (value, observed) = model.lookup(&key, read);
+                assert_eq!(lookup.version.map(|v| v.value().to_vec()), value, "{n} at {read}");
+                assert_eq!(lookup.observed, if observed == 0 { Lsn::ZERO } else { at(observed) });
+            }
+            let (start, end) = (key(random.below(keys)), key(random.below(keys)));
+            let range = (Bound::Included(&*start), Bound::Excluded(&*end));
+            let mut expected: Vec<_> = model
+                .versions
+                .keys()
+                .filter(|key| contains(range, key))
+                .map(|key| (key.clone(), model.lookup(key, read).0))
+                .collect();
+            for direction in [Direction::Forward, Direction::Reverse] {
+                let mut seen = Vec::new();
+                memtable.scan(range, direction, &guard, |node| {
+                    let version = node.lookup(at(read)).version;
+                    seen.push((node.key().to_vec(), version.map(|v| v.value().to_vec())));
+                    ControlFlow::Continue(())
+                });
+                assert_eq!(seen, expected, "{direction:?} at {read}");
+                expected.reverse();
+            }
+        }
+        assert_eq!(memtable.nodes(), model.versions.len());
+    }
+}

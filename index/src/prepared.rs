@@ -1,0 +1,295 @@
+//! The write path's two halves, and the check of point reads.
+//!
+//! | | outside the window, any number of threads | inside it, one leader |
+//! |---|---|---|
+//! | [`Prepared`] | `add`, `add_range_delete`, `prune`, drop | `newest_above`, `install` |
+//! | [`Watched`] | `add`, drop | `changed_since` |
+//!
+//! 1. What runs inside the window allocates nothing and frees nothing, provided that its thread is
+//!    pinned already: a first pin may run the epoch's garbage.
+//! 2. A `Prepared` owns its versions until `install` links them; dropped before, it frees them. The
+//!    nodes that it made stay, empty.
+//! 3. `install` happens once. Two at a time on one memtable would break the order of chains (though
+//!    no memory): the window has one leader.
+#![expect(unsafe_code, reason = "owns versions that are not linked yet, and links them")]
+
+use std::fmt;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use isolith_wal::Lsn;
+
+use crate::KeyRange;
+use crate::memtable::Memtable;
+use crate::node::{Node, NodePtr};
+use crate::prune::{Freed, PruneView, prune_chain};
+use crate::range_deletes::RangeDelete;
+use crate::sync::{Guard, pin};
+use crate::version::{Kind, Value, Version};
+use crate::visible;
+
+/// A transaction's writes to one keyspace, allocated and placed, on their way in.
+pub struct Prepared {
+    memtable: Arc<Memtable>,
+    writes: Vec<Write>,
+    ranges: Vec<Option<Box<RangeDelete>>>,
+    installed: bool,
+}
+
+struct Write {
+    node: NonNull<Node>,
+    /// Owned until installed; linked and not to be touched after.
+    version: NonNull<Version>,
+}
+
+// SAFETY: nodes and the memtable are shared between threads as such; the versions belong to this value
+// alone until they are linked.
+unsafe impl Send for Prepared {}
+// SAFETY: through `&Prepared` nodes' keys and chains are read, and chains pruned, which any thread may.
+unsafe impl Sync for Prepared {}
+
+impl Prepared {
+    pub(crate) fn new(memtable: Arc<Memtable>, capacity: usize) -> Prepared {
+        Prepared {
+            memtable,
+            writes: Vec::with_capacity(capacity),
+            ranges: Vec::new(),
+            installed: false,
+        }
+    }
+
+    /// Adds a write of `key`: finds its node, or inserts one, and makes the version ready.
+    ///
+    /// `expires_at` is in unix milliseconds, 0 = never. A tombstone takes [`Value::empty`]. If a key
+    /// is added twice, the later write is the one that readers see.
+    ///
+    /// # Panics
+    /// If it is installed.
+    pub fn add(&mut self, key: &[u8], kind: Kind, value: Value, expires_at: u64) {
+        assert!(!self.installed, "a write is added before it is installed");
+        let memtable = &*self.memtable;
+        let guard = pin();
+        let hash = memtable.hasher.hash(key);
+        let node = memtable.sidecar.find(hash, key, &guard).unwrap_or_else(|| {
+            // The winner and the loser of a race for the key both ensure the entry: whichever
+            // installs first, its version is found.
+            let node = memtable.map.insert(key, hash as u16, &guard);
+            memtable.sidecar.ensure(hash, node.as_non_null(), &memtable.hasher, &guard);
+            node
+        });
+        let node = node.as_non_null();
+        let version = value.into_version(kind, expires_at);
+        // SAFETY: this thread owns the version.
+        memtable.accounting.add(unsafe { Version::footprint(version) });
+        self.writes.push(Write { node, version });
+    }
+
+    /// Adds the deletion of every key in the range. An interval that can hold no key adds nothing.
+    ///
+    /// # Panics
+    /// If it is installed.
+    pub fn add_range_delete(&mut self, range: KeyRange<'_>) {
+        assert!(!self.installed, "a write is added before it is installed");
+        if let Some(entry) = RangeDelete::new(range) {
+            self.memtable.accounting.add(entry.footprint());
+            self.ranges.push(Some(entry));
+        }
+    }
+
+    /// Keys added.
+    pub fn len(&self) -> usize {
+        self.writes.len()
+    }
+
+    /// Whether nothing was added.
+    pub fn is_empty(&self) -> bool {
+        self.writes.is_empty() && self.ranges.is_empty()
+    }
+
+    /// The memtable that it writes to.
+    pub fn memtable(&self) -> &Arc<Memtable> {
+        &self.memtable
+    }
+
+    fn node(&self, at: usize) -> NodePtr<'_> {
+        // SAFETY: nodes live with the memtable, which this value holds.
+        unsafe { NodePtr::new(self.writes[at].node) }
+    }
+
+    fn nodes(&self) -> impl ExactSizeIterator<Item = NodePtr<'_>> {
+        (0..self.writes.len()).map(|at| self.node(at))
+    }
+
+    /// The keys, in the order in which they were added.
+    pub fn keys(&self) -> impl ExactSizeIterator<Item = &[u8]> {
+        self.nodes().map(NodePtr::key)
+    }
+
+    /// The range deletes that are not installed yet, in the order in which they were added.
+    pub fn ranges(&self) -> impl Iterator<Item = KeyRange<'_>> {
+        self.ranges.iter().flatten().map(|entry| entry.range())
+    }
+
+    /// The first write whose key has something newer than `read`, covering range deletes included.
+    /// For the window: no allocation.
+    pub fn newest_above(&self, read: Lsn) -> Option<usize> {
+        let guard = pin();
+        let ranges = &self.memtable.range_deletes;
+        let any_ranges = !ranges.is_empty(&guard);
+        self.nodes().position(|node| {
+            visible::newest_version(node, &guard) > read
+                || any_ranges && ranges.cover(node.key(), Lsn::MAX, &guard).stamp > read
+        })
+    }
+
+    /// Links every version and range delete, stamped `stamp`. For the window's leader: no allocation,
+    /// nothing freed. Readers that see a watermark at or above `stamp`, which the leader publishes
+    /// after, see all of it.
+    ///
+    /// # Panics
+    /// If it is installed already.
+    pub fn install(&mut self, stamp: Lsn) {
+        assert!(!self.installed, "a write is installed once");
+        self.installed = true;
+        let _guard = pin();
+        for write in &self.writes {
+            // SAFETY: the node lives with the memtable, which this value holds. The version is owned
+            // here, and given up now: `installed` keeps `drop` from it. This thread is pinned.
+            unsafe { NodePtr::new(write.node).link(write.version, stamp) };
+        }
+        for range in &mut self.ranges {
+            if let Some(entry) = range.take() {
+                self.memtable.range_deletes.link(entry, stamp);
+            }
+        }
+    }
+
+    /// Prunes the chains that it extended, and folds the range deletes when there are many. For
+    /// outside the window, after `install`.
+    pub fn prune(&self, view: &PruneView, guard: &Guard) -> Freed {
+        let mut freed = Freed::default();
+        for node in self.nodes() {
+            freed.add(prune_chain(node, view, &self.memtable.accounting, guard));
+        }
+        if self.memtable.range_deletes.wants_fold() {
+            freed.add(self.memtable.range_deletes.fold(view, guard));
+        }
+        freed
+    }
+}
+
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        let mut freed = 0;
+        if !self.installed {
+            for write in &self.writes {
+                // SAFETY: not installed, so owned here and never shared; freed once.
+                freed += unsafe { Version::free(write.version) };
+            }
+        }
+        freed += self.ranges.iter().flatten().map(|entry| entry.footprint()).sum::<usize>();
+        if freed > 0 {
+            self.memtable.accounting.sub(freed);
+        }
+    }
+}
+
+impl fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Prepared")
+            .field("keys", &self.writes.len())
+            .field("ranges", &self.ranges.len())
+            .field("installed", &self.installed)
+            .finish()
+    }
+}
+
+/// Point reads that a transaction depends on.
+pub struct Watched {
+    memtable: Arc<Memtable>,
+    reads: Vec<Read>,
+    /// The absent keys, one after the other.
+    absent: Vec<u8>,
+}
+
+enum Read {
+    /// The key has a node: it is remembered, and need not be looked up again.
+    Present(NonNull<Node>),
+    /// It had none: it is looked up again by its hash and its place in `absent`.
+    Absent { hash: u64, from: usize, to: usize },
+}
+
+// SAFETY: nodes are shared between threads as such, and live with the memtable, which is held.
+unsafe impl Send for Watched {}
+// SAFETY: as above; nothing is written through `&Watched`.
+unsafe impl Sync for Watched {}
+
+impl Watched {
+    pub(crate) fn new(memtable: Arc<Memtable>) -> Watched {
+        Watched { memtable, reads: Vec::new(), absent: Vec::new() }
+    }
+
+    /// Adds a read of `key`.
+    pub fn add(&mut self, key: &[u8]) {
+        let guard = pin();
+        let hash = self.memtable.hasher.hash(key);
+        let read = match self.memtable.sidecar.find(hash, key, &guard) {
+            Some(node) => Read::Present(node.as_non_null()),
+            None => {
+                let from = self.absent.len();
+                self.absent.extend_from_slice(key);
+                Read::Absent { hash, from, to: self.absent.len() }
+            }
+        };
+        self.reads.push(read);
+    }
+
+    /// Reads added.
+    pub fn len(&self) -> usize {
+        self.reads.len()
+    }
+
+    /// Whether no read was added.
+    pub fn is_empty(&self) -> bool {
+        self.reads.is_empty()
+    }
+
+    /// The memtable that was read.
+    pub fn memtable(&self) -> &Arc<Memtable> {
+        &self.memtable
+    }
+
+    /// The key of a read, by the place at which it was added.
+    pub fn key(&self, at: usize) -> &[u8] {
+        match self.reads[at] {
+            // SAFETY: nodes live with the memtable, which this value holds.
+            Read::Present(node) => unsafe { NodePtr::new(node) }.key(),
+            Read::Absent { from, to, .. } => &self.absent[from..to],
+        }
+    }
+
+    /// The first read whose key has something newer than `read`, covering range deletes included.
+    /// For the window: no allocation.
+    pub fn changed_since(&self, read: Lsn) -> Option<usize> {
+        let guard = pin();
+        let ranges = &self.memtable.range_deletes;
+        let any_ranges = !ranges.is_empty(&guard);
+        (0..self.reads.len()).find(|&at| {
+            let node = match self.reads[at] {
+                // SAFETY: nodes live with the memtable, which this value holds.
+                Read::Present(node) => Some(unsafe { NodePtr::new(node) }),
+                Read::Absent { hash, from, to } => {
+                    self.memtable.sidecar.find(hash, &self.absent[from..to], &guard)
+                }
+            };
+            node.is_some_and(|node| visible::newest_version(node, &guard) > read)
+                || any_ranges && ranges.cover(self.key(at), Lsn::MAX, &guard).stamp > read
+        })
+    }
+}
+
+impl fmt::Debug for Watched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watched").field("reads", &self.reads.len()).finish()
+    }
+}

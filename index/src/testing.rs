@@ -1,0 +1,30 @@
+//! What the crate's random tests share: seeded numbers that can be replayed.
+
+/// A small generator (SplitMix64): the same seed gives the same run.
+pub(crate) struct Random(u64);
+
+impl Random {
+    /// Seeded by `ISOLITH_SEED` or else by the system; prints the seed, which the test harness shows
+    /// when the test fails.
+    pub(crate) fn from_environment(what: &str) -> Random {
+        let seed = match std::env::var("ISOLITH_SEED") {
+            Ok(seed) => seed.parse().expect("ISOLITH_SEED is a number"),
+            Err(_) => isolith_wal::random_seed(),
+        };
+        println!("{what}: ISOLITH_SEED={seed}");
+        Random(seed)
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `bound`.
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound as u64) as usize
+    }
+}

@@ -1,0 +1,57 @@
+//! Joins a chain with the range deletes: what a reader sees of one key.
+//!
+//! 1. The newest version at or below the read timestamp decides, unless a range delete at or below
+//!    the read timestamp covers the key with a larger stamp. At equal stamps the version wins: within
+//!    one commit it was written after the range delete.
+#![expect(unsafe_code, reason = "walks chains under the caller's pin")]
+
+use isolith_wal::Lsn;
+
+use crate::memtable::{Lookup, Memtable};
+use crate::node::NodePtr;
+use crate::sync::Guard;
+use crate::version::VersionRef;
+
+/// What a reader at `read` sees of the node's key.
+#[inline]
+pub(crate) fn lookup<'g>(
+    memtable: &'g Memtable,
+    node: NodePtr<'g>,
+    read: Lsn,
+    guard: &'g Guard,
+) -> Lookup<'g> {
+    // SAFETY: pinned by `guard`, which outlives the result.
+    let seen = unsafe { node.newest_at(read) };
+    let cover = memtable.range_deletes.cover(node.key(), read, guard);
+    let skipped_newer = seen.skipped_newer || cover.skipped_newer;
+    let Some(version) = seen.version else {
+        return Lookup { version: None, observed: cover.stamp, skipped_newer };
+    };
+    // SAFETY: reached through its chain under `guard`; node and memtable last for 'g.
+    let version = unsafe { VersionRef::new(version) };
+    let stamp = version.stamp();
+    let shown = version.kind().is_put() && cover.stamp <= stamp;
+    Lookup { version: shown.then_some(version), observed: stamp.max(cover.stamp), skipped_newer }
+}
+
+/// What a reader at `read` sees of a key that has no node.
+#[inline]
+pub(crate) fn nothing<'g>(
+    memtable: &'g Memtable,
+    key: &[u8],
+    read: Lsn,
+    guard: &'g Guard,
+) -> Lookup<'g> {
+    if memtable.range_deletes.is_empty(guard) {
+        return Lookup::NOTHING;
+    }
+    let cover = memtable.range_deletes.cover(key, read, guard);
+    Lookup { version: None, observed: cover.stamp, skipped_newer: cover.skipped_newer }
+}
+
+/// The stamp of the node's newest version, range deletes apart; [`Lsn::ZERO`] if there is none.
+#[inline]
+pub(crate) fn newest_version(node: NodePtr<'_>, _: &Guard) -> Lsn {
+    // SAFETY: pinned by the guard.
+    unsafe { node.newest() }
+}
