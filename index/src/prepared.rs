@@ -15,7 +15,8 @@
 
 use std::fmt;
 use std::ptr::NonNull;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use isolith_wal::Lsn;
 
@@ -32,8 +33,16 @@ use crate::visible;
 pub struct Prepared {
     memtable: Arc<Memtable>,
     writes: Vec<Write>,
-    ranges: Vec<Option<Box<RangeDelete>>>,
-    installed: bool,
+    ranges: Vec<RangeWrite>,
+    /// Set by `install`, which gives the versions and the entries away.
+    installed: AtomicBool,
+}
+
+struct RangeWrite {
+    /// What it deletes, for as long as this value lives: the entry itself goes to the memtable.
+    range: Box<RangeDelete>,
+    /// Taken by `install`. The lock is never contended: it only makes the taking safe.
+    entry: Mutex<Option<Box<RangeDelete>>>,
 }
 
 struct Write {
@@ -54,7 +63,7 @@ impl Prepared {
             memtable,
             writes: Vec::with_capacity(capacity),
             ranges: Vec::new(),
-            installed: false,
+            installed: AtomicBool::new(false),
         }
     }
 
@@ -66,7 +75,7 @@ impl Prepared {
     /// # Panics
     /// If it is installed.
     pub fn add(&mut self, key: &[u8], kind: Kind, value: Value, expires_at: u64) {
-        assert!(!self.installed, "a write is added before it is installed");
+        assert!(!*self.installed.get_mut(), "a write is added before it is installed");
         let memtable = &*self.memtable;
         let guard = pin();
         let hash = memtable.hasher.hash(key);
@@ -89,10 +98,10 @@ impl Prepared {
     /// # Panics
     /// If it is installed.
     pub fn add_range_delete(&mut self, range: KeyRange<'_>) {
-        assert!(!self.installed, "a write is added before it is installed");
-        if let Some(entry) = RangeDelete::new(range) {
+        assert!(!*self.installed.get_mut(), "a write is added before it is installed");
+        if let (Some(entry), Some(range)) = (RangeDelete::new(range), RangeDelete::new(range)) {
             self.memtable.accounting.add(entry.footprint());
-            self.ranges.push(Some(entry));
+            self.ranges.push(RangeWrite { range, entry: Mutex::new(Some(entry)) });
         }
     }
 
@@ -125,9 +134,9 @@ impl Prepared {
         self.nodes().map(NodePtr::key)
     }
 
-    /// The range deletes that are not installed yet, in the order in which they were added.
-    pub fn ranges(&self) -> impl Iterator<Item = KeyRange<'_>> {
-        self.ranges.iter().flatten().map(|entry| entry.range())
+    /// The range deletes, in the order in which they were added.
+    pub fn ranges(&self) -> impl ExactSizeIterator<Item = KeyRange<'_>> {
+        self.ranges.iter().map(|write| write.range.range())
     }
 
     /// The first write whose key has something newer than `read`, covering range deletes included.
@@ -148,17 +157,19 @@ impl Prepared {
     ///
     /// # Panics
     /// If it is installed already.
-    pub fn install(&mut self, stamp: Lsn) {
-        assert!(!self.installed, "a write is installed once");
-        self.installed = true;
+    pub fn install(&self, stamp: Lsn) {
+        // Relaxed: whoever drops this value has it alone, and so comes after.
+        let before = self.installed.swap(true, Ordering::Relaxed);
+        assert!(!before, "a write is installed once");
         let _guard = pin();
         for write in &self.writes {
             // SAFETY: the node lives with the memtable, which this value holds. The version is owned
             // here, and given up now: `installed` keeps `drop` from it. This thread is pinned.
             unsafe { NodePtr::new(write.node).link(write.version, stamp) };
         }
-        for range in &mut self.ranges {
-            if let Some(entry) = range.take() {
+        for write in &self.ranges {
+            let mut entry = write.entry.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(entry) = entry.take() {
                 self.memtable.range_deletes.link(entry, stamp);
             }
         }
@@ -181,13 +192,13 @@ impl Prepared {
 impl Drop for Prepared {
     fn drop(&mut self) {
         let mut freed = 0;
-        if !self.installed {
+        if !*self.installed.get_mut() {
             for write in &self.writes {
                 // SAFETY: not installed, so owned here and never shared; freed once.
                 freed += unsafe { Version::free(write.version) };
             }
+            freed += self.ranges.iter().map(|write| write.range.footprint()).sum::<usize>();
         }
-        freed += self.ranges.iter().flatten().map(|entry| entry.footprint()).sum::<usize>();
         if freed > 0 {
             self.memtable.accounting.sub(freed);
         }
@@ -199,7 +210,7 @@ impl fmt::Debug for Prepared {
         f.debug_struct("Prepared")
             .field("keys", &self.writes.len())
             .field("ranges", &self.ranges.len())
-            .field("installed", &self.installed)
+            .field("installed", &self.installed.load(Ordering::Relaxed))
             .finish()
     }
 }
