@@ -10,6 +10,11 @@
 //! | [`lsn`] | the name of a commit's place in the log, which is also its timestamp |
 //! | [`environment`] | time, randomness and forks, as seams that a test can hold still |
 //! | [`storage`] | files, directories and syncs: the traits, and what they promise |
+//! | `format` | the bytes of the log |
+//! | `segment`, `space` | segments prepared ahead, and credits for the room in them |
+//! | `writer`, `pipeline`, `group_commit` | putting batches together; who does it, who waits |
+//! | `replay` | reading the log back; a torn tail is told from damage |
+//! | `log` | the log itself: open, reserve, append, wait |
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("isolith keeps its promises on Linux only: it needs RWF_DSYNC and O_DIRECT");
@@ -20,8 +25,36 @@ pub mod environment;
 
 pub mod storage;
 
+mod error;
+
+mod sync;
+
+mod format;
+
+mod segment;
+
+mod space;
+
+mod writer;
+
+mod pipeline;
+
+mod group_commit;
+
+mod replay;
+
+mod log;
+
+#[cfg(test)]
+mod test_log;
+
 pub use environment::{Clock, ManualClock, SystemClock, fork, random_seed};
+pub use error::{FailedOperation, LogError, LogOpenError, PoisonCause, ReserveError, StallReason};
+pub use format::{DatabaseId, FORMAT_NUMBER, RECORD_BYTES_MAX};
+pub use log::{Durability, Horizon, Log, LogOptions, LogStats, Opened, Preparation, Record};
 pub use lsn::{AtomicLsn, Lsn};
+pub use replay::{EachRecord, ReplayReport, TornTail};
+pub use space::Credit;
 pub use storage::backend::{BackendChoice, BackendKind, IoBackend, open_storage};
 pub use storage::faulty;
 pub use storage::memory::MemoryStorage;

@@ -1,0 +1,759 @@
+//! Group commit: whoever waits for a record writes for all who wait. No thread stands between a
+//! committer and the disk; the driver thread leads only for futures and for records that nobody
+//! waits for.
+//!
+//! 1. A leader seals, cuts a batch, sends it, waits for it, moves the watermarks, wakes those that
+//!    they cover, and hands the lead on if records are left that somebody waits for.
+//! 2. The horizon hears of an end before the log's own watermark shows it: a commit that was
+//!    acknowledged is in every snapshot taken afterwards.
+//! 3. No wake-up is lost. A waiter looks at the pipeline and takes its event's ticket under one lock;
+//!    whoever changes the pipeline does so under that lock and notifies afterwards. So either the
+//!    waiter sees the change, or its ticket is older than the notification. That nobody waits for a
+//!    step which nobody owes is the pipeline's invariant 4.
+//! 4. A future's waker is registered before the watermark is looked at, and wakers are taken after
+//!    the watermark moved: one of the two sees the other.
+//! 5. A thread that panics while it leads poisons the log, rather than leave the others waiting.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use crate::error::{FailedOperation, LogError, PoisonCause};
+use crate::format::{BatchKind, SegmentId};
+use crate::log::{Durability, Log, LogStats};
+use crate::lsn::Lsn;
+use crate::pipeline::{Advance, EVENTS, FLUSHED, Flush, Pipeline, Turn, turn_of};
+use crate::segment;
+use crate::storage::{IoBuffer, Reach};
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Event, Mutex, MutexGuard, Ordering, Seat};
+use crate::writer::{Cut, NoSegment, Writer};
+
+/// Buffers larger than this are freed after use.
+const BUFFER_BYTES_KEPT: usize = 2 << 20;
+
+/// Rounds that a waiter looks for its batch before it sleeps.
+const SPIN_ROUNDS: u32 = 2000;
+
+/// What the log's threads share to write batches together.
+pub(crate) struct GroupCommit {
+    pipeline: Mutex<Pipeline>,
+    /// The watermarks, as bits, for those who only look.
+    written: AtomicU64,
+    durable: AtomicU64,
+    /// Whether the pipeline is poisoned.
+    poisoned: AtomicBool,
+    events: [Event; EVENTS],
+    /// Threads that wait awake, and how many may: one less than there are processors, since a batch
+    /// on its way leaves its leader's processor free, and the others have work to do.
+    spinners: AtomicU32,
+    spinners_max: u32,
+    /// What drivers wait for.
+    driver: Event,
+    /// Threads in `drive`.
+    drivers: AtomicU32,
+    /// A driver sleeps without a deadline.
+    driver_sleeps: AtomicBool,
+    counters: Counters,
+}
+
+#[derive(Default)]
+struct Counters {
+    batches: AtomicU64,
+    records: AtomicU64,
+    bytes: AtomicU64,
+    synced_batches: AtomicU64,
+    flushes: AtomicU64,
+    leads: AtomicU64,
+    follows: AtomicU64,
+    sleeps: AtomicU64,
+    in_flight_max: AtomicU64,
+}
+
+fn count(counter: &AtomicU64, by: u64) {
+    // Relaxed: a figure for people.
+    counter.fetch_add(by, Ordering::Relaxed);
+}
+
+impl GroupCommit {
+    pub(crate) fn new(depth_max: usize, sequence: u64, last: Lsn) -> GroupCommit {
+        GroupCommit {
+            pipeline: Mutex::new(Pipeline::new(depth_max, sequence, last)),
+            written: AtomicU64::new(last.bits()),
+            durable: AtomicU64::new(last.bits()),
+            poisoned: AtomicBool::new(false),
+            events: std::array::from_fn(|_| Event::new()),
+            spinners: AtomicU32::new(0),
+            spinners_max: std::thread::available_parallelism().map_or(1, |n| n.get() as u32 - 1),
+            driver: Event::new(),
+            drivers: AtomicU32::new(0),
+            driver_sleeps: AtomicBool::new(false),
+            counters: Counters::default(),
+        }
+    }
+
+    pub(crate) fn written(&self) -> Lsn {
+        // Acquire: pairs with the Release in `publish`: who sees the watermark sees what its horizon
+        // did for it.
+        Lsn::from_bits(self.written.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn durable(&self) -> Lsn {
+        // Acquire: as in `written`.
+        Lsn::from_bits(self.durable.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn poisoned(&self) -> Option<PoisonCause> {
+        // Acquire: pairs with the Release in `Log::fail`; the cause is behind the lock anyway.
+        match self.poisoned.load(Ordering::Acquire) {
+            true => self.pipeline.lock().poison().cloned(),
+            false => None,
+        }
+    }
+
+    fn has_reached(&self, lsn: Lsn, level: Durability) -> bool {
+        match level {
+            Durability::Buffered => true,
+            Durability::Os => lsn <= self.written(),
+            Durability::Sync => lsn <= self.durable(),
+        }
+    }
+
+    /// Shows the watermarks to everybody: the horizon first (invariant 2). Called under the
+    /// pipeline's lock, so that ends come in order.
+    fn publish(&self, advance: &Advance, log: &Log) {
+        if let Some(end) = advance.written {
+            if let Some(horizon) = log.horizon() {
+                horizon.written(end);
+            }
+            // Release: pairs with the Acquire in `written`.
+            self.written.store(end.bits(), Ordering::Release);
+        }
+        if let Some(end) = advance.durable {
+            if let Some(horizon) = log.horizon() {
+                horizon.durable(end);
+            }
+            // Release: pairs with the Acquire in `durable`.
+            self.durable.store(end.bits(), Ordering::Release);
+        }
+    }
+
+    fn wake_everybody(&self) {
+        self.events.iter().for_each(Event::notify_all);
+        self.driver.notify_all();
+    }
+
+    /// Wakes the driver if it sleeps without a deadline. For those who leave something behind that
+    /// nobody waits for; costs one load otherwise.
+    pub(crate) fn rouse_driver(&self) {
+        // Acquire: pairs with the Release in `Log::fall_asleep`. A driver that stores the flag after
+        // this load looks at the queue (or pipeline) under its lock after that, and finds what the
+        // caller left there before this call.
+        if self.driver_sleeps.load(Ordering::Acquire)
+            && self.driver_sleeps.swap(false, Ordering::AcqRel)
+        {
+            self.driver.notify_all();
+        }
+    }
+
+    /// Waits awake for a little while: to be woken from sleep takes longer than many a batch. `false`:
+    /// it was not enough, or there are enough who do so.
+    fn spin(&self, seat: &Seat<'_>) -> bool {
+        // Relaxed: a count that steers, no more.
+        if self.spinners.fetch_add(1, Ordering::Relaxed) < self.spinners_max {
+            for _ in 0..SPIN_ROUNDS {
+                if seat.is_notified() {
+                    break;
+                }
+                std::hint::spin_loop();
+            }
+        }
+        // Relaxed: as above.
+        self.spinners.fetch_sub(1, Ordering::Relaxed);
+        seat.is_notified()
+    }
+
+    fn has_driver(&self) -> bool {
+        // Relaxed: whoever comes later looks at the pipeline itself, under its lock.
+        self.drivers.load(Ordering::Relaxed) > 0
+    }
+
+    /// Passes the lead on, if there is anything to lead. Takes the lock along, to notify after it.
+    fn hand_over(&self, pipeline: MutexGuard<'_, Pipeline>) {
+        let heir = pipeline.heir(|turn| self.events[turn].is_awaited());
+        // Not only where there is no heir: one who seems to sit there may be about to get up.
+        let driver = pipeline.driver_may_lead();
+        drop(pipeline);
+        if let Some(turn) = heir {
+            self.events[turn].notify_one();
+        }
+        if driver && self.has_driver() {
+            self.driver.notify_one();
+        }
+    }
+
+    pub(crate) fn stats(&self) -> LogStats {
+        // Relaxed: figures for people.
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let counters = &self.counters;
+        LogStats {
+            batches: read(&counters.batches),
+            records: read(&counters.records),
+            bytes: read(&counters.bytes),
+            synced_batches: read(&counters.synced_batches),
+            flushes: read(&counters.flushes),
+            leads: read(&counters.leads),
+            follows: read(&counters.follows),
+            sleeps: read(&counters.sleeps),
+            in_flight_max: read(&counters.in_flight_max),
+            segments: 0,
+        }
+    }
+}
+
+impl Log {
+    /// Blocks until a record has come as far as `level` asks: `Sync` until it is durable, `Os` until
+    /// it is written; for `Buffered` it returns at once. Writes the batch itself if nobody is at it.
+    /// Call it once the horizon's *visible* has reached `lsn`, outside the commit window.
+    pub fn wait(&self, lsn: Lsn, level: Durability) -> Result<(), LogError> {
+        if self.is_forked() {
+            return Err(LogError::Forked);
+        }
+        loop {
+            if let Some(settled) = self.settled(lsn, level) {
+                return settled;
+            }
+            let mut pipeline = self.commit.pipeline.lock();
+            if pipeline.has_reached(lsn, level) || pipeline.poison().is_some() {
+                continue;
+            }
+            pipeline.want(lsn, level);
+            match pipeline.turn(lsn) {
+                Turn::Lead => {
+                    drop(pipeline);
+                    count(&self.commit.counters.leads, 1);
+                    if !self.lead() {
+                        // The record is about to become visible: its committer is a few
+                        // instructions away from it.
+                        std::thread::yield_now();
+                    }
+                }
+                Turn::Flush(flush) => {
+                    drop(pipeline);
+                    self.flush(flush);
+                }
+                Turn::Follow(turn) => {
+                    let seat = self.commit.events[turn].sit();
+                    drop(pipeline);
+                    self.follow(seat);
+                }
+            }
+        }
+    }
+
+    /// Like [`Log::wait`], as a step of a future: `Pending` registers the waker. Never does I/O; the
+    /// thread in [`Log::drive`] writes for it. A future that is dropped needs to do nothing: its waker
+    /// is dropped when the record has come that far, or the log ends.
+    pub fn poll(
+        &self,
+        lsn: Lsn,
+        level: Durability,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<(), LogError>> {
+        if self.is_forked() {
+            return Poll::Ready(Err(LogError::Forked));
+        }
+        if let Some(settled) = self.settled(lsn, level) {
+            return Poll::Ready(settled);
+        }
+        self.futures.lock().register(lsn, level, context.waker());
+        // Invariant 4: registered first, then looked.
+        if let Some(settled) = self.settled(lsn, level) {
+            self.futures.lock().forget(lsn, level, context.waker());
+            return Poll::Ready(settled);
+        }
+        let mut pipeline = self.commit.pipeline.lock();
+        pipeline.want_of_driver(lsn, level);
+        let owed = pipeline.driver_may_lead() || pipeline.wants_flush();
+        drop(pipeline);
+        if owed {
+            self.commit.driver.notify_one();
+        }
+        Poll::Pending
+    }
+
+    /// Whether the fate of a record is known, as far as `level` asks.
+    fn settled(&self, lsn: Lsn, level: Durability) -> Option<Result<(), LogError>> {
+        if self.commit.has_reached(lsn, level) {
+            return Some(Ok(()));
+        }
+        let cause = self.commit.poisoned()?;
+        // It may have come that far just before the log failed.
+        match self.commit.has_reached(lsn, level) {
+            true => Some(Ok(())),
+            false => Some(Err(LogError::CommitUnknown { at: lsn, cause })),
+        }
+    }
+
+    fn follow(&self, seat: Seat<'_>) {
+        count(&self.commit.counters.follows, 1);
+        if !self.commit.spin(&seat) {
+            count(&self.commit.counters.sleeps, 1);
+            seat.sleep();
+        }
+    }
+
+    /// Writes what is queued, as somebody who waits for nothing in particular. `false`: there was
+    /// nothing to do for this thread.
+    pub(crate) fn write_out(&self) -> bool {
+        let appended = self.appended();
+        let mut pipeline = self.commit.pipeline.lock();
+        pipeline.want(appended, Durability::Os);
+        let step = pipeline.step();
+        drop(pipeline);
+        self.take(step)
+    }
+
+    /// The queue fills up: has it written.
+    pub(crate) fn relieve(&self) {
+        if self.commit.has_driver() {
+            let appended = self.appended();
+            let mut pipeline = self.commit.pipeline.lock();
+            pipeline.want_of_driver(appended, Durability::Os);
+            self.commit.hand_over(pipeline);
+        }
+    }
+
+    fn take(&self, step: Option<Turn>) -> bool {
+        match step {
+            Some(Turn::Lead) => self.lead(),
+            Some(Turn::Flush(flush)) => {
+                self.flush(flush);
+                true
+            }
+            Some(Turn::Follow(_)) | None => false,
+        }
+    }
+
+    /// Leads one batch, from the seal to the watermarks. The caller holds the lead (`sealing`).
+    /// `false`: there was nothing to seal.
+    fn lead(&self) -> bool {
+        let leading = Leading { log: self, held: true };
+        let mut writer = self.writer.lock();
+        let seal = |last| match self.horizon() {
+            Some(horizon) => horizon.seal(last),
+            None => self.appended(),
+        };
+        let Some(end) = writer.sealed(seal) else {
+            drop(writer);
+            leading.nothing();
+            return false;
+        };
+        let batch_bytes_max = self.options.batch_bytes_max;
+        let cut = writer.cut_records(end, batch_bytes_max, &self.queue, &self.space);
+        // A failure is told by the poison: the caller finds it when it looks again.
+        let _ = self.send(leading, writer, cut);
+        true
+    }
+
+    /// Writes a batch without records, when nothing else is under way (the caller saw to that).
+    pub(crate) fn write_mark(&self, kind: BatchKind) -> Result<bool, PoisonCause> {
+        if !self.commit.pipeline.lock().lead_mark() {
+            return Ok(false);
+        }
+        let leading = Leading { log: self, held: true };
+        let mut writer = self.writer.lock();
+        let cut = writer.cut_mark(kind, &self.space);
+        self.send(leading, writer, cut).map(|()| true)
+    }
+
+    /// Sends the batch that was cut, waits for it, and says how far the log has come.
+    fn send(
+        &self,
+        leading: Leading<'_>,
+        mut writer: MutexGuard<'_, Writer>,
+        cut: Result<Cut, NoSegment>,
+    ) -> Result<(), PoisonCause> {
+        let cut = match cut {
+            Ok(cut) => cut,
+            Err(NoSegment) => {
+                let error = io::Error::other("no segment was prepared for a reserved record");
+                return Err(self.fail(FailedOperation::Broken, SegmentId::NONE, error));
+            }
+        };
+        let synced = self.queue.lock().synced;
+        let announced = {
+            let mut pipeline = self.commit.pipeline.lock();
+            let announced = pipeline.announce(&cut, synced);
+            // Relaxed: a figure for people.
+            let in_flight = pipeline.in_flight() as u64;
+            self.commit.counters.in_flight_max.fetch_max(in_flight, Ordering::Relaxed);
+            announced
+        };
+        let Some(announced) = announced else {
+            // The log failed meanwhile: these records stay unwritten, like those behind them.
+            writer.forget_records();
+            drop(writer);
+            leading.end();
+            return self.poisoned().map_or(Ok(()), Err);
+        };
+        let buffer = self.buffers.lock().pop().unwrap_or_default();
+        let encoded = writer.encode(&cut, announced.durable_sequence, announced.durable, buffer);
+        let in_flight = cut.file.submit(encoded.offset, encoded.buffer, announced.reach);
+        writer.forget_records();
+        drop(writer);
+        leading.end();
+
+        let (result, buffer) = in_flight.wait();
+        self.keep(buffer);
+        self.complete(&cut, announced.reach, result)
+    }
+
+    fn keep(&self, buffer: IoBuffer) {
+        if buffer.capacity() <= BUFFER_BYTES_KEPT {
+            let mut buffers = self.buffers.lock();
+            if buffers.len() < self.options.depth_max {
+                buffers.push(buffer);
+            }
+        }
+    }
+
+    /// A batch came back from the disk.
+    fn complete(&self, cut: &Cut, reach: Reach, result: io::Result<()>) -> Result<(), PoisonCause> {
+        if let Err(error) = result {
+            return Err(self.fail(FailedOperation::Write, cut.segment, error));
+        }
+        let counters = &self.commit.counters;
+        count(&counters.batches, 1);
+        count(&counters.records, cut.records as u64);
+        count(&counters.bytes, cut.bytes);
+        count(&counters.synced_batches, u64::from(reach == Reach::Stable));
+
+        let mut woken = 0u64;
+        let mut pipeline = self.commit.pipeline.lock();
+        let advance = pipeline.complete(cut.sequence, |sequence| woken |= 1 << turn_of(sequence));
+        self.commit.publish(&advance, self);
+        let flush = pipeline.begin_flush();
+        let idle = pipeline.wants_mark();
+        self.commit.hand_over(pipeline);
+
+        // Whoever waits for one of these batches finds it done, or a flush on its way.
+        while woken != 0 {
+            self.commit.events[woken.trailing_zeros() as usize].notify_all();
+            woken &= woken - 1;
+        }
+        if cut.records > 0 {
+            self.space.leave_queue(cut.credited_bytes, cut.records);
+        }
+        self.wake_futures(&advance);
+        if idle {
+            self.commit.rouse_driver();
+        }
+        if let Some(flush) = flush {
+            self.flush(flush);
+        }
+        Ok(())
+    }
+
+    /// Syncs what was written unsynced, and goes on while more is wanted. The caller holds the flush
+    /// (`flushing`).
+    fn flush(&self, first: Flush) {
+        let mut next = Some(first);
+        while let Some(flush) = next {
+            let flushing = Flushing { log: self, held: true };
+            for dirty in &flush.files {
+                if let Err(error) = dirty.file.sync() {
+                    self.fail(FailedOperation::Sync, dirty.segment, error);
+                    return;
+                }
+            }
+            count(&self.commit.counters.flushes, 1);
+            let mut pipeline = self.commit.pipeline.lock();
+            let advance = pipeline.flushed(&flush);
+            flushing.end();
+            self.commit.publish(&advance, self);
+            next = pipeline.begin_flush();
+            drop(pipeline);
+            self.commit.events[FLUSHED].notify_all();
+            self.wake_futures(&advance);
+        }
+    }
+
+    /// Poisons the log, for good, and tells everybody. The first cause stays.
+    fn fail(
+        &self,
+        operation: FailedOperation,
+        segment: SegmentId,
+        error: io::Error,
+    ) -> PoisonCause {
+        let path = match segment {
+            SegmentId::NONE => segment::DIRECTORY.into(),
+            segment => segment::path(segment),
+        };
+        let file = self.storage.display(&path);
+        let cause = {
+            let mut pipeline = self.commit.pipeline.lock();
+            let cause = pipeline.fail(PoisonCause { operation, file, error: Arc::new(error) });
+            // Release: pairs with the Acquire in `poisoned`. Under the lock: no watermark moves
+            // after it is set.
+            self.commit.poisoned.store(true, Ordering::Release);
+            cause
+        };
+        self.space.poison(&cause);
+        self.commit.wake_everybody();
+        let wakers = self.futures.lock().take_all();
+        wakers.into_iter().for_each(Waker::wake);
+        cause
+    }
+
+    fn wake_futures(&self, advance: &Advance) {
+        if *advance == Advance::default() {
+            return;
+        }
+        // Invariant 4: the watermarks have moved.
+        let wakers = self.futures.lock().take(advance);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// The body of the log's own thread: writes for futures, and what nobody waits for, until
+    /// [`Log::shutdown`] or poison. More than one thread may run it; that keeps more than one batch
+    /// in flight when all who wait are futures.
+    pub fn drive(&self) {
+        if self.is_forked() {
+            return;
+        }
+        let _present = Present::new(self);
+        // Records are written when they are older than one tick: after one to two of them.
+        let tick = self.options.buffered_delay / 2;
+        let mut seen = Seen { appended: self.appended(), batches: 0 };
+        let mut next_tick = Some(Instant::now() + tick);
+        loop {
+            let mut pipeline = self.commit.pipeline.lock();
+            if pipeline.is_closing() || pipeline.poison().is_some() {
+                return;
+            }
+            let step = pipeline.step();
+            let ticket = self.commit.driver.ticket();
+            drop(pipeline);
+            if let Some(step) = step {
+                if !self.take(Some(step)) {
+                    std::thread::yield_now();
+                }
+                continue;
+            }
+            match next_tick {
+                Some(at) if at <= Instant::now() => {
+                    let busy = self.tick(&mut seen);
+                    next_tick = (busy || !self.fall_asleep(&seen)).then(|| Instant::now() + tick);
+                }
+                _ => {
+                    self.commit.driver.wait(ticket, next_tick);
+                    next_tick = next_tick.or_else(|| Some(Instant::now() + tick));
+                }
+            }
+        }
+    }
+
+    /// What the driver does once in a while: asks for records that are older than a tick to be
+    /// written, and marks the log's end when it has stood still for one. `true`: something happened
+    /// since the last time.
+    fn tick(&self, seen: &mut Seen) -> bool {
+        let appended = self.appended();
+        let mut pipeline = self.commit.pipeline.lock();
+        let batches = pipeline.next_sequence();
+        let old = std::mem::replace(seen, Seen { appended, batches });
+        if old.appended > pipeline.taken() {
+            pipeline.want(old.appended, Durability::Os);
+        }
+        let still = old.batches == batches && appended == pipeline.taken();
+        let mark = still && pipeline.wants_mark();
+        drop(pipeline);
+        if mark && self.space.with(|ledger| ledger.spare_block()) {
+            // If something came in between, the mark is not needed yet; if it failed, the next look
+            // at the pipeline finds the poison.
+            let _ = self.write_mark(BatchKind::Mark);
+        }
+        !still
+    }
+
+    /// Whether the driver may sleep without a deadline: nothing is there to be done later.
+    fn fall_asleep(&self, seen: &Seen) -> bool {
+        // Release: pairs with the Acquire in `rouse_driver`.
+        self.commit.driver_sleeps.store(true, Ordering::Release);
+        // Looked at after the flag was set, under the locks that those who leave something behind
+        // have held before they look at the flag.
+        let appended = self.appended();
+        let pipeline = self.commit.pipeline.lock();
+        let nothing = appended == seen.appended && pipeline.next_sequence() == seen.batches;
+        drop(pipeline);
+        if !nothing {
+            // Relaxed: whoever found it set has notified us already.
+            self.commit.driver_sleeps.store(false, Ordering::Relaxed);
+        }
+        nothing
+    }
+
+    /// Waits until nothing is under way and no more will be; `false` if another shutdown is at it,
+    /// or the log failed.
+    pub(crate) fn begin_closing(&self) -> bool {
+        if !self.commit.pipeline.lock().close() {
+            return false;
+        }
+        self.commit.driver.notify_all();
+        loop {
+            let pipeline = self.commit.pipeline.lock();
+            if pipeline.is_quiet() || pipeline.poison().is_some() {
+                return pipeline.poison().is_none();
+            }
+            // What can still be under way is a driver's mark, or a flush.
+            let event = match pipeline.in_flight() > 0 {
+                true => &self.commit.events[turn_of(pipeline.next_sequence() - 1)],
+                false => &self.commit.events[FLUSHED],
+            };
+            let ticket = event.ticket();
+            drop(pipeline);
+            event.wait(ticket, None);
+        }
+    }
+}
+
+/// What the driver saw at its last tick.
+struct Seen {
+    appended: Lsn,
+    /// The sequence of the next batch.
+    batches: u64,
+}
+
+/// Counts a driver for as long as it drives.
+struct Present<'a>(&'a Log);
+
+impl Present<'_> {
+    fn new(log: &Log) -> Present<'_> {
+        // Relaxed: see `has_driver`.
+        log.commit.drivers.fetch_add(1, Ordering::Relaxed);
+        Present(log)
+    }
+}
+
+impl Drop for Present<'_> {
+    fn drop(&mut self) {
+        // Relaxed: see `has_driver`.
+        self.0.commit.drivers.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The lead: given back when the batch is on its way. Lost in a panic, it takes the log with it.
+struct Leading<'a> {
+    log: &'a Log,
+    held: bool,
+}
+
+impl Leading<'_> {
+    fn end(mut self) {
+        self.held = false;
+        let mut pipeline = self.log.commit.pipeline.lock();
+        pipeline.end_sealing();
+        self.log.commit.hand_over(pipeline);
+    }
+
+    /// Nothing could be sealed: those who waited for the batch look again.
+    fn nothing(mut self) {
+        self.held = false;
+        let mut pipeline = self.log.commit.pipeline.lock();
+        pipeline.end_sealing();
+        let turn = turn_of(pipeline.next_sequence());
+        drop(pipeline);
+        self.log.commit.events[turn].notify_all();
+    }
+}
+
+impl Drop for Leading<'_> {
+    fn drop(&mut self) {
+        if self.held {
+            self.log.commit.pipeline.lock().end_sealing();
+            let error = io::Error::other("a batch could not be put together");
+            self.log.fail(FailedOperation::Broken, SegmentId::NONE, error);
+        }
+    }
+}
+
+/// The flush: given back when it is done. Lost, it takes the log with it.
+struct Flushing<'a> {
+    log: &'a Log,
+    held: bool,
+}
+
+impl Flushing<'_> {
+    fn end(mut self) {
+        self.held = false;
+    }
+}
+
+impl Drop for Flushing<'_> {
+    fn drop(&mut self) {
+        if self.held {
+            self.log.commit.pipeline.lock().end_flushing();
+            let error = io::Error::other("a sync did not come to its end");
+            self.log.fail(FailedOperation::Broken, SegmentId::NONE, error);
+        }
+    }
+}
+
+/// The wakers of futures, by the LSN that they wait for. A waker is kept until the log has come that
+/// far, whether its future still lives or not; so there are at most as many as futures were polled in
+/// the time of one batch.
+#[derive(Default)]
+pub(crate) struct Futures {
+    written: BTreeMap<Lsn, Vec<Waker>>,
+    durable: BTreeMap<Lsn, Vec<Waker>>,
+}
+
+impl Futures {
+    fn of(&mut self, level: Durability) -> &mut BTreeMap<Lsn, Vec<Waker>> {
+        match level {
+            Durability::Sync => &mut self.durable,
+            Durability::Os | Durability::Buffered => &mut self.written,
+        }
+    }
+
+    fn register(&mut self, lsn: Lsn, level: Durability, waker: &Waker) {
+        let wakers = self.of(level).entry(lsn).or_default();
+        if !wakers.iter().any(|known| known.will_wake(waker)) {
+            wakers.push(waker.clone());
+        }
+    }
+
+    fn forget(&mut self, lsn: Lsn, level: Durability, waker: &Waker) {
+        let of = self.of(level);
+        if let Some(wakers) = of.get_mut(&lsn) {
+            wakers.retain(|known| !known.will_wake(waker));
+            if wakers.is_empty() {
+                of.remove(&lsn);
+            }
+        }
+    }
+
+    fn take(&mut self, advance: &Advance) -> Vec<Waker> {
+        let mut wakers = Vec::new();
+        for (of, end) in
+            [(&mut self.written, advance.written), (&mut self.durable, advance.durable)]
+        {
+            let Some(end) = end else { continue };
+            while let Some(first) = of.first_entry().filter(|first| *first.key() <= end) {
+                wakers.append(&mut first.remove());
+            }
+        }
+        wakers
+    }
+
+    fn take_all(&mut self) -> Vec<Waker> {
+        let of = std::mem::take(self);
+        of.written.into_values().chain(of.durable.into_values()).flatten().collect()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.written.values().chain(self.durable.values()).map(Vec::len).sum()
+    }
+}
