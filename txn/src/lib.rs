@@ -1,1 +1,35 @@
 //! Decides who sees and who may change which version.
+//!
+//! This floor does no I/O, spawns nothing and reads no clock: its answers depend only on the calls
+//! made to it. It stands on `index` (versions) and on `wal` for the word *LSN*.
+//!
+//! - [`Watermarks`]: how far the log has come: visible, written, durable, weak.
+//! - [`SnapshotRegistry`]: who reads at which timestamp, and so what pruning must keep.
+//! - [`Space`]: what a transaction knows of a keyspace.
+//! - [`WriteSet`], [`ReadSet`]: what a transaction wants to change, and what it depends on.
+//! - [`Request`], [`decide`]: a transaction that is ready to commit, and the verdict on it.
+//! - [`Step`]: the poll-style answer of everything that may have to wait.
+
+#![forbid(unsafe_code)]
+
+mod isolation;
+mod snapshot;
+mod space;
+mod state;
+mod step;
+mod sync;
+mod validate;
+mod watermarks;
+
+mod read_set;
+mod write_set;
+
+pub use isolation::Isolation;
+pub use read_set::{Interval, IntervalId, KeyBound, ReadSet, SpaceReads};
+pub use snapshot::{SnapshotRegistry, SnapshotSlot};
+pub use space::{Space, SpaceId};
+pub use state::{Outcome, RequestState};
+pub use step::{BlockedBy, Step};
+pub use validate::{Conflict, ConflictKind, Recent, Request, SpaceWrites, Verdict, decide};
+pub use watermarks::Watermarks;
+pub use write_set::{Overlay, Savepoint, Write, WriteSet};

@@ -1,0 +1,229 @@
+//! What a transaction depends on: the keys that it read, absent ones included, and the intervals
+//! that it *examined*: from the lower bound to the last position looked at, tombstones and empty
+//! stretches included.
+//!
+//! Recording the examined interval, and not the keys that a scan returned, is what closes the
+//! phantom hole (precision locking; HyPer's validation).
+
+use std::fmt;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use isolith_index::{Slice, Watched};
+
+use crate::space::Space;
+
+/// One end of an interval of keys.
+pub type KeyBound = Bound<Slice>;
+
+/// A logical range of keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interval {
+    /// The lower end.
+    pub lower: KeyBound,
+    /// The upper end.
+    pub upper: KeyBound,
+}
+
+impl Interval {
+    /// The interval that holds `key` alone.
+    pub fn point(key: &[u8]) -> Self {
+        Self { lower: Bound::Included(key.into()), upper: Bound::Included(key.into()) }
+    }
+
+    /// The lower end, borrowed.
+    pub fn lower_ref(&self) -> Bound<&[u8]> {
+        borrow(&self.lower)
+    }
+
+    /// The upper end, borrowed.
+    pub fn upper_ref(&self) -> Bound<&[u8]> {
+        borrow(&self.upper)
+    }
+
+    /// Whether `key` lies within.
+    pub fn contains(&self, key: &[u8]) -> bool {
+        (match self.lower_ref() {
+            Bound::Included(lower) => key >= lower,
+            Bound::Excluded(lower) => key > lower,
+            Bound::Unbounded => true,
+        }) && (match self.upper_ref() {
+            Bound::Included(upper) => key <= upper,
+            Bound::Excluded(upper) => key < upper,
+            Bound::Unbounded => true,
+        })
+    }
+
+    /// Whether the two may share a key. Errs on the side of yes: between two adjacent excluded ends
+    /// there may be no key at all.
+    pub fn overlaps(&self, lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> bool {
+        before_or_at(self.lower_ref(), upper) && before_or_at(lower, self.upper_ref())
+    }
+
+    /// Bytes of the two ends.
+    pub fn bytes(&self) -> usize {
+        let length = |bound: &KeyBound| match bound {
+            Bound::Included(key) | Bound::Excluded(key) => key.len(),
+            Bound::Unbounded => 0,
+        };
+        length(&self.lower) + length(&self.upper)
+    }
+}
+
+/// Whether some position at or above `lower` lies at or below `upper`.
+pub(crate) fn before_or_at(lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> bool {
+    match (lower, upper) {
+        (Bound::Unbounded, _) | (_, Bound::Unbounded) => true,
+        (Bound::Included(l), Bound::Included(u)) => l <= u,
+        (Bound::Included(l) | Bound::Excluded(l), Bound::Included(u) | Bound::Excluded(u)) => l < u,
+    }
+}
+
+/// Borrows a bound.
+pub(crate) fn borrow(bound: &KeyBound) -> Bound<&[u8]> {
+    match bound {
+        Bound::Included(key) => Bound::Included(key),
+        Bound::Excluded(key) => Bound::Excluded(key),
+        Bound::Unbounded => Bound::Unbounded,
+    }
+}
+
+impl fmt::Display for Interval {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.lower {
+            Bound::Included(key) => write!(f, "[{}", key.escape_ascii())?,
+            Bound::Excluded(key) => write!(f, "({}", key.escape_ascii())?,
+            Bound::Unbounded => write!(f, "(-inf")?,
+        }
+        match &self.upper {
+            Bound::Included(key) => write!(f, ", {}]", key.escape_ascii()),
+            Bound::Excluded(key) => write!(f, ", {})", key.escape_ascii()),
+            Bound::Unbounded => write!(f, ", +inf)"),
+        }
+    }
+}
+
+/// One keyspace's share of a read set.
+#[derive(Debug)]
+pub struct SpaceReads {
+    /// The keyspace.
+    pub space: Arc<Space>,
+    /// The keys read.
+    pub points: Watched,
+    /// The intervals examined.
+    pub intervals: Vec<Interval>,
+}
+
+/// Names one interval of a read set that is still being extended by its cursor.
+#[derive(Clone, Copy, Debug)]
+pub struct IntervalId {
+    space: usize,
+    interval: usize,
+}
+
+/// What one transaction has read, as far as its level asks to know.
+#[derive(Debug, Default)]
+pub struct ReadSet {
+    spaces: Vec<SpaceReads>,
+    bytes: usize,
+}
+
+impl ReadSet {
+    /// Whether nothing was recorded.
+    pub fn is_empty(&self) -> bool {
+        self.spaces.is_empty()
+    }
+
+    /// Bytes of keys and overhead recorded.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Hands the recorded reads over, for validation.
+    pub fn into_spaces(self) -> Vec<SpaceReads> {
+        self.spaces
+    }
+
+    fn space_index(&mut self, space: &Arc<Space>) -> usize {
+        self.spaces.iter().position(|s| s.space.id == space.id).unwrap_or_else(|| {
+            self.spaces.push(SpaceReads {
+                space: Arc::clone(space),
+                points: space.memtable.watch(),
+                intervals: Vec::new(),
+            });
+            self.spaces.len() - 1
+        })
+    }
+
+    /// Records a read of one key, present or not.
+    pub fn point(&mut self, space: &Arc<Space>, key: &[u8]) {
+        let index = self.space_index(space);
+        self.bytes += key.len() + 32;
+        self.spaces[index].points.add(key);
+    }
+
+    /// Records an interval whose ends a cursor will move with [`ReadSet::extend`].
+    pub fn interval(&mut self, space: &Arc<Space>, interval: Interval) -> IntervalId {
+        let index = self.space_index(space);
+        self.bytes += interval.bytes() + 64;
+        let intervals = &mut self.spaces[index].intervals;
+        intervals.push(interval);
+        IntervalId { space: index, interval: intervals.len() - 1 }
+    }
+
+    /// Moves the upper end of an interval up to where its cursor has looked.
+    pub fn extend_upper(&mut self, id: IntervalId, upper: KeyBound) {
+        self.spaces[id.space].intervals[id.interval].upper = upper;
+    }
+
+    /// Moves the lower end of an interval down to where its reverse cursor has looked.
+    pub fn extend_lower(&mut self, id: IntervalId, lower: KeyBound) {
+        self.spaces[id.space].intervals[id.interval].lower = lower;
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn interval(text: &str) -> Interval {
+        let (lower, upper) = text[1..text.len() - 1].split_once(',').unwrap();
+        let bound = |key: &str, closed: bool| match key {
+            "" => Bound::Unbounded,
+            key if closed => Bound::Included(key.as_bytes().into()),
+            key => Bound::Excluded(key.as_bytes().into()),
+        };
+        Interval {
+            lower: bound(lower, text.starts_with('[')),
+            upper: bound(upper, text.ends_with(']')),
+        }
+    }
+
+    #[test]
+    fn overlap_is_decided_at_the_ends() {
+        let table = "
+            [a,c] [c,e] yes
+            [a,c) [c,e] no
+            [a,c] (c,e] no
+            (a,c) (b,d) yes
+            [a,b] [c,d] no
+            (,) [x,x] yes
+            (,b) [b,) no
+            (,b] [b,) yes
+            [m,n] (,) yes";
+        for line in table.lines().filter(|line| !line.trim().is_empty()) {
+            let words: Vec<_> = line.split_whitespace().collect();
+            let (a, b) = (interval(words[0]), interval(words[1]));
+            let expected = words[2] == "yes";
+            assert_eq!(a.overlaps(b.lower_ref(), b.upper_ref()), expected, "{line}");
+            assert_eq!(b.overlaps(a.lower_ref(), a.upper_ref()), expected, "{line} mirrored");
+        }
+    }
+
+    #[test]
+    fn a_point_holds_only_itself() {
+        let point = Interval::point(b"k");
+        assert!(point.contains(b"k"));
+        assert!(!point.contains(b"j") && !point.contains(b"ka"));
+    }
+}

@@ -1,0 +1,65 @@
+//! What a transaction knows of a keyspace.
+
+use std::sync::Arc;
+
+use isolith_index::Memtable;
+use isolith_wal::Lsn;
+
+use crate::sync::{AtomicBool, AtomicU64, Ordering};
+
+/// A keyspace's number: never given twice in one database.
+pub type SpaceId = u32;
+
+/// A keyspace as transactions see it: its number, its versions, and its life span.
+#[derive(Debug)]
+pub struct Space {
+    /// The keyspace's number.
+    pub id: SpaceId,
+    /// The versions of its keys.
+    pub memtable: Arc<Memtable>,
+    /// LSN at which it was dropped; all ones while it lives.
+    dropped: AtomicU64,
+    /// Set once a value with an expiry was written; never cleared.
+    expiring: AtomicBool,
+}
+
+impl Space {
+    /// A living keyspace over an empty memtable.
+    pub fn new(id: SpaceId, memtable: Arc<Memtable>) -> Self {
+        Self { id, memtable, dropped: AtomicU64::new(u64::MAX), expiring: AtomicBool::new(false) }
+    }
+
+    /// Whether a reader at `read` still sees the keyspace.
+    pub fn exists_at(&self, read: Lsn) -> bool {
+        // Acquire: pairs with the Release in `drop_at`. Who reads at or above the drop's LSN has
+        // acquired it through *visible*.
+        read.bits() < self.dropped.load(Ordering::Acquire)
+    }
+
+    /// Whether it was dropped by a decided commit. Exact inside the commit window.
+    pub fn is_dropped(&self) -> bool {
+        !self.exists_at(Lsn::MAX)
+    }
+
+    /// Marks the keyspace dropped. Called inside the commit window by the commit that drops it,
+    /// before that commit becomes visible.
+    pub fn drop_at(&self, lsn: Lsn) {
+        // Release: pairs with the Acquire in `exists_at`.
+        self.dropped.store(lsn.bits(), Ordering::Release);
+    }
+
+    /// Notes that a value here may expire.
+    pub fn note_expiring(&self) {
+        // Relaxed: a hint for the sweep, which comes again. Loaded first: a write that everybody
+        // makes must not bounce a cache line.
+        if !self.expiring.load(Ordering::Relaxed) {
+            self.expiring.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a value here may have expired.
+    pub fn may_expire(&self) -> bool {
+        // Relaxed: see `note_expiring`.
+        self.expiring.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,310 @@
+//! Optimistic validation: the evidence that a commit is judged on, and the verdict.
+//!
+//! Outside the window a request is pre-validated up to a timestamp P: *visible*, loaded after the
+//! reads were made. Inside it, [`decide`] checks what can have happened since: the heads of the keys
+//! it read (or wrote, under first-committer-wins), and for its intervals the ring of recent write
+//! sets, from P on. A request whose evidence has left the ring is sent back to pre-validate again.
+//!
+//! Sources: backward validation (Kung and Robinson), Silo's commit-time checks, HyPer's precision
+//! locking over recent write sets.
+//!
+//! Invariants:
+//! 1. [`decide`] is called by the window's leader alone. It does no I/O, allocates nothing, and
+//!    calls no user code.
+//! 2. Any foreign version newer than the read timestamp on a key that the level protects is a
+//!    conflict, a tombstone or a touch included. A transaction that wrote nothing never comes here.
+//! 3. The ring holds the write set of every commit in (floor, newest].
+
+use std::collections::VecDeque;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use isolith_index::{Guard, KeyRange, Prepared, Slice};
+use isolith_wal::Lsn;
+
+use crate::isolation::Isolation;
+use crate::read_set::{Interval, SpaceReads};
+use crate::space::{Space, SpaceId};
+use crate::state::RequestState;
+use crate::sync::{AtomicU64, Mutex, Ordering};
+
+/// Commits whose write sets are kept for validation of intervals.
+const RECENT_COMMITS: usize = 4096;
+
+/// Up to so many commits since the read timestamp, intervals are left to the ring alone: cheaper
+/// than scanning the memtable.
+const RING_ONLY_COMMITS: u64 = 64;
+
+/// One keyspace's share of what a request installs.
+#[derive(Debug)]
+pub struct SpaceWrites {
+    /// The keyspace.
+    pub space: Arc<Space>,
+    /// Nodes found and versions made, ready to be linked.
+    pub prepared: Prepared,
+}
+
+/// A transaction that is ready to commit.
+#[derive(Debug)]
+pub struct Request {
+    /// Where it stands, and whom to wake.
+    pub state: RequestState,
+    /// Its level.
+    pub isolation: Isolation,
+    /// The timestamp that it read at; `Lsn::ZERO` if it neither read nor needs first-committer-wins.
+    pub read_timestamp: Lsn,
+    /// What it changes.
+    pub writes: Vec<SpaceWrites>,
+    /// What it depends on.
+    pub reads: Vec<SpaceReads>,
+    /// P: intervals are validated up to here. Written by the owner while the request is not queued.
+    validated_to: AtomicU64,
+    refusal: Mutex<Option<Verdict>>,
+}
+
+/// What a conflict was about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConflictKind {
+    /// A key that the transaction read was changed since.
+    Read,
+    /// A key was changed, added or removed in an interval that the transaction examined.
+    Range,
+    /// A key that the transaction writes was written since it began (first committer wins).
+    Write,
+}
+
+/// Why a request was refused. Kept small and without owned bytes: it is made inside the window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conflict {
+    /// The kind of dependency that was broken.
+    pub kind: ConflictKind,
+    /// The keyspace.
+    pub space: SpaceId,
+    /// Which share of the request's reads or writes.
+    pub share: usize,
+    /// Which key or interval of it.
+    pub item: usize,
+    /// The commit that broke it, where it is known.
+    pub other: Option<Lsn>,
+}
+
+/// The leader's judgement on a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It may commit.
+    Commit,
+    /// It may not: a dependency is broken.
+    Conflict(Conflict),
+    /// It may not: this keyspace was dropped.
+    Dropped(SpaceId),
+    /// Its evidence is too old to judge: validate again.
+    SendBack,
+}
+
+impl Request {
+    /// A request that was not yet pre-validated.
+    pub fn new(
+        isolation: Isolation,
+        read_timestamp: Lsn,
+        writes: Vec<SpaceWrites>,
+        reads: Vec<SpaceReads>,
+    ) -> Self {
+        Self {
+            state: RequestState::new(),
+            isolation,
+            read_timestamp,
+            writes,
+            reads,
+            validated_to: AtomicU64::new(read_timestamp.bits()),
+            refusal: Mutex::new(None),
+        }
+    }
+
+    /// Pre-validation, outside the window: everything up to `visible`, which the caller loaded after
+    /// the view. `attempt` counts how often the request was sent back.
+    pub fn pre_validate(&self, visible: Lsn, attempt: u32, guard: &Guard) -> Result<(), Conflict> {
+        let since = self.read_timestamp;
+        if visible == since {
+            return Ok(());
+        }
+        if let Some(conflict) = self.changed_points() {
+            return Err(conflict);
+        }
+        let near = visible.epoch() == since.epoch()
+            && visible.counter() - since.counter() <= RING_ONLY_COMMITS;
+        if near && attempt == 0 {
+            return Ok(());
+        }
+        for (share, space, item, kind, interval) in self.intervals() {
+            if let Some(other) = space.memtable.newer_in(interval, since, guard) {
+                let space = space.id;
+                return Err(Conflict { kind, space, share, item, other: Some(other) });
+            }
+        }
+        // Relaxed: the queue publishes it to the leader.
+        self.validated_to.store(visible.bits(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Every interval that must not have changed: examined ones, and under first-committer-wins the
+    /// own range deletes.
+    fn intervals(
+        &self,
+    ) -> impl Iterator<Item = (usize, &Arc<Space>, usize, ConflictKind, KeyRange<'_>)> {
+        let examined = self.reads.iter().enumerate().flat_map(|(share, reads)| {
+            reads.intervals.iter().enumerate().map(move |(item, interval)| {
+                let ends = (interval.lower_ref(), interval.upper_ref());
+                (share, &reads.space, item, ConflictKind::Range, ends)
+            })
+        });
+        let deleted = self
+            .writes
+            .iter()
+            .filter(|_| self.isolation.first_committer_wins())
+            .enumerate()
+            .flat_map(|(share, writes)| {
+                writes.prepared.ranges().enumerate().map(move |(item, ends)| {
+                    (share, &writes.space, item, ConflictKind::Write, ends)
+                })
+            });
+        examined.chain(deleted)
+    }
+
+    fn changed_points(&self) -> Option<Conflict> {
+        let since = self.read_timestamp;
+        for (share, reads) in self.reads.iter().enumerate() {
+            if let Some(item) = reads.points.changed_since(since) {
+                let (kind, space) = (ConflictKind::Read, reads.space.id);
+                return Some(Conflict { kind, space, share, item, other: None });
+            }
+        }
+        if self.isolation.first_committer_wins() {
+            for (share, writes) in self.writes.iter().enumerate() {
+                if let Some(item) = writes.prepared.newest_above(since) {
+                    let (kind, space) = (ConflictKind::Write, writes.space.id);
+                    return Some(Conflict { kind, space, share, item, other: None });
+                }
+            }
+        }
+        None
+    }
+
+    /// Leaves the reason for a refusal to the owner.
+    pub fn refuse(&self, verdict: Verdict) {
+        *self.refusal.lock() = Some(verdict);
+    }
+
+    /// The reason for the refusal, taken once.
+    pub fn take_refusal(&self) -> Option<Verdict> {
+        self.refusal.lock().take()
+    }
+
+    /// The key that a conflict was about, for the error; `None` for an interval.
+    pub fn conflict_key(&self, conflict: &Conflict) -> Option<Slice> {
+        match conflict.kind {
+            ConflictKind::Read => {
+                Some(self.reads.get(conflict.share)?.points.key(conflict.item).into())
+            }
+            ConflictKind::Write => {
+                Some(self.writes.get(conflict.share)?.prepared.keys().nth(conflict.item)?.into())
+            }
+            ConflictKind::Range => None,
+        }
+    }
+
+    /// The interval that a conflict was about, for the error.
+    pub fn conflict_interval(&self, conflict: &Conflict) -> Option<Interval> {
+        let reads = self.reads.get(conflict.share)?;
+        (conflict.kind == ConflictKind::Range)
+            .then(|| reads.intervals.get(conflict.item).cloned())?
+    }
+
+    /// Whether this request writes within bounds.
+    fn writes_within(&self, space: SpaceId, ends: KeyRange<'_>) -> bool {
+        let interval = Bounds(ends);
+        self.writes.iter().filter(|w| w.space.id == space).any(|w| {
+            w.prepared.keys().any(|key| interval.contains(key))
+                || w.prepared.ranges().any(|(lower, upper)| interval.overlaps(lower, upper))
+        })
+    }
+}
+
+/// Borrowed ends with an interval's questions.
+struct Bounds<'a>(KeyRange<'a>);
+
+impl Bounds<'_> {
+    fn contains(&self, key: &[u8]) -> bool {
+        std::ops::RangeBounds::<[u8]>::contains(&self.0, key)
+    }
+
+    fn overlaps(&self, lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> bool {
+        crate::read_set::before_or_at(self.0.0, upper)
+            && crate::read_set::before_or_at(lower, self.0.1)
+    }
+}
+
+/// The write sets of the most recent commits, oldest first. Guarded by the window's leadership.
+#[derive(Debug)]
+pub struct Recent<T> {
+    entries: VecDeque<(Lsn, T)>,
+    /// Every commit at or below this has left the ring.
+    floor: Lsn,
+}
+
+impl<T: AsRef<Request>> Recent<T> {
+    /// An empty ring for a database whose newest commit is `recovered`.
+    pub fn new(recovered: Lsn) -> Self {
+        Self { entries: VecDeque::with_capacity(RECENT_COMMITS), floor: recovered }
+    }
+
+    /// Adds a commit; gives back the one that leaves.
+    pub fn push(&mut self, lsn: Lsn, commit: T) -> Option<T> {
+        let mut left = None;
+        if self.entries.len() == RECENT_COMMITS
+            && let Some((lsn, commit)) = self.entries.pop_front()
+        {
+            self.floor = lsn;
+            left = Some(commit);
+        }
+        self.entries.push_back((lsn, commit));
+        left
+    }
+
+    /// Whether every commit after `since` is still here.
+    fn covers(&self, since: Lsn) -> bool {
+        since >= self.floor
+    }
+
+    fn writer_within(&self, since: Lsn, space: SpaceId, ends: KeyRange<'_>) -> Option<Lsn> {
+        self.entries
+            .iter()
+            .rev()
+            .take_while(|(lsn, _)| *lsn > since)
+            .find(|(_, commit)| commit.as_ref().writes_within(space, ends))
+            .map(|(lsn, _)| *lsn)
+    }
+}
+
+/// Judges a request inside the commit window.
+pub fn decide<T: AsRef<Request>>(request: &Request, recent: &Recent<T>) -> Verdict {
+    let read = request.reads.iter().map(|reads| &reads.space);
+    let mut spaces = request.writes.iter().map(|writes| &writes.space).chain(read);
+    if let Some(space) = spaces.find(|space| space.is_dropped()) {
+        return Verdict::Dropped(space.id);
+    }
+    if let Some(conflict) = request.changed_points() {
+        return Verdict::Conflict(conflict);
+    }
+    // Relaxed: written by the owner before it queued the request.
+    let validated_to = Lsn::from_bits(request.validated_to.load(Ordering::Relaxed));
+    for (share, space, item, kind, ends) in request.intervals() {
+        if !recent.covers(validated_to) {
+            return Verdict::SendBack;
+        }
+        if let Some(other) = recent.writer_within(validated_to, space.id, ends) {
+            let space = space.id;
+            return Verdict::Conflict(Conflict { kind, space, share, item, other: Some(other) });
+        }
+    }
+    Verdict::Commit
+}

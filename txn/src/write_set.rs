@@ -1,0 +1,303 @@
+//! What a transaction wants to change: private to it until the commit window.
+//!
+//! Invariants:
+//! 1. Within one keyspace the ordered entries overlay the own range deletes, which overlay the
+//!    database: a put after a range delete survives it, a range delete after a put removes the put.
+//! 2. Once a savepoint exists every change leaves an undo, so that rolling back restores the overlay
+//!    exactly as it was.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use isolith_index::Value;
+
+use crate::read_set::{Interval, KeyBound};
+use crate::space::{Space, SpaceId};
+
+/// One change to one key.
+#[derive(Debug)]
+pub enum Write {
+    /// The key gets a value; `expires_at` is in Unix milliseconds, 0 for never.
+    Put {
+        /// The new value.
+        value: Value,
+        /// When it expires, in Unix milliseconds; 0 for never.
+        expires_at: u64,
+    },
+    /// The key goes.
+    Delete,
+}
+
+/// One keyspace's share of a write set.
+#[derive(Debug)]
+pub struct Overlay {
+    /// The keyspace.
+    pub space: Arc<Space>,
+    entries: BTreeMap<Box<[u8]>, Write>,
+    ranges: Vec<Interval>,
+}
+
+impl Overlay {
+    /// What the transaction itself says of `key`: its write, a deletion by its own range delete, or
+    /// `None` if it has not touched the key.
+    pub fn lookup(&self, key: &[u8]) -> Option<&Write> {
+        self.entries.get(key).or_else(|| self.deletes(key).then_some(&Write::Delete))
+    }
+
+    /// Whether an own range delete covers `key` (an own later put may lie over it).
+    pub fn deletes(&self, key: &[u8]) -> bool {
+        self.ranges.iter().any(|range| range.contains(key))
+    }
+
+    /// The own writes within bounds, ascending.
+    pub fn range<'a>(
+        &'a self,
+        lower: Bound<&[u8]>,
+        upper: Bound<&[u8]>,
+    ) -> impl DoubleEndedIterator<Item = (&'a [u8], &'a Write)> {
+        let empty = bounds_are_empty(lower, upper);
+        let range = (!empty).then(|| self.entries.range::<[u8], _>((lower, upper)));
+        range.into_iter().flatten().map(|(key, write)| (&**key, write))
+    }
+
+    /// The own writes, ascending.
+    pub fn entries(&self) -> impl ExactSizeIterator<Item = (&[u8], &Write)> {
+        self.entries.iter().map(|(key, write)| (&**key, write))
+    }
+
+    /// The own writes, ascending, given away.
+    pub fn into_entries(self) -> impl ExactSizeIterator<Item = (Box<[u8]>, Write)> {
+        self.entries.into_iter()
+    }
+
+    /// The own range deletes, in the order in which they were made.
+    pub fn ranges(&self) -> &[Interval] {
+        &self.ranges
+    }
+}
+
+/// Whether no key lies within the bounds (`BTreeMap::range` panics on such bounds).
+fn bounds_are_empty(lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> bool {
+    match (lower, upper) {
+        (Bound::Included(l), Bound::Included(u)) => l > u,
+        (Bound::Included(l) | Bound::Excluded(l), Bound::Included(u) | Bound::Excluded(u)) => {
+            l >= u
+        }
+        _ => false,
+    }
+}
+
+#[derive(Debug)]
+enum Undo {
+    Entry { overlay: usize, key: Box<[u8]>, before: Option<Write> },
+    Range { overlay: usize, removed: Vec<(Box<[u8]>, Write)> },
+}
+
+/// A point in a transaction that it can roll back to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Savepoint {
+    undo: usize,
+    /// Savepoints of one transaction are numbered, so that one that was rolled over is refused.
+    number: u64,
+}
+
+/// The private writes of one transaction.
+#[derive(Debug, Default)]
+pub struct WriteSet {
+    overlays: Vec<Overlay>,
+    undo: Vec<Undo>,
+    /// Live savepoints, oldest first.
+    savepoints: Vec<Savepoint>,
+    next_savepoint: u64,
+    bytes: usize,
+}
+
+/// What an entry costs beside its key and value, in bytes (an estimate for limits and budgets).
+const ENTRY_OVERHEAD: usize = 64;
+
+impl WriteSet {
+    /// Whether nothing was written.
+    pub fn is_empty(&self) -> bool {
+        self.overlays.iter().all(|o| o.entries.is_empty() && o.ranges.is_empty())
+    }
+
+    /// Bytes of keys, values and overhead ever put in: an upper bound of what is held.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The keyspaces written to.
+    pub fn overlays(&self) -> &[Overlay] {
+        &self.overlays
+    }
+
+    /// The keyspaces written to, given away.
+    pub fn into_overlays(self) -> Vec<Overlay> {
+        self.overlays
+    }
+
+    /// One keyspace's share.
+    pub fn overlay(&self, space: SpaceId) -> Option<&Overlay> {
+        self.overlays.iter().find(|o| o.space.id == space)
+    }
+
+    fn overlay_index(&mut self, space: &Arc<Space>) -> usize {
+        self.overlays.iter().position(|o| o.space.id == space.id).unwrap_or_else(|| {
+            self.overlays.push(Overlay {
+                space: Arc::clone(space),
+                entries: BTreeMap::new(),
+                ranges: Vec::new(),
+            });
+            self.overlays.len() - 1
+        })
+    }
+
+    /// Adds a change of one key, over any earlier one.
+    pub fn write(&mut self, space: &Arc<Space>, key: &[u8], write: Write) {
+        let index = self.overlay_index(space);
+        let value_bytes = if let Write::Put { value, .. } = &write { value.len() } else { 0 };
+        self.bytes += key.len() + value_bytes + ENTRY_OVERHEAD;
+        let entries = &mut self.overlays[index].entries;
+        let before = match entries.get_mut(key) {
+            Some(slot) => Some(std::mem::replace(slot, write)),
+            None => {
+                entries.insert(key.into(), write);
+                None
+            }
+        };
+        if !self.savepoints.is_empty() {
+            self.undo.push(Undo::Entry { overlay: index, key: key.into(), before });
+        }
+    }
+
+    /// Deletes every key within bounds, own earlier puts included.
+    pub fn delete_range(&mut self, space: &Arc<Space>, lower: KeyBound, upper: KeyBound) {
+        let index = self.overlay_index(space);
+        let range = Interval { lower, upper };
+        self.bytes += range.bytes() + ENTRY_OVERHEAD;
+        let overlay = &mut self.overlays[index];
+        let covered: Vec<Box<[u8]>> = overlay
+            .range(range.lower_ref(), range.upper_ref())
+            .map(|(key, _)| key.into())
+            .collect();
+        let mut removed = Vec::new();
+        for key in covered {
+            if let Some(write) = overlay.entries.remove(&key) {
+                removed.push((key, write));
+            }
+        }
+        overlay.ranges.push(range);
+        if !self.savepoints.is_empty() {
+            self.undo.push(Undo::Range { overlay: index, removed });
+        }
+    }
+
+    /// Marks the present state; savepoints nest.
+    pub fn savepoint(&mut self) -> Savepoint {
+        let savepoint = Savepoint { undo: self.undo.len(), number: self.next_savepoint };
+        self.next_savepoint += 1;
+        self.savepoints.push(savepoint);
+        savepoint
+    }
+
+    /// Undoes every write made since `savepoint`, which stays; later savepoints go. False if the
+    /// savepoint is not one of this transaction's live ones: nothing is undone then.
+    pub fn rollback_to(&mut self, savepoint: Savepoint) -> bool {
+        let Some(position) = self.savepoints.iter().position(|&s| s == savepoint) else {
+            return false;
+        };
+        self.savepoints.truncate(position + 1);
+        while self.undo.len() > savepoint.undo {
+            match self.undo.pop() {
+                Some(Undo::Entry { overlay, key, before: Some(write) }) => {
+                    self.overlays[overlay].entries.insert(key, write);
+                }
+                Some(Undo::Entry { overlay, key, before: None }) => {
+                    self.overlays[overlay].entries.remove(&key);
+                }
+                Some(Undo::Range { overlay, removed }) => {
+                    self.overlays[overlay].ranges.pop();
+                    self.overlays[overlay].entries.extend(removed);
+                }
+                None => break,
+            }
+        }
+        true
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use isolith_index::Memtable;
+
+    fn space() -> Arc<Space> {
+        Arc::new(Space::new(1, Arc::new(Memtable::new(1))))
+    }
+
+    fn put(text: &str) -> Write {
+        Write::Put { value: Value::new(text.as_bytes()), expires_at: 0 }
+    }
+
+    fn show(set: &WriteSet) -> String {
+        let Some(overlay) = set.overlay(1) else { return String::new() };
+        let entries = overlay.entries().map(|(key, write)| match write {
+            Write::Put { value, .. } => {
+                format!("{}={}", key.escape_ascii(), value.escape_ascii())
+            }
+            Write::Delete => format!("{}-", key.escape_ascii()),
+        });
+        let ranges = overlay.ranges().iter().map(|range| format!("{range}"));
+        ranges.chain(entries).collect::<Vec<_>>().join(" ")
+    }
+
+    fn range(lower: &str, upper: &str) -> (KeyBound, KeyBound) {
+        (Bound::Included(lower.as_bytes().into()), Bound::Excluded(upper.as_bytes().into()))
+    }
+
+    #[test]
+    fn a_put_after_a_range_delete_survives_and_one_before_does_not() {
+        let (mut set, space) = (WriteSet::default(), space());
+        set.write(&space, b"b", put("1"));
+        let (lower, upper) = range("a", "m");
+        set.delete_range(&space, lower, upper);
+        set.write(&space, b"c", put("2"));
+        assert_eq!(show(&set), "[a, m) c=2");
+        let overlay = set.overlay(1).unwrap();
+        assert!(matches!(overlay.lookup(b"b"), Some(Write::Delete)));
+        assert!(matches!(overlay.lookup(b"c"), Some(Write::Put { .. })));
+        assert!(overlay.lookup(b"z").is_none());
+    }
+
+    #[test]
+    fn rollback_restores_what_a_range_delete_removed() {
+        let (mut set, space) = (WriteSet::default(), space());
+        set.write(&space, b"b", put("1"));
+        let outer = set.savepoint();
+        set.write(&space, b"b", put("2"));
+        let inner = set.savepoint();
+        let (lower, upper) = range("a", "m");
+        set.delete_range(&space, lower, upper);
+        set.write(&space, b"c", Write::Delete);
+        assert!(set.rollback_to(inner));
+        assert_eq!(show(&set), "b=2");
+        assert!(set.rollback_to(outer));
+        assert_eq!(show(&set), "b=1");
+        assert!(!set.rollback_to(inner), "a savepoint that was rolled over is refused");
+        set.write(&space, b"d", put("4"));
+        assert!(set.rollback_to(outer), "a savepoint can be used again");
+        assert_eq!(show(&set), "b=1");
+    }
+
+    #[test]
+    fn inverted_bounds_hold_nothing() {
+        let (mut set, space) = (WriteSet::default(), space());
+        set.write(&space, b"b", put("1"));
+        let overlay = set.overlay(1).unwrap();
+        let count = |l, u| overlay.range(l, u).count();
+        assert_eq!(count(Bound::Included(b"c"), Bound::Excluded(b"a")), 0);
+        assert_eq!(count(Bound::Excluded(b"b"), Bound::Excluded(b"b")), 0);
+        assert_eq!(count(Bound::Unbounded, Bound::Included(b"b")), 1);
+    }
+}
