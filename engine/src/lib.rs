@@ -1,1 +1,84 @@
-//! A concurrent embedded storage engine with MVCC.
+//! **isolith**: a concurrent embedded storage engine with MVCC: an ordered, durable, transactional
+//! key-value store that many threads read and write at once.
+//!
+//! ```
+//! # let directory = tempfile::tempdir()?;
+//! # let path = directory.path().join("data");
+//! use isolith::Database;
+//!
+//! let db = Database::open(path)?;
+//! let accounts = db.keyspace("accounts")?;
+//! accounts.put("alice", "100")?;
+//!
+//! db.transact(|tx| {
+//!     let balance = tx.get(&accounts, "alice")?.unwrap_or_default();
+//!     tx.put(&accounts, "bob", &balance)?;
+//!     tx.delete(&accounts, "alice")
+//! })?;
+//! assert_eq!(accounts.get("bob")?.as_deref(), Some(&b"100"[..]));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # What is promised
+//!
+//! - **An acknowledged commit survives** what its [`Durability`] says, and is there whole or not at
+//!   all, across every keyspace that it touched. What survives a crash is a prefix of the commit
+//!   order.
+//! - **Each transaction chooses its [`Isolation`]**; transactions of different levels run beside
+//!   each other, and each gets what its level promises. [`Isolation::Serializable`] is strict: the
+//!   serial order is the commit order and agrees with real time.
+//! - **Readers never wait for writers, and are never aborted.**
+//! - **Damage is told, never passed on**: see [`OpenError::Corrupt`].
+//! - **After a failed write or sync of the log** the database stops accepting writes and says so
+//!   ([`Error::ReadOnly`]); reads go on.
+//!
+//! # Where to begin
+//!
+//! [`Database`] opens and closes; [`Keyspace`] has operations that commit by themselves;
+//! [`Transaction`] groups them; [`Snapshot`] reads a moment in time; [`Error::retry`] says what to do
+//! about an error. What close, drop, fork and a panic do stands at [`Database`].
+
+#![forbid(unsafe_code)]
+
+mod database;
+mod keyspace;
+mod options;
+mod transaction;
+
+mod commit;
+mod pending;
+mod scan;
+mod snapshot;
+
+mod background;
+mod record;
+mod recovery;
+
+mod error;
+mod stats;
+
+pub mod steps;
+
+pub use database::Database;
+pub use error::{ConflictOn, Error, OpenError, Result, Retry, StallReason};
+pub use keyspace::{Entry, KeyRange, Keyspace};
+pub use options::{
+    Builder, CommitMode, KEY_BYTES_MAX, PutOptions, TransactionOptions, VALUE_BYTES_MAX,
+};
+pub use pending::{CommitInfo, Pending};
+pub use scan::{Pair, Range};
+pub use snapshot::Snapshot;
+pub use stats::Stats;
+pub use transaction::{CommitSteps, Observed, Transaction};
+
+pub use isolith_index::Slice;
+pub use isolith_txn::{BlockedBy, Interval, Isolation, KeyBound, Savepoint, Step};
+pub use isolith_wal::{
+    BackendChoice, Clock, Durability, IoBackend, LogStats, Lsn, Lsn as Timestamp, ManualClock,
+    ReplayReport, SystemClock, TornTail,
+};
+
+/// The storage seam: other places for the files than a directory.
+pub mod storage {
+    pub use isolith_wal::storage::*;
+}

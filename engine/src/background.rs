@@ -1,0 +1,156 @@
+//! The engine's own threads: one that drives the log, one that prepares segments and sweeps.
+//!
+//! The log's thread leads batches for futures and for `Buffered` commits whose delay is over, so
+//! that `poll` never waits for a disk. The other keeps a segment zero-written ahead, deletes what has
+//! expired, and prunes chains that nobody writes to any more. Neither keeps the database open: the
+//! second holds it only for the length of one round.
+
+use std::collections::HashMap;
+use std::ops::{Bound, ControlFlow};
+use std::sync::{Arc, Weak};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use isolith_index::{Direction, Slice, pin};
+use isolith_txn::{Space, SpaceId};
+use isolith_wal::{Durability, Log, Preparation};
+
+use crate::database::Core;
+use crate::options::TransactionOptions;
+
+/// The time between two rounds of upkeep.
+const ROUND: Duration = Duration::from_millis(20);
+/// Keys looked at in one round, per keyspace.
+const SWEEP_KEYS: usize = 1024;
+/// Expired keys deleted in one transaction.
+const SWEEP_DELETES: usize = 128;
+
+/// The threads of one database.
+#[derive(Debug, Default)]
+pub(crate) struct Background {
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Background {
+    /// Starts the threads. Where one cannot be had the database works without it: committers lead
+    /// the log themselves.
+    pub(crate) fn start(core: &Arc<Core>) -> Self {
+        let mut threads = Vec::with_capacity(2);
+        if let Some(log) = core.log() {
+            let log = Arc::clone(log);
+            let named = thread::Builder::new().name("isolith-log".into());
+            threads.extend(named.spawn(move || log.drive()));
+        }
+        let (log, core) = (core.log().cloned(), Arc::downgrade(core));
+        let named = thread::Builder::new().name("isolith-upkeep".into());
+        threads.extend(named.spawn(move || upkeep(log.as_deref(), &core)));
+        Self { threads }
+    }
+
+    /// Waits for the threads to end; they do once the log is shut down and the database closed.
+    pub(crate) fn join(&mut self) {
+        for thread in self.threads.drain(..) {
+            // The upkeep thread itself may hold the last handle for a moment.
+            if thread.thread().id() != thread::current().id() {
+                thread.thread().unpark();
+                // A panic in there was already reported by the panic hook.
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+fn upkeep(log: Option<&Log>, core: &Weak<Core>) {
+    let mut sweeps = Sweeps::default();
+    loop {
+        {
+            let Some(core) = core.upgrade() else { return };
+            if core.check_open().is_err() {
+                return;
+            }
+            sweeps.round(&core);
+        }
+        match log.map(|log| log.prepare(ROUND)) {
+            // It waited for the round's length, or has prepared a segment.
+            Some(Preparation::Idle | Preparation::Prepared) => {}
+            Some(Preparation::Over) if log.is_some_and(|log| log.poisoned().is_none()) => return,
+            // In memory, after a failure, or with a poisoned log: reads go on, and so does pruning.
+            Some(Preparation::Failed(_) | Preparation::Over) | None => thread::park_timeout(ROUND),
+        }
+    }
+}
+
+/// Where the sweep of each keyspace stands.
+#[derive(Debug, Default)]
+pub(crate) struct Sweeps {
+    after: HashMap<SpaceId, Slice>,
+}
+
+impl Sweeps {
+    /// Looks at the next keys of every keyspace: prunes their chains, deletes what has expired.
+    pub(crate) fn round(&mut self, core: &Arc<Core>) {
+        for (name, space) in core.spaces() {
+            let expired = self.look(core, &space);
+            for keys in expired.chunks(SWEEP_DELETES) {
+                // A conflict means that somebody writes there: the next pass comes back.
+                let _ = delete_expired(core, &name, &space, keys);
+            }
+        }
+    }
+
+    fn look(&mut self, core: &Core, space: &Arc<Space>) -> Vec<Slice> {
+        let mut expired = Vec::new();
+        let now = core.now();
+        let read = core.marks().acknowledged();
+        let view = core.prune_view();
+        let after = self.after.remove(&space.id);
+        let lower = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        let mut visits = 0;
+        let mut last = None;
+        let guard = pin();
+        space.memtable.scan((lower, Bound::Unbounded), Direction::Forward, &guard, |node| {
+            if space.may_expire()
+                && let Some(version) = node.lookup(read).version
+                && !version.live_at(now)
+            {
+                expired.push(Slice::from(node.key()));
+            }
+            visits += 1;
+            if visits == SWEEP_KEYS {
+                last = Some(Slice::from(node.key()));
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        });
+        let upper = last.as_deref().map_or(Bound::Unbounded, Bound::Included);
+        core.count_pruned(space.memtable.prune_range((lower, upper), &view, &guard).bytes);
+        if let Some(last) = last {
+            self.after.insert(space.id, last);
+        }
+        expired
+    }
+}
+
+/// Deletes those of `keys` that are still expired. A read makes the deletion depend on it: a key that
+/// is written meanwhile makes the commit fail, and nothing is lost.
+fn delete_expired(
+    core: &Arc<Core>,
+    name: &Arc<str>,
+    space: &Arc<Space>,
+    keys: &[Slice],
+) -> crate::Result<()> {
+    let keyspace = crate::Keyspace::new(Arc::clone(core), Arc::clone(space), Arc::clone(name));
+    let durability = Some(Durability::Buffered);
+    let mut transaction = core.begin(TransactionOptions { durability, ..Default::default() })?;
+    let mut count = 0;
+    for key in keys {
+        if transaction.get(&keyspace, key)?.is_none() {
+            transaction.delete(&keyspace, key)?;
+            count += 1;
+        }
+    }
+    // Decided is enough: what a crash takes back expires again.
+    let _decided = transaction.commit_pending()?;
+    core.count_expired(count);
+    Ok(())
+}

@@ -1,0 +1,289 @@
+//! The commit pipeline: who decides, in which order, and how the order becomes visible.
+//!
+//! Invariants (numbered in `docs/concurrency.md`, from which the whole protocol is told):
+//! 1. Commits are decided one at a time by whoever holds the window: the order of decisions is the
+//!    order of LSNs, of the log, and of visibility.
+//! 2. Inside the window there is no I/O, no allocation, no waiting and no user code. Records are
+//!    encoded, nodes found, versions made and log credits taken before it; garbage is dropped and
+//!    chains are pruned after it.
+//! 3. For each commit, in this order: verdict, LSN, record into the log's queue, write set into the
+//!    ring, versions linked, *visible*, *weak* (`Buffered`), outcome. So *visible* never passes a
+//!    commit whose versions are not all linked, and nobody is told of a commit that is not visible.
+//! 4. A refused request takes no LSN.
+//!
+//! **Combining** (flat combining: Hendler, Incze, Shavit and Tzafrir): a committer that finds the
+//! window free leads; others queue their request and wait for the leader's word. No wake-up is lost:
+//! a committer queues, fences, then tries the window; a leader releases the window, fences, then
+//! looks at the queue. One of the two sees the other.
+
+use std::sync::Arc;
+
+use crossbeam_queue::ArrayQueue;
+use isolith_index::pin;
+use isolith_txn::{Outcome, Recent, Request, Space, Verdict, Watermarks, decide};
+use isolith_wal::{Credit, Durability, Log, Lsn, Record};
+use parking_lot::{Mutex, MutexGuard};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+
+use crate::options::CommitMode;
+
+/// Requests that can be queued at once; more wait before the queue.
+const QUEUE_REQUESTS: usize = 1024;
+/// Decisions in one round at most, so that the leader's own commit is not kept waiting.
+const ROUND_REQUESTS: usize = 16;
+/// Looks at the outcome before a waiting committer goes to sleep.
+const SPINS: u32 = 2000;
+
+/// A request with what the log gets of it.
+#[derive(Debug)]
+pub(crate) struct Commit {
+    pub(crate) request: Request,
+    pub(crate) durability: Durability,
+    /// The record and the room reserved for it; none where there is no log. Taken by the leader.
+    record: Mutex<Option<(Record, Credit)>>,
+    /// The keyspace that this commit drops.
+    drops: Option<Arc<Space>>,
+}
+
+impl Commit {
+    pub(crate) fn new(
+        request: Request,
+        durability: Durability,
+        record: Option<(Record, Credit)>,
+        drops: Option<Arc<Space>>,
+    ) -> Arc<Self> {
+        Arc::new(Self { request, durability, record: Mutex::new(record), drops })
+    }
+}
+
+/// What the ring of recent write sets holds.
+#[derive(Debug)]
+struct Kept(Arc<Commit>);
+
+impl AsRef<Request> for Kept {
+    fn as_ref(&self) -> &Request {
+        &self.0.request
+    }
+}
+
+/// What the window's leader owns.
+#[derive(Debug)]
+struct Window {
+    next: Lsn,
+    recent: Recent<Kept>,
+    closed: bool,
+}
+
+/// The pipeline of one database.
+#[derive(Debug)]
+pub(crate) struct Pipeline {
+    mode: CommitMode,
+    queue: ArrayQueue<Arc<Commit>>,
+    window: Mutex<Window>,
+    marks: Arc<Watermarks>,
+    log: Option<Arc<Log>>,
+    commits: AtomicU64,
+    refusals: AtomicU64,
+    sent_back: AtomicU64,
+}
+
+impl Pipeline {
+    pub(crate) fn new(
+        mode: CommitMode,
+        marks: Arc<Watermarks>,
+        log: Option<Arc<Log>>,
+        first_new: Lsn,
+    ) -> Self {
+        let recovered = marks.visible();
+        Self {
+            mode,
+            queue: ArrayQueue::new(QUEUE_REQUESTS),
+            window: Mutex::new(Window {
+                next: first_new,
+                recent: Recent::new(recovered),
+                closed: false,
+            }),
+            marks,
+            log,
+            commits: AtomicU64::new(0),
+            refusals: AtomicU64::new(0),
+            sent_back: AtomicU64::new(0),
+        }
+    }
+
+    /// Whether a test decides when rounds happen.
+    pub(crate) fn is_stepped(&self) -> bool {
+        self.mode == CommitMode::Stepped
+    }
+
+    /// Commits, refusals and send-backs so far.
+    pub(crate) fn counts(&self) -> (u64, u64, u64) {
+        // Relaxed: statistics.
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        (load(&self.commits), load(&self.refusals), load(&self.sent_back))
+    }
+
+    /// Hands a request in and, unless rounds are stepped by a test, waits for its outcome.
+    pub(crate) fn decide(&self, commit: &Arc<Commit>) -> Option<Outcome> {
+        // Pinned before the window is taken: a first pin may collect garbage, which has no place
+        // inside it (invariant 2).
+        let _pin = pin();
+        match self.mode {
+            CommitMode::Serial => {
+                self.tenure(self.window.lock(), std::iter::once(Arc::clone(commit)));
+            }
+            CommitMode::Stepped => self.enqueue(commit),
+            CommitMode::Combining => {
+                if let Some(window) = self.window.try_lock() {
+                    let own = std::iter::once(Arc::clone(commit));
+                    self.tenure(window, own.chain(self.queued()));
+                    self.lead();
+                } else {
+                    self.enqueue(commit);
+                    self.lead();
+                    return Some(self.wait(commit));
+                }
+            }
+        }
+        commit.request.state.outcome()
+    }
+
+    fn enqueue(&self, commit: &Arc<Commit>) {
+        let mut commit = Arc::clone(commit);
+        while let Err(full) = self.queue.push(commit) {
+            commit = full;
+            if self.mode == CommitMode::Combining {
+                self.lead();
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    /// Leads, round after round, while there are requests and nobody else does.
+    fn lead(&self) {
+        loop {
+            // SeqCst: between this thread's push or release of the window and its look at the
+            // queue and the window; pairs with itself in every other thread (module head).
+            fence(Ordering::SeqCst);
+            if self.queue.is_empty() {
+                return;
+            }
+            let Some(window) = self.window.try_lock() else { return };
+            self.tenure(window, self.queued());
+        }
+    }
+
+    /// The queued requests, oldest first.
+    fn queued(&self) -> impl Iterator<Item = Arc<Commit>> {
+        std::iter::from_fn(|| self.queue.pop())
+    }
+
+    /// Holds the window for one round, then drops what left the ring.
+    fn tenure(
+        &self,
+        mut window: MutexGuard<'_, Window>,
+        requests: impl Iterator<Item = Arc<Commit>>,
+    ) -> usize {
+        let mut left = [const { None }; ROUND_REQUESTS];
+        let decided = self.round(&mut window, requests.take(ROUND_REQUESTS), &mut left);
+        drop(window);
+        drop(left);
+        decided
+    }
+
+    /// Waits for the leader's word: spins shortly, since a wake-up costs many times a decision, then
+    /// sleeps. A leader is sure to come: the request is queued and `lead` found the window taken.
+    fn wait(&self, commit: &Commit) -> Outcome {
+        let state = &commit.request.state;
+        for spin in 0..SPINS {
+            if let Some(outcome) = state.outcome() {
+                return outcome;
+            }
+            if spin % 64 == 63 {
+                std::thread::yield_now();
+            } else {
+                std::hint::spin_loop();
+            }
+        }
+        state.sleep();
+        loop {
+            if let Some(outcome) = state.outcome() {
+                return outcome;
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    /// One round: judges and applies each request (invariants 2 to 4).
+    /// What leaves the ring is moved to `left`.
+    fn round(
+        &self,
+        window: &mut Window,
+        requests: impl Iterator<Item = Arc<Commit>>,
+        left: &mut [Option<Kept>; ROUND_REQUESTS],
+    ) -> usize {
+        let mut decided = 0;
+        for (commit, left) in requests.zip(left) {
+            decided += 1;
+            let request = &commit.request;
+            let exhausted = window.next.counter() >= Lsn::COUNTER_MAX;
+            if window.closed || exhausted {
+                self.count(&self.refusals);
+                request.state.finish(Outcome::Refused);
+                continue;
+            }
+            match decide(request, &window.recent) {
+                Verdict::Commit => {
+                    let lsn = window.next;
+                    window.next = lsn.next();
+                    if let (Some(log), Some((record, credit))) =
+                        (&self.log, commit.record.lock().take())
+                    {
+                        log.append(lsn, record, commit.durability, credit);
+                    }
+                    *left = window.recent.push(lsn, Kept(Arc::clone(&commit)));
+                    for writes in &request.writes {
+                        writes.prepared.install(lsn);
+                    }
+                    if let Some(space) = &commit.drops {
+                        space.drop_at(lsn);
+                    }
+                    self.marks.publish(lsn);
+                    if self.log.is_none() || commit.durability == Durability::Buffered {
+                        self.marks.raise_weak(lsn);
+                    }
+                    self.count(&self.commits);
+                    request.state.finish(Outcome::Committed(lsn));
+                }
+                Verdict::SendBack => {
+                    self.count(&self.sent_back);
+                    request.state.finish(Outcome::SentBack);
+                }
+                verdict => {
+                    self.count(&self.refusals);
+                    request.refuse(verdict);
+                    request.state.finish(Outcome::Refused);
+                }
+            }
+        }
+        decided
+    }
+
+    /// Counts under the window's mutex: a plain addition.
+    fn count(&self, counter: &AtomicU64) {
+        // Relaxed: a statistic, written only by the window's leader.
+        counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    /// Decides up to `requests` queued requests: a test's hand on the window.
+    pub(crate) fn step(&self, requests: usize) -> usize {
+        let _pin = pin();
+        self.tenure(self.window.lock(), self.queued().take(requests))
+    }
+
+    /// From now on every request is refused.
+    pub(crate) fn close(&self) {
+        self.window.lock().closed = true;
+        self.lead();
+    }
+}

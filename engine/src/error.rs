@@ -1,0 +1,350 @@
+//! Every error that a user can meet, and what to do about it.
+//!
+//! [`OpenError`] is what opening a database can come to; [`Error`] is everything after that.
+//! [`Error::retry`] says whether trying again can help.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::time::Duration;
+
+use isolith_index::Slice;
+use isolith_txn::{ConflictKind, Interval};
+use isolith_wal::Lsn;
+
+/// The result of an operation on a database.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What a failed operation came to.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// Another transaction changed what this one depends on. Nothing was changed.
+    Conflict {
+        /// The keyspace.
+        keyspace: String,
+        /// What the dependency was.
+        what: ConflictOn,
+        /// The commit that broke it, where it is known.
+        other: Option<Lsn>,
+    },
+    /// Writes do not go on at the moment. Nothing was changed.
+    Stalled {
+        /// What they wait for.
+        reason: StallReason,
+    },
+    /// The log failed after the transaction was decided: it may or may not survive a restart.
+    /// Never retried by isolith.
+    CommitUnknown {
+        /// The timestamp that it was decided at.
+        at: Lsn,
+    },
+    /// The database accepts no more writes until it is reopened; reads go on.
+    ReadOnly {
+        /// Why.
+        cause: String,
+    },
+    /// The transaction was begun read-only.
+    ReadOnlyTransaction,
+    /// The transaction holds more than it may.
+    TransactionTooLarge {
+        /// Bytes that it holds.
+        bytes: usize,
+        /// Bytes that it may hold.
+        bytes_max: usize,
+    },
+    /// A key is longer than [`KEY_BYTES_MAX`](crate::KEY_BYTES_MAX).
+    KeyTooLarge {
+        /// Its length in bytes.
+        bytes: usize,
+    },
+    /// A value is longer than [`VALUE_BYTES_MAX`](crate::VALUE_BYTES_MAX).
+    ValueTooLarge {
+        /// Its length in bytes.
+        bytes: usize,
+    },
+    /// A keyspace's name is empty or longer than 255 bytes.
+    InvalidKeyspaceName,
+    /// The keyspace was dropped.
+    KeyspaceDropped {
+        /// Its name.
+        keyspace: String,
+    },
+    /// The keyspace belongs to another database.
+    ForeignKeyspace {
+        /// Its name.
+        keyspace: String,
+    },
+    /// The savepoint is not a live one of this transaction.
+    UnknownSavepoint,
+    /// Four million snapshots are live at once.
+    TooManySnapshots,
+    /// The database was closed.
+    Closed,
+    /// This process was forked from the one that opened the database; only that one may use it.
+    Forked,
+    /// The user's own error, given to [`Transaction::abort`](crate::Transaction::abort).
+    Aborted(Box<dyn StdError + Send + Sync>),
+    /// The database could not be opened.
+    Open(OpenError),
+}
+
+/// What a conflict was about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConflictOn {
+    /// A key that was read has changed since.
+    Read(Slice),
+    /// An interval that was examined has changed since.
+    Range(Interval),
+    /// A key to be written was written by another first (first committer wins).
+    Write(Slice),
+    /// A range to be deleted was written to by another first.
+    WriteRange,
+}
+
+impl ConflictOn {
+    /// The kind of dependency.
+    pub fn kind(&self) -> ConflictKind {
+        match self {
+            ConflictOn::Read(_) => ConflictKind::Read,
+            ConflictOn::Range(_) => ConflictKind::Range,
+            ConflictOn::Write(_) | ConflictOn::WriteRange => ConflictKind::Write,
+        }
+    }
+}
+
+/// What stalled writes wait for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StallReason {
+    /// The memory budget is used up. Deletes are still admitted, from a reserve.
+    Memory {
+        /// Bytes held.
+        bytes: usize,
+        /// Bytes allowed.
+        bytes_max: usize,
+    },
+    /// The disk has no room for the next log segment; it is tried again as time goes by.
+    LogSpace {
+        /// What the disk said.
+        cause: String,
+    },
+    /// The log's queue is full: the disk does not keep up.
+    LogQueue,
+}
+
+/// Whether trying again can help.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// It cannot: the request, or the database, has to change first.
+    Never,
+    /// Run the whole transaction again.
+    Now,
+    /// Run it again after a while.
+    After(Duration),
+}
+
+impl Error {
+    /// What to do about this error.
+    pub fn retry(&self) -> Retry {
+        match self {
+            Error::Conflict { .. } => Retry::Now,
+            Error::Stalled { .. } => Retry::After(Duration::from_millis(100)),
+            _ => Retry::Never,
+        }
+    }
+
+    /// The user's own error, if this is one of type `E`.
+    pub fn aborted<E: StdError + 'static>(&self) -> Option<&E> {
+        match self {
+            Error::Aborted(error) => error.downcast_ref(),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Conflict { keyspace, what, other } => {
+                let show = |key: &Slice| key.escape_ascii().to_string();
+                match what {
+                    ConflictOn::Read(key) => {
+                        write!(
+                            f,
+                            "key '{}' in '{keyspace}', read by this transaction, was changed by another",
+                            show(key)
+                        )?;
+                    }
+                    ConflictOn::Range(interval) => {
+                        write!(
+                            f,
+                            "the range {interval} in '{keyspace}', examined by this transaction, was changed by another"
+                        )?;
+                    }
+                    ConflictOn::Write(key) => {
+                        write!(
+                            f,
+                            "key '{}' in '{keyspace}' was written by another transaction first",
+                            show(key)
+                        )?;
+                    }
+                    ConflictOn::WriteRange => {
+                        write!(
+                            f,
+                            "a range to be deleted in '{keyspace}' was written to by another transaction first"
+                        )?;
+                    }
+                }
+                if let Some(other) = other {
+                    write!(f, " (at {other})")?;
+                }
+                write!(f, "; run the transaction again")
+            }
+            Error::Stalled { reason } => write!(f, "writes are stalled: {reason}; try again later"),
+            Error::CommitUnknown { at } => write!(
+                f,
+                "the log failed after the transaction was decided at {at}: reopen the database to learn whether it survived"
+            ),
+            Error::ReadOnly { cause } => {
+                write!(f, "the database accepts no writes until it is reopened: {cause}")
+            }
+            Error::ReadOnlyTransaction => write!(f, "the transaction was begun read-only"),
+            Error::TransactionTooLarge { bytes, bytes_max } => write!(
+                f,
+                "the transaction holds {bytes} bytes of the {bytes_max} allowed: split it into smaller ones"
+            ),
+            Error::KeyTooLarge { bytes } => {
+                write!(f, "a key of {bytes} bytes; at most {} are allowed", crate::KEY_BYTES_MAX)
+            }
+            Error::ValueTooLarge { bytes } => {
+                write!(
+                    f,
+                    "a value of {bytes} bytes; at most {} are allowed",
+                    crate::VALUE_BYTES_MAX
+                )
+            }
+            Error::InvalidKeyspaceName => {
+                write!(f, "a keyspace's name has 1 to 255 bytes")
+            }
+            Error::KeyspaceDropped { keyspace } => write!(f, "keyspace '{keyspace}' was dropped"),
+            Error::ForeignKeyspace { keyspace } => {
+                write!(f, "keyspace '{keyspace}' belongs to another database")
+            }
+            Error::UnknownSavepoint => {
+                write!(f, "the savepoint is not a live one of this transaction")
+            }
+            Error::TooManySnapshots => write!(f, "too many snapshots are open at once"),
+            Error::Closed => write!(f, "the database is closed"),
+            Error::Forked => {
+                write!(
+                    f,
+                    "this process was forked from the one that opened the database; open it anew"
+                )
+            }
+            Error::Aborted(error) => write!(f, "{error}"),
+            Error::Open(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            Error::Aborted(error) => Some(&**error),
+            Error::Open(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl From<OpenError> for Error {
+    fn from(error: OpenError) -> Self {
+        Error::Open(error)
+    }
+}
+
+impl fmt::Display for StallReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StallReason::Memory { bytes, bytes_max } => {
+                write!(f, "{bytes} of {bytes_max} bytes of memory are used")
+            }
+            StallReason::LogSpace { cause } => {
+                write!(f, "no room for the next log segment ({cause})")
+            }
+            StallReason::LogQueue => write!(f, "the log's queue is full"),
+        }
+    }
+}
+
+/// Why a database could not be opened.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// Another process, or another handle of this one, has it open.
+    Locked {
+        /// The lock file.
+        path: String,
+    },
+    /// The directory holds files that are not isolith's.
+    NotADatabase {
+        /// The file or directory in question.
+        path: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A newer isolith wrote it.
+    FormatTooNew {
+        /// The file.
+        path: String,
+        /// Its format number.
+        found: u32,
+        /// The newest format number that this isolith reads.
+        supported: u32,
+    },
+    /// A file is damaged: more than a crash can explain.
+    Corrupt {
+        /// The file.
+        file: String,
+        /// Where in the file, in bytes.
+        offset: u64,
+        /// What is wrong there.
+        what: String,
+    },
+    /// The operating system refused.
+    Io {
+        /// What was attempted.
+        what: String,
+        /// What it said.
+        source: std::io::Error,
+    },
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            OpenError::Locked { path } => {
+                write!(f, "the database is in use: another process holds {path}")
+            }
+            OpenError::NotADatabase { path, what } => {
+                write!(f, "{path} is not an isolith database: {what}")
+            }
+            OpenError::FormatTooNew { path, found, supported } => write!(
+                f,
+                "{path} has format {found}, written by a newer isolith; this one reads up to {supported}"
+            ),
+            OpenError::Corrupt { file, offset, what } => {
+                write!(f, "{file} is damaged at byte {offset}: {what}")
+            }
+            OpenError::Io { what, source } => write!(f, "{what}: {source}"),
+        }
+    }
+}
+
+impl StdError for OpenError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            OpenError::Io { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! A named, ordered map of keys to values, and its autocommit operations.
+
+use std::fmt;
+use std::ops::{
+    Bound, Range as StdRange, RangeFrom, RangeFull, RangeInclusive, RangeTo, RangeToInclusive,
+};
+use std::sync::Arc;
+
+use isolith_index::{Slice, VersionRef, pin};
+use isolith_txn::{Interval, KeyBound, Space, Watermarks, Write};
+use isolith_wal::Lsn;
+
+use crate::database::Core;
+use crate::error::{Error, Result};
+use crate::options::{PutOptions, TransactionOptions};
+use crate::scan::{Range, prefix_interval};
+use crate::transaction::{check_key, check_value, value_of};
+
+/// Tries without a snapshot slot before an autocommit read takes one.
+const SLOTLESS_TRIES: usize = 3;
+
+/// A value and when it expires.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The value.
+    pub value: Slice,
+    /// When it expires, in Unix milliseconds; `None` for never.
+    pub expires_at: Option<u64>,
+}
+
+impl Entry {
+    pub(crate) fn of(version: VersionRef<'_>) -> Self {
+        let expires_at = version.expires_at();
+        Self { value: version.slice(), expires_at: (expires_at != 0).then_some(expires_at) }
+    }
+}
+
+/// A range of keys: any of Rust's range expressions over anything that is bytes, `..` included, or
+/// a pair of bounds.
+pub trait KeyRange {
+    /// The two ends, copied.
+    fn into_interval(self) -> Interval;
+}
+
+fn copied<K: AsRef<[u8]>>(lower: Bound<K>, upper: Bound<K>) -> Interval {
+    let copy = |bound: Bound<K>| -> KeyBound { bound.map(|key| Slice::from(key.as_ref())) };
+    Interval { lower: copy(lower), upper: copy(upper) }
+}
+
+impl KeyRange for RangeFull {
+    fn into_interval(self) -> Interval {
+        Interval { lower: Bound::Unbounded, upper: Bound::Unbounded }
+    }
+}
+
+impl<K: AsRef<[u8]>> KeyRange for StdRange<K> {
+    fn into_interval(self) -> Interval {
+        copied(Bound::Included(self.start), Bound::Excluded(self.end))
+    }
+}
+
+impl<K: AsRef<[u8]> + Clone> KeyRange for RangeInclusive<K> {
+    fn into_interval(self) -> Interval {
+        let (start, end) = self.into_inner();
+        copied(Bound::Included(start), Bound::Included(end))
+    }
+}
+
+impl<K: AsRef<[u8]>> KeyRange for RangeFrom<K> {
+    fn into_interval(self) -> Interval {
+        copied(Bound::Included(self.start), Bound::Unbounded)
+    }
+}
+
+impl<K: AsRef<[u8]>> KeyRange for RangeTo<K> {
+    fn into_interval(self) -> Interval {
+        copied(Bound::Unbounded, Bound::Excluded(self.end))
+    }
+}
+
+impl<K: AsRef<[u8]>> KeyRange for RangeToInclusive<K> {
+    fn into_interval(self) -> Interval {
+        copied(Bound::Unbounded, Bound::Included(self.end))
+    }
+}
+
+impl<K: AsRef<[u8]>> KeyRange for (Bound<K>, Bound<K>) {
+    fn into_interval(self) -> Interval {
+        copied(self.0, self.1)
+    }
+}
+
+/// A named, ordered map of keys to values. Cheap to clone, usable from any thread; it keeps the
+/// database open.
+///
+/// Its own operations commit by themselves. A read sees the last acknowledged commit and writes no
+/// memory that threads share.
+#[derive(Clone)]
+pub struct Keyspace {
+    core: Arc<Core>,
+    space: Arc<Space>,
+    name: Arc<str>,
+}
+
+impl fmt::Debug for Keyspace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Keyspace").field(&self.name).finish()
+    }
+}
+
+impl Keyspace {
+    pub(crate) fn new(core: Arc<Core>, space: Arc<Space>, name: Arc<str>) -> Self {
+        Self { core, space, name }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn space(&self) -> &Arc<Space> {
+        &self.space
+    }
+
+    pub(crate) fn dropped(&self) -> Error {
+        Error::KeyspaceDropped { keyspace: self.name.to_string() }
+    }
+
+    /// Refuses a keyspace of another database.
+    pub(crate) fn check(&self, core: &Arc<Core>) -> Result<()> {
+        if Arc::ptr_eq(&self.core, core) {
+            return Ok(());
+        }
+        Err(Error::ForeignKeyspace { keyspace: self.name.to_string() })
+    }
+
+    /// Reads a key at the newest timestamp that `mark` gives, without a slot where that is safe: if
+    /// the walk skipped a newer version, a pruner may have removed the one that was wanted, unless
+    /// the mark has not moved (protocol rule 6). Returns the largest LSN seen, too.
+    fn read_newest<R>(
+        &self,
+        key: &[u8],
+        mark: fn(&Watermarks) -> Lsn,
+        read: impl FnOnce(Option<VersionRef<'_>>) -> R,
+    ) -> Result<(R, Lsn)> {
+        self.core.check_open()?;
+        let marks = self.core.marks();
+        let guard = pin();
+        for _ in 0..SLOTLESS_TRIES {
+            // First the timestamp, then the versions.
+            let at = mark(marks);
+            let found = self.space.memtable.lookup(key, at, &guard);
+            if found.skipped_newer && mark(marks) != at {
+                continue;
+            }
+            return Ok((read(self.alive(found.version, at)?), found.observed));
+        }
+        let slot = self.core.register(mark)?;
+        let at = slot.timestamp();
+        let found = self.space.memtable.lookup(key, at, &guard);
+        Ok((read(self.alive(found.version, at)?), found.observed))
+    }
+
+    /// Drops a version that has expired; an error if the keyspace does not exist at `at`.
+    fn alive<'g>(
+        &self,
+        version: Option<VersionRef<'g>>,
+        at: Lsn,
+    ) -> Result<Option<VersionRef<'g>>> {
+        if !self.space.exists_at(at) {
+            return Err(self.dropped());
+        }
+        // The clock is read only for a value that can expire.
+        Ok(version.filter(|v| v.expires_at() == 0 || v.live_at(self.core.now())))
+    }
+
+    /// The value of a key, if there is one.
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Slice>> {
+        let slice = |version: Option<VersionRef<'_>>| version.map(|version| version.slice());
+        Ok(self.read_newest(key.as_ref(), Watermarks::acknowledged, slice)?.0)
+    }
+
+    /// Lends the value of a key to `read` without copying it. `read` runs under an epoch pin: keep
+    /// it short.
+    pub fn get_with<R>(
+        &self,
+        key: impl AsRef<[u8]>,
+        read: impl FnOnce(&[u8]) -> R,
+    ) -> Result<Option<R>> {
+        let lend = |version: Option<VersionRef<'_>>| version.map(|version| read(version.value()));
+        Ok(self.read_newest(key.as_ref(), Watermarks::acknowledged, lend)?.0)
+    }
+
+    /// The value of a key and when it expires, if there is one.
+    pub fn get_entry(&self, key: impl AsRef<[u8]>) -> Result<Option<Entry>> {
+        let entry = |version: Option<VersionRef<'_>>| version.map(Entry::of);
+        Ok(self.read_newest(key.as_ref(), Watermarks::acknowledged, entry)?.0)
+    }
+
+    /// Reads at *visible*, or at `S` if that covers `token` already; with the newest LSN seen.
+    pub(crate) fn entry_after(&self, key: &[u8], token: Lsn) -> Result<(Option<Entry>, Lsn)> {
+        let entry = |version: Option<VersionRef<'_>>| version.map(Entry::of);
+        let mark = if token > self.core.marks().acknowledged() {
+            Watermarks::visible
+        } else {
+            Watermarks::acknowledged
+        };
+        self.read_newest(key, mark, entry)
+    }
+
+    /// Whether a key has a value.
+    pub fn contains(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+        let some = |version: Option<VersionRef<'_>>| version.is_some();
+        Ok(self.read_newest(key.as_ref(), Watermarks::acknowledged, some)?.0)
+    }
+
+    /// Gives a key a value. Returns once the put is as durable as the database's default asks.
+    pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
+        self.put_with(key, value, PutOptions::default())
+    }
+
+    /// [`Keyspace::put`] with an expiry or a durability of its own.
+    pub fn put_with(
+        &self,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        options: PutOptions,
+    ) -> Result<()> {
+        let (key, value) = (key.as_ref(), value.as_ref());
+        check_key(key)?;
+        check_value(value)?;
+        let write =
+            Write::Put { value: value_of(value), expires_at: options.expires_at.unwrap_or(0) };
+        self.core.commit_one(&self.space, key, write, options.durability)
+    }
+
+    /// Removes a key; fine if it is absent.
+    pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<()> {
+        let key = key.as_ref();
+        check_key(key)?;
+        self.core.commit_one(&self.space, key, Write::Delete, None)
+    }
+
+    /// Removes every key within bounds: one operation, visible at once, whatever it covers.
+    pub fn delete_range(&self, bounds: impl KeyRange) -> Result<()> {
+        let mut transaction = self.core.begin(TransactionOptions::default())?;
+        transaction.delete_range(self, bounds)?;
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// Replaces the value of a key if it is `expected` (`None`: absent) by `new` (`None`: removes
+    /// it). `Ok(Err(found))` says what was there instead, and changes nothing.
+    pub fn compare_and_swap(
+        &self,
+        key: impl AsRef<[u8]>,
+        expected: Option<&[u8]>,
+        new: Option<&[u8]>,
+    ) -> Result<Result<(), Option<Slice>>> {
+        let key = key.as_ref();
+        self.core.transact(TransactionOptions::default(), |transaction| {
+            let found = transaction.get(self, key)?;
+            if found.as_deref() != expected {
+                return Ok(Err(found));
+            }
+            match new {
+                Some(value) => transaction.put(self, key, value)?,
+                None => transaction.delete(self, key)?,
+            }
+            Ok(Ok(()))
+        })
+    }
+
+    /// The keys and values within bounds at the last acknowledged commit, in key order, from either
+    /// end. The iterator reads one snapshot, which it holds.
+    pub fn range(&self, bounds: impl KeyRange) -> Range<'static> {
+        self.scan(bounds.into_interval())
+    }
+
+    /// The keys that begin with `prefix`, and their values.
+    pub fn prefix(&self, prefix: impl AsRef<[u8]>) -> Range<'static> {
+        self.scan(prefix_interval(prefix.as_ref()))
+    }
+
+    fn scan(&self, bounds: Interval) -> Range<'static> {
+        match self.core.snapshot(Watermarks::acknowledged) {
+            Ok(snapshot) => snapshot.scan(self, bounds),
+            Err(error) => Range::failed(self.clone(), error),
+        }
+    }
+
+    /// The number of keys at the last acknowledged commit. Exact, and linear in the number of keys.
+    pub fn len(&self) -> Result<usize> {
+        let mut range = self.range(..);
+        range.try_fold(0, |count, pair| pair.map(|_| count + 1))
+    }
+
+    /// Whether there is no key.
+    pub fn is_empty(&self) -> Result<bool> {
+        Ok(self.range(..).next().transpose()?.is_none())
+    }
+
+    /// An upper bound of the number of keys, at no cost: deleted and expired keys count until they
+    /// are cleaned up.
+    pub fn approximate_len(&self) -> usize {
+        self.space.memtable.nodes()
+    }
+}

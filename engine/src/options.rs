@@ -1,0 +1,190 @@
+//! What a database and a transaction can be asked for, with the defaults and their reasons.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use isolith_txn::Isolation;
+use isolith_wal::{Clock, Durability, IoBackend, Storage, SystemClock};
+
+use crate::database::Database;
+use crate::error::OpenError;
+
+/// The longest key, in bytes.
+pub const KEY_BYTES_MAX: usize = 64 << 10;
+/// The longest value, in bytes.
+pub const VALUE_BYTES_MAX: usize = 512 << 20;
+
+/// How commits are decided.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CommitMode {
+    /// A leader takes the queue of ready transactions and decides them in short rounds (flat
+    /// combining).
+    #[default]
+    Combining,
+    /// One transaction at a time under one mutex, the log's sync outside of it. The plain version:
+    /// the oracle of the tests and the baseline of the benchmarks.
+    Serial,
+    /// Nobody leads: a test decides when a round happens (see [`steps`](crate::steps)).
+    Stepped,
+}
+
+/// Gathers the options of a database and opens it.
+#[derive(Clone)]
+pub struct Builder {
+    pub(crate) path: Option<PathBuf>,
+    pub(crate) memory_bytes: usize,
+    pub(crate) durability: Durability,
+    pub(crate) commit_mode: CommitMode,
+    pub(crate) io: IoBackend,
+    pub(crate) segment_bytes: u64,
+    pub(crate) log_depth_max: usize,
+    pub(crate) transaction_bytes_max: usize,
+    pub(crate) stall_timeout: Duration,
+    pub(crate) buffered_delay: Duration,
+    pub(crate) storage: Option<Arc<dyn Storage>>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) threads: bool,
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("path", &self.path)
+            .field("memory_bytes", &self.memory_bytes)
+            .field("durability", &self.durability)
+            .field("commit_mode", &self.commit_mode)
+            .field("io", &self.io)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Builder {
+    pub(crate) fn new(path: Option<&Path>) -> Self {
+        Self {
+            path: path.map(Path::to_path_buf),
+            memory_bytes: 1 << 30,
+            durability: Durability::Sync,
+            commit_mode: CommitMode::default(),
+            io: IoBackend::Auto,
+            segment_bytes: 64 << 20,
+            log_depth_max: 4,
+            transaction_bytes_max: 1 << 30,
+            stall_timeout: Duration::from_secs(10),
+            buffered_delay: Duration::from_millis(10),
+            storage: None,
+            clock: Arc::new(SystemClock),
+            threads: true,
+        }
+    }
+
+    /// A database that lives in memory alone: no directory, no log; every commit counts as durable
+    /// once it is visible, and all is gone with the last handle.
+    pub fn in_memory() -> Self {
+        Self::new(None)
+    }
+
+    /// Bytes of memory for keys, versions and index. Beyond it writes are refused with
+    /// [`Error::Stalled`](crate::Error::Stalled), but for deletes, which a reserve of a sixteenth
+    /// on top admits. Default: 1 GiB.
+    pub fn memory(mut self, bytes: u64) -> Self {
+        self.memory_bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        self
+    }
+
+    /// The durability of transactions that do not choose one. Default: [`Durability::Sync`].
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// How commits are decided. Default: [`CommitMode::Combining`].
+    pub fn commit_mode(mut self, mode: CommitMode) -> Self {
+        self.commit_mode = mode;
+        self
+    }
+
+    /// Which system calls write the log. Default: [`IoBackend::Auto`], io_uring where it is allowed.
+    pub fn io(mut self, io: IoBackend) -> Self {
+        self.io = io;
+        self
+    }
+
+    /// The size of a log segment in bytes; segments are zero-written ahead of use. Default: 64 MiB.
+    pub fn segment_bytes(mut self, bytes: u64) -> Self {
+        self.segment_bytes = bytes;
+        self
+    }
+
+    /// Log batches in flight at once, 1 to 64. Default: 4.
+    pub fn log_depth_max(mut self, batches: usize) -> Self {
+        self.log_depth_max = batches.clamp(1, 64);
+        self
+    }
+
+    /// The most that one transaction may hold, reads and writes, in bytes. Default: 1 GiB.
+    pub fn transaction_bytes_max(mut self, bytes: usize) -> Self {
+        self.transaction_bytes_max = bytes.min(1 << 30);
+        self
+    }
+
+    /// How long a write waits for the log before it is refused with `Stalled`. Default: 10 s.
+    pub fn stall_timeout(mut self, timeout: Duration) -> Self {
+        self.stall_timeout = timeout;
+        self
+    }
+
+    /// How long a `Buffered` commit may stay in the log's buffer. Default: 10 ms.
+    pub fn buffered_delay(mut self, delay: Duration) -> Self {
+        self.buffered_delay = delay;
+        self
+    }
+
+    /// The files underneath; the path then only names the database in messages. For tests and for
+    /// storage of one's own.
+    pub fn storage(mut self, storage: Arc<dyn Storage>) -> Self {
+        self.storage = Some(storage);
+        self
+    }
+
+    /// Where expiry takes the time from. Default: the system's clock.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Whether the engine may start threads: one that drives the log for futures and delayed
+    /// batches, one that prepares segments and sweeps. Without them all is done by the callers, in
+    /// an order that a test can repeat; futures then make progress only while somebody waits or
+    /// writes. Default: true.
+    pub fn threads(mut self, threads: bool) -> Self {
+        self.threads = threads;
+        self
+    }
+
+    /// Opens the database, creating it if there is none, and replays its log.
+    pub fn open(self) -> Result<Database, OpenError> {
+        Database::open_with(self)
+    }
+}
+
+/// What a transaction is asked for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TransactionOptions {
+    /// What it is protected from. Default: serializable.
+    pub isolation: Isolation,
+    /// When its commit is acknowledged. Default: the database's.
+    pub durability: Option<Durability>,
+    /// A read-only transaction reads at the last acknowledged commit, never aborts and never waits.
+    pub read_only: bool,
+}
+
+/// What a single put is asked for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PutOptions {
+    /// When the value expires, in Unix milliseconds. Default: never.
+    pub expires_at: Option<u64>,
+    /// When the put is acknowledged. Default: the database's.
+    pub durability: Option<Durability>,
+}

@@ -1,0 +1,310 @@
+//! Ordered iteration over a keyspace, forward and reverse, with a transaction's own writes laid over.
+//!
+//! A [`Range`] fetches chunks: one epoch pin, one seek and a short walk each, so that a user may keep
+//! the iterator for as long as it likes and never holds an epoch. Both ends may be consumed.
+//!
+//! Invariants:
+//! 1. What is left to fetch lies strictly between the front chunk and the back chunk.
+//! 2. In a transaction that tracks its reads the recorded interval reaches from the range's end to
+//!    the last key *returned*; a fetched but unreturned key is not part of it. The end of the
+//!    iteration records the whole range.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::ops::{Bound, ControlFlow};
+
+use isolith_index::{Direction, Slice, pin};
+use isolith_txn::{Interval, IntervalId, KeyBound, Write};
+use isolith_wal::Lsn;
+
+use crate::error::{Error, Result};
+use crate::keyspace::Keyspace;
+use crate::snapshot::Snapshot;
+use crate::transaction::Transaction;
+
+/// Keys in the first chunk; each further one is twice as large.
+const CHUNK_FIRST: usize = 8;
+/// Keys in a chunk at most.
+const CHUNK_MAX: usize = 128;
+/// Nodes looked at under one epoch pin at most: deleted keys count, too.
+const VISITS_MAX: usize = 1024;
+
+/// A key and its value.
+pub type Pair = (Slice, Slice);
+
+/// What a range reads through.
+pub(crate) enum Source<'t> {
+    Transaction(&'t Transaction),
+    Snapshot(Snapshot),
+    /// The range could not be begun: its first item says why.
+    Failed(Option<Error>),
+}
+
+/// An iterator over keys and values in key order, from both ends. See
+/// [`Transaction::range`](crate::Transaction::range), [`Snapshot::range`](crate::Snapshot::range)
+/// and [`Keyspace::range`](crate::Keyspace::range).
+pub struct Range<'t> {
+    source: Source<'t>,
+    keyspace: Keyspace,
+    read: Lsn,
+    now: u64,
+    bounds: Interval,
+    /// What is left to fetch; `None` when all is fetched.
+    middle: Option<Interval>,
+    front: VecDeque<Pair>,
+    /// Descending.
+    back: VecDeque<Pair>,
+    chunk: usize,
+    front_interval: Option<IntervalId>,
+    back_interval: Option<IntervalId>,
+}
+
+impl fmt::Debug for Range<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Range")
+            .field("keyspace", &self.keyspace.name())
+            .field("bounds", &format_args!("{}", self.bounds))
+            .field("read", &self.read)
+            .finish_non_exhaustive()
+    }
+}
+
+/// All keys that begin with `prefix`.
+pub(crate) fn prefix_interval(prefix: &[u8]) -> Interval {
+    let mut upper = prefix.to_vec();
+    while upper.last() == Some(&0xff) {
+        upper.pop();
+    }
+    let upper = match upper.last_mut() {
+        Some(last) => {
+            *last += 1;
+            Bound::Excluded(Slice::from(upper))
+        }
+        None => Bound::Unbounded,
+    };
+    Interval { lower: Bound::Included(Slice::from(prefix)), upper }
+}
+
+impl<'t> Range<'t> {
+    pub(crate) fn new(
+        source: Source<'t>,
+        keyspace: Keyspace,
+        read: Lsn,
+        now: u64,
+        bounds: Interval,
+    ) -> Self {
+        let middle = (!is_empty(&bounds)).then(|| bounds.clone());
+        Self {
+            source,
+            keyspace,
+            read,
+            now,
+            bounds,
+            middle,
+            front: VecDeque::new(),
+            back: VecDeque::new(),
+            chunk: CHUNK_FIRST,
+            front_interval: None,
+            back_interval: None,
+        }
+    }
+
+    pub(crate) fn failed(keyspace: Keyspace, error: Error) -> Self {
+        let bounds = Interval { lower: Bound::Unbounded, upper: Bound::Unbounded };
+        Self::new(Source::Failed(Some(error)), keyspace, Lsn::ZERO, 0, bounds)
+    }
+
+    /// Fetches the next chunk from one end of what is left.
+    fn fetch(&mut self, direction: Direction) {
+        let Some(middle) = self.middle.take() else { return };
+        let space = self.keyspace.space();
+        let limit = self.chunk;
+        self.chunk = (self.chunk * 2).min(CHUNK_MAX);
+        let mut pairs: Vec<Pair> = Vec::with_capacity(limit);
+        let mut reached: Option<Slice> = None;
+        let mut observed = Lsn::ZERO;
+        let mut visits = 0;
+        let guard = pin();
+        let ends = (middle.lower_ref(), middle.upper_ref());
+        space.memtable.scan(ends, direction, &guard, |node| {
+            let found = node.lookup(self.read);
+            observed = observed.max(found.observed);
+            if let Some(version) = found.version
+                && version.live_at(self.now)
+            {
+                pairs.push((Slice::from(node.key()), version.slice()));
+            }
+            visits += 1;
+            if pairs.len() == limit || visits == VISITS_MAX {
+                reached = Some(Slice::from(node.key()));
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        });
+        drop(guard);
+        // What was covered by this chunk, and what is left after it.
+        let (covered, left) = match (reached, direction) {
+            (None, _) => (middle, None),
+            (Some(key), Direction::Forward) => (
+                Interval { lower: middle.lower, upper: Bound::Included(key.clone()) },
+                Some(Interval { lower: Bound::Excluded(key), upper: middle.upper }),
+            ),
+            (Some(key), Direction::Reverse) => (
+                Interval { lower: Bound::Included(key.clone()), upper: middle.upper },
+                Some(Interval { lower: middle.lower, upper: Bound::Excluded(key) }),
+            ),
+        };
+        if let Source::Transaction(transaction) = &self.source {
+            transaction.observe(observed);
+            self.lay_over(transaction, &covered, &mut pairs, direction);
+        }
+        self.middle = left.filter(|left| !is_empty(left));
+        match direction {
+            Direction::Forward => self.front.extend(pairs),
+            Direction::Reverse => self.back.extend(pairs),
+        }
+    }
+
+    /// Lays the transaction's own writes over a chunk.
+    fn lay_over(
+        &self,
+        transaction: &Transaction,
+        covered: &Interval,
+        pairs: &mut Vec<Pair>,
+        direction: Direction,
+    ) {
+        let Some(overlay) = transaction.overlay(self.keyspace.space().id) else { return };
+        pairs.retain(|(key, _)| overlay.lookup(key).is_none());
+        let before = pairs.len();
+        for (key, write) in overlay.range(covered.lower_ref(), covered.upper_ref()) {
+            if let Write::Put { value, expires_at } = write
+                && (*expires_at == 0 || *expires_at > self.now)
+            {
+                pairs.push((Slice::from(key), value.slice()));
+            }
+        }
+        if pairs.len() > before {
+            pairs.sort_unstable_by(|(a, _), (b, _)| match direction {
+                Direction::Forward => a.cmp(b),
+                Direction::Reverse => b.cmp(a),
+            });
+        }
+    }
+
+    /// Records how far the front end has looked.
+    fn examined_front(&mut self, upper: KeyBound) {
+        let Source::Transaction(transaction) = &self.source else { return };
+        let Some(mut reads) = transaction.tracked_reads() else { return };
+        match self.front_interval {
+            Some(id) => reads.extend_upper(id, upper),
+            None => {
+                let interval = Interval { lower: self.bounds.lower.clone(), upper };
+                self.front_interval = Some(reads.interval(self.keyspace.space(), interval));
+            }
+        }
+    }
+
+    /// Records how far the back end has looked.
+    fn examined_back(&mut self, lower: KeyBound) {
+        let Source::Transaction(transaction) = &self.source else { return };
+        let Some(mut reads) = transaction.tracked_reads() else { return };
+        match self.back_interval {
+            Some(id) => reads.extend_lower(id, lower),
+            None => {
+                let interval = Interval { lower, upper: self.bounds.upper.clone() };
+                self.back_interval = Some(reads.interval(self.keyspace.space(), interval));
+            }
+        }
+    }
+
+    /// What stops the iteration before the next item: the range was never begun, or the snapshot
+    /// that it reads may not be read any more.
+    fn failure(&mut self) -> Option<Error> {
+        let error = match &mut self.source {
+            Source::Failed(error) => {
+                self.middle = None;
+                return error.take();
+            }
+            Source::Transaction(transaction) => transaction.check().err(),
+            Source::Snapshot(snapshot) => snapshot.check().err(),
+        }?;
+        self.source = Source::Failed(None);
+        self.middle = None;
+        self.front.clear();
+        self.back.clear();
+        Some(error)
+    }
+}
+
+impl Iterator for Range<'_> {
+    type Item = Result<Pair>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Some(error) = self.failure() {
+            return Some(Err(error));
+        }
+        while self.front.is_empty() && self.middle.is_some() {
+            self.fetch(Direction::Forward);
+        }
+        match self.front.pop_front().or_else(|| self.back.pop_back()) {
+            Some(pair) => {
+                self.examined_front(Bound::Included(pair.0.clone()));
+                Some(Ok(pair))
+            }
+            None => {
+                self.examined_front(self.bounds.upper.clone());
+                None
+            }
+        }
+    }
+}
+
+impl DoubleEndedIterator for Range<'_> {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        if let Some(error) = self.failure() {
+            return Some(Err(error));
+        }
+        while self.back.is_empty() && self.middle.is_some() {
+            self.fetch(Direction::Reverse);
+        }
+        match self.back.pop_front().or_else(|| self.front.pop_back()) {
+            Some(pair) => {
+                self.examined_back(Bound::Included(pair.0.clone()));
+                Some(Ok(pair))
+            }
+            None => {
+                self.examined_back(self.bounds.lower.clone());
+                None
+            }
+        }
+    }
+}
+
+/// Whether no key can lie within.
+fn is_empty(interval: &Interval) -> bool {
+    !interval.overlaps(interval.lower_ref(), interval.upper_ref())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_prefix_is_the_next_prefix() {
+        let show = |prefix: &[u8]| prefix_interval(prefix).to_string();
+        assert_eq!(show(b"ab"), "[ab, ac)");
+        assert_eq!(show(b"a\xff"), "[a\\xff, b)");
+        assert_eq!(show(b"\xff\xff"), "[\\xff\\xff, +inf)");
+        assert_eq!(show(b""), "[, +inf)");
+    }
+
+    #[test]
+    fn inverted_and_hollow_bounds_are_empty() {
+        use crate::keyspace::KeyRange;
+        let empty = |bounds: (Bound<&str>, Bound<&str>)| is_empty(&bounds.into_interval());
+        assert!(empty((Bound::Included("b"), Bound::Excluded("a"))));
+        assert!(empty((Bound::Excluded("a"), Bound::Excluded("a"))));
+        assert!(!empty((Bound::Included("a"), Bound::Included("a"))));
+        assert!(!empty((Bound::Unbounded, Bound::Unbounded)));
+    }
+}

@@ -1,0 +1,88 @@
+//! A reader's view: everything as it was at one timestamp, for as long as it is kept.
+
+use std::sync::Arc;
+
+use isolith_index::{Slice, pin};
+use isolith_txn::SnapshotSlot;
+use isolith_wal::Lsn;
+
+use crate::database::Core;
+use crate::error::{Error, Result};
+use crate::keyspace::{Entry, KeyRange, Keyspace};
+use crate::scan::{Range, Source, prefix_interval};
+
+/// A consistent view of the whole database at one timestamp. It never aborts and never waits; while
+/// it lives, what it can see is kept. Cheap to clone, tied to no thread.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    core: Arc<Core>,
+    slot: Arc<SnapshotSlot>,
+    now: u64,
+}
+
+impl Snapshot {
+    pub(crate) fn new(core: Arc<Core>, slot: SnapshotSlot) -> Self {
+        let now = core.now();
+        Self { core, slot: Arc::new(slot), now }
+    }
+
+    /// The timestamp that this snapshot reads at: it sees every commit at or below it.
+    pub fn timestamp(&self) -> Lsn {
+        self.slot.timestamp()
+    }
+
+    /// The value of a key, if there is one.
+    pub fn get(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Slice>> {
+        Ok(self.get_entry(keyspace, key)?.map(|entry| entry.value))
+    }
+
+    /// The value of a key and when it expires, if there is one.
+    pub fn get_entry(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Entry>> {
+        self.check()?;
+        keyspace.check(&self.core)?;
+        let read = self.timestamp();
+        if !keyspace.space().exists_at(read) {
+            return Err(keyspace.dropped());
+        }
+        let guard = pin();
+        let found = keyspace.space().memtable.lookup(key.as_ref(), read, &guard);
+        Ok(found.version.filter(|version| version.live_at(self.now)).map(Entry::of))
+    }
+
+    /// Whether a key has a value.
+    pub fn contains(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<bool> {
+        Ok(self.get_entry(keyspace, key)?.is_some())
+    }
+
+    /// The keys and values within bounds, in key order, from either end.
+    pub fn range(&self, keyspace: &Keyspace, bounds: impl KeyRange) -> Range<'static> {
+        self.scan(keyspace, bounds.into_interval())
+    }
+
+    /// The keys that begin with `prefix`, and their values.
+    pub fn prefix(&self, keyspace: &Keyspace, prefix: impl AsRef<[u8]>) -> Range<'static> {
+        self.scan(keyspace, prefix_interval(prefix.as_ref()))
+    }
+
+    pub(crate) fn scan(
+        &self,
+        keyspace: &Keyspace,
+        bounds: isolith_txn::Interval,
+    ) -> Range<'static> {
+        let keyspace = keyspace.clone();
+        let read = self.timestamp();
+        if let Err(error) = keyspace.check(&self.core) {
+            return Range::failed(keyspace, error);
+        }
+        if !keyspace.space().exists_at(read) {
+            let error = keyspace.dropped();
+            return Range::failed(keyspace, error);
+        }
+        Range::new(Source::Snapshot(self.clone()), keyspace, read, self.now, bounds)
+    }
+
+    /// Whether the snapshot may still be read.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        self.core.check_open()
+    }
+}

@@ -1,0 +1,67 @@
+//! A test's hand on the clockwork: with [`CommitMode::Stepped`](crate::CommitMode::Stepped) nothing
+//! happens by itself, so that any interleaving of any number of transactions can be driven from one
+//! thread.
+//!
+//! ```
+//! use isolith::{Builder, BlockedBy, CommitMode, Step};
+//!
+//! let db = Builder::in_memory().commit_mode(CommitMode::Stepped).open()?;
+//! let steps = isolith::steps::Steps::new(&db);
+//! let accounts = steps.keyspace("accounts")?;
+//!
+//! let mut tx = db.begin()?;
+//! tx.put(&accounts, "alice", "100")?;
+//! let mut commit = tx.commit_steps();
+//! assert!(matches!(commit.step(), Step::Blocked(BlockedBy::Round)));
+//! assert_eq!(steps.round(1), 1);
+//! assert!(matches!(commit.step(), Step::Ready(_)));
+//! # Ok::<(), isolith::Error>(())
+//! ```
+
+use crate::database::Database;
+use crate::error::Result;
+use crate::keyspace::Keyspace;
+
+/// Steps a database whose commit mode is `Stepped`.
+#[derive(Clone, Debug)]
+pub struct Steps {
+    db: Database,
+}
+
+impl Steps {
+    /// Steps for `db`.
+    pub fn new(db: &Database) -> Self {
+        Self { db: db.clone() }
+    }
+
+    /// Decides up to `requests` (at most 16) of the queued requests, oldest first; returns how many
+    /// there were.
+    pub fn round(&self, requests: usize) -> usize {
+        self.db.core().pipeline().step(requests)
+    }
+
+    /// Makes everything that is visible durable.
+    pub fn log(&self) -> Result<()> {
+        self.db.sync()
+    }
+
+    /// One round of upkeep: expired values are queued for deletion, chains are pruned.
+    pub fn upkeep(&self) {
+        crate::background::Sweeps::default().round(self.db.core());
+    }
+
+    /// Opens or creates a keyspace, leading the round that this takes.
+    pub fn keyspace(&self, name: &str) -> Result<Keyspace> {
+        std::thread::scope(|scope| {
+            let opened = scope.spawn(|| self.db.keyspace(name));
+            while !opened.is_finished() {
+                self.round(1);
+                std::thread::yield_now();
+            }
+            match opened.join() {
+                Ok(result) => result,
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        })
+    }
+}
