@@ -82,11 +82,18 @@ pub(crate) fn prune_chain(
     guard: &Guard,
 ) -> Freed {
     let mut freed = Freed::default();
-    let Some(newest) = node.newest_version() else { return freed };
+    // A look without the bit, for the usual chain of one version.
     // SAFETY: pinned by `guard` since before the head was loaded.
-    if unsafe { Version::next(newest) }.is_none() || !node.try_lock() {
+    let several = node.newest_version().is_some_and(|v| unsafe { Version::next(v) }.is_some());
+    if !several || !node.try_lock() {
         return freed;
     }
+    // Loaded anew, under the bit: the head seen before may have been superseded and unlinked by
+    // another pruner since, and what follows it would be retired twice.
+    let Some(newest) = node.newest_version() else {
+        node.unlock();
+        return freed;
+    };
     // SAFETY: `guard` pins this thread, and the bit makes it the chain's only pruner,
     // so that what is linked stays linked but for this loop; a new head may come on top of `newest`,
     // which is no matter here. Each run of unlinked versions is retired once, after it was unlinked.
@@ -216,5 +223,41 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Two pruners and a writer on one key: a pruner that looked at the chain before it took the bit
+    /// must not go on from a version that the other has unlinked since.
+    #[test]
+    fn racing_pruners_retire_each_version_once() {
+        use crate::memtable::Memtable;
+        use crate::sync::pin;
+        use crate::version::{Kind, Value};
+
+        const VERSIONS: u64 = if cfg!(miri) { 200 } else { 40_000 };
+        let memtable = Arc::new(Memtable::new(1));
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    let all = (std::ops::Bound::Unbounded, std::ops::Bound::Unbounded);
+                    while memtable.newest(b"k", &pin()) < at(VERSIONS) {
+                        memtable.prune_range(all, &PruneView::newest_only(), &pin());
+                    }
+                });
+            }
+            for stamp in 1..=VERSIONS {
+                let mut write = memtable.prepare(1);
+                write.add(b"k", Kind::Put, Value::new(&stamp.to_be_bytes()), 0);
+                write.install(at(stamp));
+            }
+        });
+        let all = (std::ops::Bound::Unbounded, std::ops::Bound::Unbounded);
+        memtable.prune_range(all, &PruneView::newest_only(), &pin());
+        for _ in 0..1000 {
+            pin().flush();
+        }
+        let guard = pin();
+        let newest = memtable.lookup(b"k", at(VERSIONS), &guard);
+        assert_eq!(newest.version.unwrap().value(), VERSIONS.to_be_bytes());
+        assert_eq!(memtable.retired_bytes(), 0, "each version was retired once, and freed");
     }
 }
