@@ -333,7 +333,7 @@ impl Transaction {
         let interval = bounds.into_interval();
         self.check_write()?;
         self.check_keyspace(keyspace, Lsn::MAX)?;
-        if interval.overlaps(interval.lower_ref(), interval.upper_ref()) {
+        if !interval.is_empty() {
             self.writes.delete_range(keyspace.space(), interval.lower, interval.upper);
         }
         self.check_size()

@@ -41,6 +41,30 @@ impl Interval {
         borrow(&self.upper)
     }
 
+    /// Whether no key can lie within, for whatever reason: inverted ends, an end that excludes the
+    /// empty key, or two excluded ends with no key between them.
+    pub fn is_empty(&self) -> bool {
+        // Both ends as the first key at or after them: a key, and whether a zero byte follows.
+        let (lower, lower_zero) = match self.lower_ref() {
+            Bound::Included(key) => (key, false),
+            Bound::Excluded(key) => (key, true),
+            Bound::Unbounded => (&[][..], false),
+        };
+        let (upper, upper_zero) = match self.upper_ref() {
+            Bound::Included(key) => (key, true),
+            Bound::Excluded(key) => (key, false),
+            Bound::Unbounded => return false,
+        };
+        let bytes = |key: &'_ [u8], zero: bool| key.len() + usize::from(zero);
+        let at = |key: &[u8], index: usize| key.get(index).copied().unwrap_or(0);
+        let (lower_len, upper_len) = (bytes(lower, lower_zero), bytes(upper, upper_zero));
+        let differ = (0..lower_len.min(upper_len)).find(|&i| at(lower, i) != at(upper, i));
+        match differ {
+            Some(index) => at(lower, index) > at(upper, index),
+            None => lower_len >= upper_len,
+        }
+    }
+
     /// Whether `key` lies within.
     pub fn contains(&self, key: &[u8]) -> bool {
         (match self.lower_ref() {
@@ -217,6 +241,35 @@ mod tests {
             let expected = words[2] == "yes";
             assert_eq!(a.overlaps(b.lower_ref(), b.upper_ref()), expected, "{line}");
             assert_eq!(b.overlaps(a.lower_ref(), a.upper_ref()), expected, "{line} mirrored");
+        }
+    }
+
+    #[test]
+    fn an_interval_is_empty_exactly_if_no_key_fits() {
+        let bound = |kind: u8, key: &[u8]| match kind {
+            0 => Bound::Included(Slice::from(key)),
+            1 => Bound::Excluded(Slice::from(key)),
+            _ => Bound::Unbounded,
+        };
+        // All keys of up to three bytes out of an alphabet with zero in it, and ends of up to two.
+        let alphabet = [0u8, 1, 2];
+        let mut keys: Vec<Vec<u8>> = vec![vec![]];
+        for length in 0..3 {
+            let longer: Vec<_> = keys.iter().filter(|k| k.len() == length).cloned().collect();
+            for key in longer {
+                keys.extend(alphabet.iter().map(|&byte| [&key[..], &[byte]].concat()));
+            }
+        }
+        for lower in keys.iter().filter(|key| key.len() <= 2) {
+            for upper in keys.iter().filter(|key| key.len() <= 2) {
+                for kinds in 0..9 {
+                    let lower = bound(kinds / 3, lower);
+                    let upper = bound(kinds % 3, upper);
+                    let interval = Interval { lower, upper };
+                    let any = keys.iter().any(|key| interval.contains(key));
+                    assert_eq!(interval.is_empty(), !any, "{interval}");
+                }
+            }
         }
     }
 

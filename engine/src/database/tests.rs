@@ -313,6 +313,33 @@ fn a_dropped_keyspace_is_gone_for_all_but_older_snapshots() {
 }
 
 #[test]
+fn a_range_delete_that_can_hold_no_key_leaves_no_trace() {
+    use std::ops::Bound::{Excluded, Unbounded};
+    let (builder, _) = reopenable();
+    let db = builder.clone().open().unwrap();
+    let a = db.keyspace("a").unwrap();
+    let mut tx = db.begin().unwrap();
+    tx.delete_range(&a, (Excluded("k"), Excluded("k\0"))).unwrap();
+    tx.delete_range(&a, (Unbounded, Excluded(""))).unwrap();
+    tx.delete_range(&a, "z".."a").unwrap();
+    assert!(db.drop_keyspace("a").unwrap());
+    assert_eq!(tx.commit().unwrap().timestamp, None);
+    drop((a, db));
+    builder.open().expect("no record writes to a keyspace that is gone");
+}
+
+#[test]
+fn a_scan_of_inverted_bounds_depends_on_nothing() {
+    let db = Database::in_memory();
+    let a = db.keyspace("a").unwrap();
+    let mut tx = db.begin().unwrap();
+    assert_eq!(tx.range(&a, "z".."b").count(), 0);
+    a.delete_range("a"..).unwrap();
+    tx.put(&a, "k", "v").unwrap();
+    tx.commit().unwrap();
+}
+
+#[test]
 fn compare_and_swap_changes_only_what_it_expected() {
     let db = Database::in_memory();
     let a = db.keyspace("a").unwrap();
