@@ -456,3 +456,6 @@ fn put_u32(bytes: &mut [u8], at: usize, value: u32) {
 fn put_u64(bytes: &mut [u8], at: usize, value: u64) {
     bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
 }
+
+#[cfg(test)]
+mod tests;

@@ -24,10 +24,10 @@ use crate::error::{FailedOperation, LogError, PoisonCause};
 use crate::format::{BatchKind, SegmentId};
 use crate::log::{Durability, Log, LogStats};
 use crate::lsn::Lsn;
-use crate::pipeline::{Advance, EVENTS, FLUSHED, Flush, Pipeline, Turn, turn_of};
+use crate::pipeline::{Advance, EVENTS, FLUSHED, Flight, Flush, Pipeline, Place, Turn, turn_of};
 use crate::segment;
 use crate::storage::{IoBuffer, Reach};
-use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Event, Mutex, MutexGuard, Ordering, Seat};
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Event, Mutex, MutexGuard, Ordering, Ticket};
 use crate::writer::{Cut, NoSegment, Writer};
 
 /// Buffers larger than this are freed after use.
@@ -159,11 +159,11 @@ impl GroupCommit {
 
     /// Waits awake for a little while: to be woken from sleep takes longer than many a batch. `false`:
     /// it was not enough, or there are enough who do so.
-    fn spin(&self, seat: &Seat<'_>) -> bool {
+    fn spin(&self, event: &Event, ticket: Ticket) -> bool {
         // Relaxed: a count that steers, no more.
         if self.spinners.fetch_add(1, Ordering::Relaxed) < self.spinners_max {
             for _ in 0..SPIN_ROUNDS {
-                if seat.is_notified() {
+                if event.is_notified(ticket) {
                     break;
                 }
                 std::hint::spin_loop();
@@ -171,7 +171,7 @@ impl GroupCommit {
         }
         // Relaxed: as above.
         self.spinners.fetch_sub(1, Ordering::Relaxed);
-        seat.is_notified()
+        event.is_notified(ticket)
     }
 
     fn has_driver(&self) -> bool {
@@ -181,14 +181,12 @@ impl GroupCommit {
 
     /// Passes the lead on, if there is anything to lead. Takes the lock along, to notify after it.
     fn hand_over(&self, pipeline: MutexGuard<'_, Pipeline>) {
-        let heir = pipeline.heir(|turn| self.events[turn].is_awaited());
-        // Not only where there is no heir: one who seems to sit there may be about to get up.
-        let driver = pipeline.driver_may_lead();
+        let heir = pipeline.heir();
+        let orphaned = heir.is_none() && pipeline.driver_may_lead();
         drop(pipeline);
-        if let Some(turn) = heir {
-            self.events[turn].notify_one();
-        }
-        if driver && self.has_driver() {
+        if let Some(place) = heir {
+            self.events[place.event()].notify_one();
+        } else if orphaned && self.has_driver() {
             self.driver.notify_one();
         }
     }
@@ -220,11 +218,15 @@ impl Log {
         if self.is_forked() {
             return Err(LogError::Forked);
         }
+        let mut followed = None;
         loop {
             if let Some(settled) = self.settled(lsn, level) {
                 return settled;
             }
             let mut pipeline = self.commit.pipeline.lock();
+            if let Some(place) = followed.take() {
+                pipeline.back(place);
+            }
             if pipeline.has_reached(lsn, level) || pipeline.poison().is_some() {
                 continue;
             }
@@ -243,10 +245,17 @@ impl Log {
                     drop(pipeline);
                     self.flush(flush);
                 }
-                Turn::Follow(turn) => {
-                    let seat = self.commit.events[turn].sit();
+                Turn::Attend(flight) => {
                     drop(pipeline);
-                    self.follow(seat);
+                    // A failure is found when looking again.
+                    let _ = self.attend(flight);
+                }
+                Turn::Follow(place) => {
+                    let event = &self.commit.events[place.event()];
+                    let ticket = event.ticket();
+                    drop(pipeline);
+                    self.follow(event, ticket);
+                    followed = Some(place);
                 }
             }
         }
@@ -296,11 +305,11 @@ impl Log {
         }
     }
 
-    fn follow(&self, seat: Seat<'_>) {
+    fn follow(&self, event: &Event, ticket: Ticket) {
         count(&self.commit.counters.follows, 1);
-        if !self.commit.spin(&seat) {
+        if !self.commit.spin(event, ticket) {
             count(&self.commit.counters.sleeps, 1);
-            seat.sleep();
+            event.wait(ticket, None);
         }
     }
 
@@ -332,6 +341,11 @@ impl Log {
                 self.flush(flush);
                 true
             }
+            Some(Turn::Attend(flight)) => {
+                // A failure is found when looking again.
+                let _ = self.attend(flight);
+                true
+            }
             Some(Turn::Follow(_)) | None => false,
         }
     }
@@ -339,6 +353,16 @@ impl Log {
     /// Leads one batch, from the seal to the watermarks. The caller holds the lead (`sealing`).
     /// `false`: there was nothing to seal.
     fn lead(&self) -> bool {
+        let Some((leading, flight)) = self.launch() else { return false };
+        leading.end();
+        // A failure is told by the poison: the caller finds it when it looks again.
+        let _ = self.attend(flight);
+        true
+    }
+
+    /// Seals, cuts and sends a batch. `None`: there was nothing to seal, or the log failed; the lead
+    /// is given back then.
+    fn launch(&self) -> Option<(Leading<'_>, Flight)> {
         let leading = Leading { log: self, held: true };
         let mut writer = self.writer.lock();
         let seal = |last| match self.horizon() {
@@ -348,16 +372,14 @@ impl Log {
         let Some(end) = writer.sealed(seal) else {
             drop(writer);
             leading.nothing();
-            return false;
+            return None;
         };
         let batch_bytes_max = self.options.batch_bytes_max;
         let cut = writer.cut_records(end, batch_bytes_max, &self.queue, &self.space);
-        // A failure is told by the poison: the caller finds it when it looks again.
-        let _ = self.send(leading, writer, cut);
-        true
+        self.send(leading, writer, cut).ok()
     }
 
-    /// Writes a batch without records, when nothing else is under way (the caller saw to that).
+    /// Writes a batch without records, when nothing else is under way; `false` if something is.
     pub(crate) fn write_mark(&self, kind: BatchKind) -> Result<bool, PoisonCause> {
         if !self.commit.pipeline.lock().lead_mark() {
             return Ok(false);
@@ -365,16 +387,19 @@ impl Log {
         let leading = Leading { log: self, held: true };
         let mut writer = self.writer.lock();
         let cut = writer.cut_mark(kind, &self.space);
-        self.send(leading, writer, cut).map(|()| true)
+        let (leading, flight) = self.send(leading, writer, cut)?;
+        leading.end();
+        self.attend(flight)?;
+        Ok(true)
     }
 
-    /// Sends the batch that was cut, waits for it, and says how far the log has come.
-    fn send(
-        &self,
-        leading: Leading<'_>,
+    /// Sends the batch that was cut.
+    fn send<'a>(
+        &'a self,
+        leading: Leading<'a>,
         mut writer: MutexGuard<'_, Writer>,
         cut: Result<Cut, NoSegment>,
-    ) -> Result<(), PoisonCause> {
+    ) -> Result<(Leading<'a>, Flight), PoisonCause> {
         let cut = match cut {
             Ok(cut) => cut,
             Err(NoSegment) => {
@@ -391,23 +416,39 @@ impl Log {
             self.commit.counters.in_flight_max.fetch_max(in_flight, Ordering::Relaxed);
             announced
         };
-        let Some(announced) = announced else {
-            // The log failed meanwhile: these records stay unwritten, like those behind them.
-            writer.forget_records();
-            drop(writer);
-            leading.end();
-            return self.poisoned().map_or(Ok(()), Err);
+        let announced = match announced {
+            Ok(announced) => announced,
+            Err(cause) => {
+                // The log failed meanwhile: these records stay unwritten, like those behind them.
+                writer.forget_records();
+                drop(writer);
+                leading.end();
+                return Err(cause);
+            }
         };
         let buffer = self.buffers.lock().pop().unwrap_or_default();
         let encoded = writer.encode(&cut, announced.durable_sequence, announced.durable, buffer);
-        let in_flight = cut.file.submit(encoded.offset, encoded.buffer, announced.reach);
+        let reach = announced.reach;
+        let in_flight = cut.file.submit(encoded.offset, encoded.buffer, reach);
         writer.forget_records();
-        drop(writer);
-        leading.end();
+        Ok((leading, Flight { cut, reach, in_flight }))
+    }
 
-        let (result, buffer) = in_flight.wait();
-        self.keep(buffer);
-        self.complete(&cut, announced.reach, result)
+    /// Waits for a batch, says how far the log has come, and sends the next one if it is waited for.
+    /// That one is left to one of those who wait for it: being woken takes them about as long as half
+    /// a batch takes on the disk, and so happens meanwhile. Only what nobody can be woken for is
+    /// attended to here.
+    fn attend(&self, flight: Flight) -> Result<(), PoisonCause> {
+        let mut next = Some(flight);
+        while let Some(Flight { cut, reach, in_flight }) = next {
+            let (result, buffer) = in_flight.wait();
+            self.keep(buffer);
+            if let Err(error) = result {
+                return Err(self.fail(FailedOperation::Write, cut.segment, error));
+            }
+            next = self.complete(&cut, reach);
+        }
+        Ok(())
     }
 
     fn keep(&self, buffer: IoBuffer) {
@@ -419,11 +460,8 @@ impl Log {
         }
     }
 
-    /// A batch came back from the disk.
-    fn complete(&self, cut: &Cut, reach: Reach, result: io::Result<()>) -> Result<(), PoisonCause> {
-        if let Err(error) = result {
-            return Err(self.fail(FailedOperation::Write, cut.segment, error));
-        }
+    /// A batch came back from the disk. Returns the next one, if this thread has to attend to it.
+    fn complete(&self, cut: &Cut, reach: Reach) -> Option<Flight> {
         let counters = &self.commit.counters;
         count(&counters.batches, 1);
         count(&counters.records, cut.records as u64);
@@ -436,7 +474,16 @@ impl Log {
         self.commit.publish(&advance, self);
         let flush = pipeline.begin_flush();
         let idle = pipeline.wants_mark();
-        self.commit.hand_over(pipeline);
+        let next = match pipeline.lead_for_next() {
+            true => {
+                drop(pipeline);
+                self.launch().and_then(|(leading, flight)| leading.leave(flight))
+            }
+            false => {
+                self.commit.hand_over(pipeline);
+                None
+            }
+        };
 
         // Whoever waits for one of these batches finds it done, or a flush on its way.
         while woken != 0 {
@@ -453,7 +500,7 @@ impl Log {
         if let Some(flush) = flush {
             self.flush(flush);
         }
-        Ok(())
+        next
     }
 
     /// Syncs what was written unsynced, and goes on while more is wanted. The caller holds the flush
@@ -602,18 +649,22 @@ impl Log {
         }
         self.commit.driver.notify_all();
         loop {
-            let pipeline = self.commit.pipeline.lock();
+            let mut pipeline = self.commit.pipeline.lock();
             if pipeline.is_quiet() || pipeline.poison().is_some() {
                 return pipeline.poison().is_none();
             }
-            // What can still be under way is a driver's mark, or a flush.
+            // What can still be under way is a driver's mark, or what others wait for. This thread
+            // may be woken in place of one of them, and so has to do what that one would.
+            let step = pipeline.step();
             let event = match pipeline.in_flight() > 0 {
                 true => &self.commit.events[turn_of(pipeline.next_sequence() - 1)],
                 false => &self.commit.events[FLUSHED],
             };
             let ticket = event.ticket();
             drop(pipeline);
-            event.wait(ticket, None);
+            if !self.take(step) {
+                event.wait(ticket, None);
+            }
         }
     }
 }
@@ -650,6 +701,7 @@ struct Leading<'a> {
 }
 
 impl Leading<'_> {
+    /// The batch is sent, and attended to by the caller.
     fn end(mut self) {
         self.held = false;
         let mut pipeline = self.log.commit.pipeline.lock();
@@ -657,14 +709,28 @@ impl Leading<'_> {
         self.log.commit.hand_over(pipeline);
     }
 
+    /// The batch is sent, and left to one of those who wait for it; given back if there is none.
+    fn leave(mut self, flight: Flight) -> Option<Flight> {
+        self.held = false;
+        let place = Place::Batch(flight.cut.sequence);
+        let mut pipeline = self.log.commit.pipeline.lock();
+        pipeline.end_sealing();
+        let kept = pipeline.leave(flight);
+        self.log.commit.hand_over(pipeline);
+        if kept.is_none() {
+            self.log.commit.events[place.event()].notify_one();
+        }
+        kept
+    }
+
     /// Nothing could be sealed: those who waited for the batch look again.
     fn nothing(mut self) {
         self.held = false;
         let mut pipeline = self.log.commit.pipeline.lock();
         pipeline.end_sealing();
-        let turn = turn_of(pipeline.next_sequence());
+        let place = Place::Batch(pipeline.next_sequence());
         drop(pipeline);
-        self.log.commit.events[turn].notify_all();
+        self.log.commit.events[place.event()].notify_all();
     }
 }
 
@@ -757,3 +823,6 @@ impl Futures {
         self.written.values().chain(self.durable.values()).map(Vec::len).sum()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -338,6 +338,11 @@ impl Log {
         fork::generation() != self.generation
     }
 
+    #[cfg(test)]
+    pub(crate) fn pretend_forked(&mut self) {
+        self.generation = u64::MAX;
+    }
+
     /// Takes room for a record of up to `bytes`: in the queue and on disk. Call it before entering
     /// the commit window. With `wait`, blocks for at most that long, and may write queued records on
     /// this thread meanwhile; with `None`, refuses at once what would have to wait (but a record

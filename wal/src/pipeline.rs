@@ -12,6 +12,10 @@
 //!    for a batch that is not sealed, a thread that is awake is going to look again: the one that
 //!    ended sealing or completed a batch hands over ([`Pipeline::heir`]) before it leaves, and a
 //!    thread goes to wait only after it has seen, under the lock, that it may not lead.
+//! 5. Who waits for which batch is counted exactly: a thread is counted when it goes to wait, and no
+//!    more when its batch is completed or it comes back to look. A batch that its leader sent and
+//!    left (`flight`) is left only where the count says that somebody waits for it, and that
+//!    somebody is woken to attend to it.
 //!
 //! ```text
 //!            may_lead → Turn::Lead            announce              done = true, in order
@@ -28,7 +32,7 @@ use crate::error::PoisonCause;
 use crate::format::SegmentId;
 use crate::log::{DEPTH_LIMIT, Durability};
 use crate::lsn::Lsn;
-use crate::storage::{Reach, StorageFile};
+use crate::storage::{InFlight, Reach, StorageFile};
 use crate::writer::Cut;
 
 /// Events that waiters wait for: the batch with sequence `s` has event `s % TURNS`.
@@ -49,8 +53,36 @@ pub(crate) enum Turn {
     Lead,
     /// It syncs what was written unsynced: `flushing` is its own now.
     Flush(Flush),
-    /// It waits for this event.
-    Follow(usize),
+    /// It waits until this batch, which its leader sent and left, comes back from the disk.
+    Attend(Flight),
+    /// It waits for another thread.
+    Follow(Place),
+}
+
+/// What somebody waits for, and is counted as waiting for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// The batch of this sequence.
+    Batch(u64),
+    /// The end of a flush.
+    Flush,
+}
+
+impl Place {
+    /// The event to wait for.
+    pub(crate) fn event(self) -> usize {
+        match self {
+            Place::Batch(sequence) => turn_of(sequence),
+            Place::Flush => FLUSHED,
+        }
+    }
+}
+
+/// A batch on its way to the disk.
+pub(crate) struct Flight {
+    pub(crate) cut: Cut,
+    pub(crate) reach: Reach,
+    pub(crate) in_flight: Box<dyn InFlight>,
 }
 
 /// What a flush will have made durable.
@@ -79,7 +111,7 @@ pub(crate) struct Announced {
     pub(crate) durable: Lsn,
 }
 
-struct InFlight {
+struct Sent {
     sequence: u64,
     /// The sealed end that it completes.
     end: Option<Lsn>,
@@ -87,6 +119,10 @@ struct InFlight {
     /// Its end must become durable, and its own write does not make it so.
     wants_flush: bool,
     done: bool,
+    /// The write itself, while nobody attends to it.
+    flight: Option<Flight>,
+    /// Threads that wait for it.
+    waiting: u32,
 }
 
 /// How far the watermarks came in one step.
@@ -99,9 +135,10 @@ pub(crate) struct Advance {
 pub(crate) struct Pipeline {
     depth_max: usize,
     sealing: bool,
-    in_flight: VecDeque<InFlight>,
-    /// Of the next batch.
+    in_flight: VecDeque<Sent>,
+    /// Of the next batch, and how many wait for it.
     next_sequence: u64,
+    waiting_next: u32,
     /// The last LSN in a batch.
     taken: Lsn,
     /// The last sealed end that a batch completed: `taken`, unless a sealed stretch is half taken.
@@ -140,6 +177,7 @@ impl Pipeline {
             sealing: false,
             in_flight: VecDeque::with_capacity(depth_max),
             next_sequence: sequence + 1,
+            waiting_next: 0,
             taken: last,
             ended: last,
             wanted: last,
@@ -216,24 +254,73 @@ impl Pipeline {
         self.ended < self.taken
     }
 
-    /// The next step of a thread that waits for `lsn`.
+    /// The next step of a thread that waits for `lsn`. To follow is to be counted; [`Pipeline::back`]
+    /// undoes it.
     pub(crate) fn turn(&mut self, lsn: Lsn) -> Turn {
         if lsn <= self.written_end {
-            return self.begin_flush().map_or(Turn::Follow(FLUSHED), Turn::Flush);
+            return self.begin_flush().map_or(Turn::Follow(Place::Flush), Turn::Flush);
         }
         // Whose record is in flight already does not lead for others: it would be answered later.
         if lsn > self.ended && self.may_lead() {
             self.sealing = true;
             return Turn::Lead;
         }
-        let covering = self.in_flight.iter().find(|batch| batch.end.is_some_and(|end| lsn <= end));
-        Turn::Follow(turn_of(covering.map_or(self.next_sequence, |batch| batch.sequence)))
+        for sent in &mut self.in_flight {
+            if let Some(flight) = sent.flight.take() {
+                return Turn::Attend(flight);
+            }
+            if sent.end.is_some_and(|end| lsn <= end) {
+                sent.waiting += 1;
+                return Turn::Follow(Place::Batch(sent.sequence));
+            }
+        }
+        self.waiting_next += 1;
+        Turn::Follow(Place::Batch(self.next_sequence))
+    }
+
+    /// A thread that followed looks again.
+    pub(crate) fn back(&mut self, from: Place) {
+        let Place::Batch(sequence) = from else { return };
+        if sequence == self.next_sequence {
+            self.waiting_next -= 1;
+        } else if let Some(sent) = self.sent(sequence) {
+            sent.waiting -= 1;
+        }
+        // Otherwise the batch is done, and with it the count.
+    }
+
+    fn sent(&mut self, sequence: u64) -> Option<&mut Sent> {
+        self.in_flight.iter_mut().find(|sent| sent.sequence == sequence)
+    }
+
+    /// Leaves a batch that was just sent to one of those who wait for it; the caller wakes one of
+    /// them. Gives it back if nobody does.
+    pub(crate) fn leave(&mut self, flight: Flight) -> Option<Flight> {
+        let sent = self.sent(flight.cut.sequence).filter(|sent| sent.waiting > 0);
+        match sent {
+            Some(sent) => {
+                debug_assert!(sent.flight.is_none());
+                sent.flight = Some(flight);
+                None
+            }
+            None => Some(flight),
+        }
+    }
+
+    /// Whether to put a batch together now, on behalf of those who wait for it.
+    pub(crate) fn lead_for_next(&mut self) -> bool {
+        let lead = self.waiting_next > 0 && self.may_lead();
+        self.sealing |= lead;
+        lead
     }
 
     /// A step that could be done now for whoever waits, if there is one.
     pub(crate) fn step(&mut self) -> Option<Turn> {
         if let Some(flush) = self.begin_flush() {
             return Some(Turn::Flush(flush));
+        }
+        if let Some(flight) = self.in_flight.iter_mut().find_map(|sent| sent.flight.take()) {
+            return Some(Turn::Attend(flight));
         }
         if self.may_lead() {
             self.sealing = true;
@@ -255,12 +342,16 @@ impl Pipeline {
     }
 
     /// A batch was cut: `last` is its last record (the one before it, for a mark), `end` the sealed
-    /// end that it completes, `synced` the last record appended to be synced. `None`: the log failed
-    /// meanwhile, nothing may be written.
-    pub(crate) fn announce(&mut self, cut: &Cut, appended_synced: Lsn) -> Option<Announced> {
+    /// end that it completes, `appended_synced` the last record appended to be synced. An error: the
+    /// log failed meanwhile, nothing may be written.
+    pub(crate) fn announce(
+        &mut self,
+        cut: &Cut,
+        appended_synced: Lsn,
+    ) -> Result<Announced, PoisonCause> {
         debug_assert!(self.sealing && cut.sequence == self.next_sequence);
-        if self.poison.is_some() {
-            return None;
+        if let Some(cause) = &self.poison {
+            return Err(cause.clone());
         }
         // Marks are synced: they bear witness for what is before them.
         let sync = cut.records == 0 || appended_synced.max(self.wanted_durable) > self.ended;
@@ -274,12 +365,14 @@ impl Pipeline {
             self.unsynced_sent = cut.sequence;
             self.note_dirty(cut);
         }
-        self.in_flight.push_back(InFlight {
+        self.in_flight.push_back(Sent {
             sequence: cut.sequence,
             end: cut.end,
             reach,
             wants_flush: sync && cut.end.is_some() && reach == Reach::Kernel,
             done: false,
+            flight: None,
+            waiting: std::mem::take(&mut self.waiting_next),
         });
         self.next_sequence += 1;
         self.taken = cut.last;
@@ -287,11 +380,7 @@ impl Pipeline {
             self.ended = end;
         }
         self.unmarked = cut.records > 0;
-        Some(Announced {
-            reach,
-            durable_sequence: self.durable_sequence,
-            durable: self.durable_end,
-        })
+        Ok(Announced { reach, durable_sequence: self.durable_sequence, durable: self.durable_end })
     }
 
     fn note_dirty(&mut self, cut: &Cut) {
@@ -324,8 +413,8 @@ impl Pipeline {
     /// A batch was written. Returns what became of the watermarks; `woken` gets the sequences that
     /// waiters may have waited for.
     pub(crate) fn complete(&mut self, sequence: u64, mut woken: impl FnMut(u64)) -> Advance {
-        if let Some(batch) = self.in_flight.iter_mut().find(|batch| batch.sequence == sequence) {
-            batch.done = true;
+        if let Some(sent) = self.sent(sequence) {
+            sent.done = true;
         }
         let written_before = self.written_end;
         while self.poison.is_none()
@@ -412,13 +501,15 @@ impl Pipeline {
 
     /// Whom to wake when nobody leads though somebody might: those who wait for the batch after the
     /// last one; else those who wait for the last one, if more of its stretch is to come.
-    pub(crate) fn heir(&self, waits: impl Fn(usize) -> bool) -> Option<usize> {
+    pub(crate) fn heir(&self) -> Option<Place> {
         if !self.may_lead() {
             return None;
         }
-        let next = turn_of(self.next_sequence);
-        let last = turn_of(self.next_sequence - 1);
-        [next, last].into_iter().find(|&turn| waits(turn))
+        if self.waiting_next > 0 {
+            return Some(Place::Batch(self.next_sequence));
+        }
+        let last = self.in_flight.back().filter(|sent| sent.waiting > 0);
+        last.map(|sent| Place::Batch(sent.sequence))
     }
 
     /// Whether the last batch's records are durable and no mark says so yet, with nothing under way.

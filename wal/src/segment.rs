@@ -75,10 +75,12 @@ pub(crate) fn prepare(
                 file.sync()?;
             }
         }
+        file.sync()?;
+        // Only now: a header says that the whole segment is there.
         if let Some(header) = header {
             write_header(file, header)?;
+            file.sync()?;
         }
-        file.sync()?;
         storage.sync_dir(Path::new(DIRECTORY))
     };
     let file = match storage.create_new(&path) {

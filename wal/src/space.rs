@@ -441,3 +441,6 @@ impl Drop for Credit {
         state.change(&space.changed);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -51,8 +51,6 @@ pub(crate) struct Event {
     notified: AtomicU32,
     /// How many are asleep, or about to be.
     sleepers: AtomicU32,
-    /// How many hold a [`Seat`].
-    seats: AtomicU32,
     #[cfg(loom)]
     bed: (loom::sync::Mutex<()>, loom::sync::Condvar),
 }
@@ -62,7 +60,6 @@ impl Event {
         Event {
             notified: AtomicU32::new(0),
             sleepers: AtomicU32::new(0),
-            seats: AtomicU32::new(0),
             #[cfg(loom)]
             bed: (loom::sync::Mutex::new(()), loom::sync::Condvar::new()),
         }
@@ -93,20 +90,6 @@ impl Event {
         }
         // Relaxed: a notifier that still counts us makes one call for nothing.
         self.sleepers.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    /// Takes a ticket to wait with, and is counted as waiting until the seat is given up.
-    pub(crate) fn sit(&self) -> Seat<'_> {
-        // Relaxed: see `is_awaited`.
-        self.seats.fetch_add(1, Ordering::Relaxed);
-        Seat { event: self, ticket: self.ticket() }
-    }
-
-    /// Whether somebody sits here. Never misses one, for those who look under the lock under which
-    /// seats are taken; may count some who were notified and are about to get up.
-    pub(crate) fn is_awaited(&self) -> bool {
-        // Relaxed: ordered by that lock.
-        self.seats.load(Ordering::Relaxed) > 0
     }
 
     /// Wakes everybody who waits.
@@ -173,32 +156,6 @@ impl Event {
         if !self.is_notified(ticket) {
             drop(self.bed.1.wait(bed).unwrap());
         }
-    }
-}
-
-/// A ticket of somebody who is going to wait.
-#[derive(Debug)]
-pub(crate) struct Seat<'a> {
-    event: &'a Event,
-    ticket: Ticket,
-}
-
-impl Seat<'_> {
-    /// Whether something was notified since.
-    pub(crate) fn is_notified(&self) -> bool {
-        self.event.is_notified(self.ticket)
-    }
-
-    /// Sleeps until something is.
-    pub(crate) fn sleep(self) {
-        self.event.wait(self.ticket, None);
-    }
-}
-
-impl Drop for Seat<'_> {
-    fn drop(&mut self) {
-        // Relaxed: see `is_awaited`.
-        self.event.seats.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
