@@ -19,7 +19,7 @@
 use std::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
-use isolith_index::pin;
+use isolith_index::{Guard, pin};
 use isolith_txn::{Outcome, Recent, Request, Space, Verdict, Watermarks, decide};
 use isolith_wal::{Credit, Durability, Log, Lsn, Record};
 use parking_lot::{Mutex, MutexGuard};
@@ -125,20 +125,22 @@ impl Pipeline {
 
     /// Hands a request in and, unless rounds are stepped by a test, waits for its outcome.
     pub(crate) fn decide(&self, commit: &Arc<Commit>) -> Option<Outcome> {
-        // Pinned before the window is taken: a first pin may collect garbage, which has no place
-        // inside it (invariant 2).
-        let _pin = pin();
         match self.mode {
             CommitMode::Serial => {
-                self.tenure(self.window.lock(), std::iter::once(Arc::clone(commit)));
+                let guard = pin();
+                let own = std::iter::once(Arc::clone(commit));
+                self.tenure(self.window.lock(), own, &guard);
             }
             CommitMode::Stepped => self.enqueue(commit),
             CommitMode::Combining => {
+                let guard = pin();
                 if let Some(window) = self.window.try_lock() {
                     let own = std::iter::once(Arc::clone(commit));
-                    self.tenure(window, own.chain(self.queued()));
+                    self.tenure(window, own.chain(self.queued()), &guard);
+                    drop(guard);
                     self.lead();
                 } else {
+                    drop(guard);
                     self.enqueue(commit);
                     self.lead();
                     return Some(self.wait(commit));
@@ -168,8 +170,9 @@ impl Pipeline {
             if self.queue.is_empty() {
                 return;
             }
+            let guard = pin();
             let Some(window) = self.window.try_lock() else { return };
-            self.tenure(window, self.queued());
+            self.tenure(window, self.queued(), &guard);
         }
     }
 
@@ -178,14 +181,17 @@ impl Pipeline {
         std::iter::from_fn(|| self.queue.pop())
     }
 
-    /// Holds the window for one round, then drops what left the ring.
+    /// Holds the window for one round, then drops what left the ring. The caller has pinned the epoch
+    /// before it took the window: a first pin may collect garbage, which has no place inside
+    /// (invariant 2).
     fn tenure(
         &self,
         mut window: MutexGuard<'_, Window>,
         requests: impl Iterator<Item = Arc<Commit>>,
+        guard: &Guard,
     ) -> usize {
         let mut left = [const { None }; ROUND_REQUESTS];
-        let decided = self.round(&mut window, requests.take(ROUND_REQUESTS), &mut left);
+        let decided = self.round(&mut window, requests.take(ROUND_REQUESTS), &mut left, guard);
         drop(window);
         drop(left);
         decided
@@ -221,6 +227,7 @@ impl Pipeline {
         window: &mut Window,
         requests: impl Iterator<Item = Arc<Commit>>,
         left: &mut [Option<Kept>; ROUND_REQUESTS],
+        guard: &Guard,
     ) -> usize {
         let mut decided = 0;
         for (commit, left) in requests.zip(left) {
@@ -232,7 +239,7 @@ impl Pipeline {
                 request.state.finish(Outcome::Refused);
                 continue;
             }
-            match decide(request, &window.recent) {
+            match decide(request, &window.recent, guard) {
                 Verdict::Commit => {
                     let lsn = window.next;
                     window.next = lsn.next();
@@ -243,6 +250,7 @@ impl Pipeline {
                     }
                     *left = window.recent.push(lsn, Kept(Arc::clone(&commit)));
                     for writes in &request.writes {
+                        writes.space.note_write(lsn);
                         writes.prepared.install(lsn);
                     }
                     if let Some(space) = &commit.drops {
@@ -277,8 +285,8 @@ impl Pipeline {
 
     /// Decides up to `requests` queued requests: a test's hand on the window.
     pub(crate) fn step(&self, requests: usize) -> usize {
-        let _pin = pin();
-        self.tenure(self.window.lock(), self.queued().take(requests))
+        let guard = pin();
+        self.tenure(self.window.lock(), self.queued().take(requests), &guard)
     }
 
     /// From now on every request is refused.

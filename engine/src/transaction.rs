@@ -33,8 +33,8 @@ use crate::pending::{CommitInfo, Pending};
 use crate::record;
 use crate::scan::{Range, Source, prefix_interval};
 
-/// How often a request whose evidence left the ring is validated again before it is given up as a
-/// conflict.
+/// How often a request whose evidence left the ring is validated again outside the window before it
+/// insists on being judged inside.
 const SENT_BACK_MAX: u32 = 3;
 
 /// A transaction. Drop it, or call [`Transaction::rollback`], to undo everything; it is tied to no
@@ -521,8 +521,8 @@ impl Queued {
                 }
                 Some(Outcome::SentBack) => {
                     self.attempt += 1;
-                    if self.attempt > SENT_BACK_MAX {
-                        return Err(self.core.overtaken(request));
+                    if self.attempt >= SENT_BACK_MAX {
+                        request.insist();
                     }
                     self.submit()?;
                     if self.core.pipeline().is_stepped() {
@@ -636,16 +636,5 @@ impl Core {
             }
         };
         Error::Conflict { keyspace: self.name_of(conflict.space), what, other: conflict.other }
-    }
-
-    /// The error for a request that was sent back too often: so many commits went by while it was
-    /// validated that the evidence was gone each time.
-    fn overtaken(&self, request: &Request) -> Error {
-        let reads = request.reads.iter().find_map(|r| Some((r.space.id, r.intervals.first()?)));
-        let (space, what) = match reads {
-            Some((space, interval)) => (space, ConflictOn::Range(interval.clone())),
-            None => (request.writes.first().map_or(0, |w| w.space.id), ConflictOn::WriteRange),
-        };
-        Error::Conflict { keyspace: self.name_of(space), what, other: None }
     }
 }

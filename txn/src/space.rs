@@ -19,6 +19,8 @@ pub struct Space {
     pub memtable: Arc<Memtable>,
     /// LSN at which it was dropped; all ones while it lives.
     dropped: AtomicU64,
+    /// The newest commit that wrote here.
+    written: AtomicU64,
     /// Set once a value with an expiry was written; never cleared.
     expiring: AtomicBool,
 }
@@ -26,7 +28,13 @@ pub struct Space {
 impl Space {
     /// A living keyspace over an empty memtable.
     pub fn new(id: SpaceId, memtable: Arc<Memtable>) -> Self {
-        Self { id, memtable, dropped: AtomicU64::new(u64::MAX), expiring: AtomicBool::new(false) }
+        Self {
+            id,
+            memtable,
+            dropped: AtomicU64::new(u64::MAX),
+            written: AtomicU64::new(0),
+            expiring: AtomicBool::new(false),
+        }
     }
 
     /// Whether a reader at `read` still sees the keyspace.
@@ -46,6 +54,20 @@ impl Space {
     pub fn drop_at(&self, lsn: Lsn) {
         // Release: pairs with the Acquire in `exists_at`.
         self.dropped.store(lsn.bits(), Ordering::Release);
+    }
+
+    /// Notes a commit that writes here. Called inside the commit window, before the commit becomes
+    /// visible.
+    pub fn note_write(&self, lsn: Lsn) {
+        // Relaxed: who asks about a commit has seen it through *visible*, whose Release comes after.
+        self.written.store(lsn.bits(), Ordering::Relaxed);
+    }
+
+    /// Whether no commit after `since` wrote here, as far as the caller knows of commits: up to a
+    /// *visible* that it has loaded, or all of them inside the commit window.
+    pub fn is_unwritten_since(&self, since: Lsn) -> bool {
+        // Relaxed: see `note_write`.
+        self.written.load(Ordering::Relaxed) <= since.bits()
     }
 
     /// Notes that a value here may expire.

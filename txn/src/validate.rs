@@ -3,7 +3,9 @@
 //! Outside the window a request is pre-validated up to a timestamp P: *visible*, loaded after the
 //! reads were made. Inside it, [`decide`] checks what can have happened since: the heads of the keys
 //! it read (or wrote, under first-committer-wins), and for its intervals the ring of recent write
-//! sets, from P on. A request whose evidence has left the ring is sent back to pre-validate again.
+//! sets, from P on. A request whose evidence has left the ring is sent back to pre-validate again; one
+//! that was sent back three times insists, and the leader scans its intervals: everybody waits for
+//! that once, but a long scan beside fast writers is not starved for ever.
 //!
 //! Sources: backward validation (Kung and Robinson), Silo's commit-time checks, HyPer's precision
 //! locking over recent write sets.
@@ -26,7 +28,7 @@ use crate::isolation::Isolation;
 use crate::read_set::{Interval, SpaceReads};
 use crate::space::{Space, SpaceId};
 use crate::state::RequestState;
-use crate::sync::{AtomicU64, Mutex, Ordering};
+use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering};
 
 /// Commits whose write sets are kept for validation of intervals.
 const RECENT_COMMITS: usize = 4096;
@@ -57,6 +59,8 @@ pub struct Request {
     pub writes: Vec<SpaceWrites>,
     /// What it depends on.
     pub reads: Vec<SpaceReads>,
+    /// Set once it was sent back so often that it is judged inside the window whatever it takes.
+    insists: AtomicBool,
     /// P: intervals are validated up to here. Written by the owner while the request is not queued.
     validated_to: AtomicU64,
     refusal: Mutex<Option<Verdict>>,
@@ -115,6 +119,7 @@ impl Request {
             read_timestamp,
             writes,
             reads,
+            insists: AtomicBool::new(false),
             validated_to: AtomicU64::new(read_timestamp.bits()),
             refusal: Mutex::new(None),
         }
@@ -136,6 +141,9 @@ impl Request {
             return Ok(());
         }
         for (share, space, item, kind, interval) in self.intervals() {
+            if space.is_unwritten_since(since) {
+                continue;
+            }
             if let Some(other) = space.memtable.newer_in(interval, since, guard) {
                 let space = space.id;
                 return Err(Conflict { kind, space, share, item, other: Some(other) });
@@ -144,6 +152,13 @@ impl Request {
         // Relaxed: the queue publishes it to the leader.
         self.validated_to.store(visible.bits(), Ordering::Relaxed);
         Ok(())
+    }
+
+    /// From now on the request is never sent back: where the ring does not reach, the leader scans
+    /// its intervals inside the window. For the owner, before it queues the request again.
+    pub fn insist(&self) {
+        // Relaxed: the queue publishes it to the leader.
+        self.insists.store(true, Ordering::Relaxed);
     }
 
     /// Every interval that must not have changed: examined ones, and under first-committer-wins the
@@ -286,7 +301,7 @@ impl<T: AsRef<Request>> Recent<T> {
 }
 
 /// Judges a request inside the commit window.
-pub fn decide<T: AsRef<Request>>(request: &Request, recent: &Recent<T>) -> Verdict {
+pub fn decide<T: AsRef<Request>>(request: &Request, recent: &Recent<T>, guard: &Guard) -> Verdict {
     let read = request.reads.iter().map(|reads| &reads.space);
     let mut spaces = request.writes.iter().map(|writes| &writes.space).chain(read);
     if let Some(space) = spaces.find(|space| space.is_dropped()) {
@@ -298,13 +313,123 @@ pub fn decide<T: AsRef<Request>>(request: &Request, recent: &Recent<T>) -> Verdi
     // Relaxed: written by the owner before it queued the request.
     let validated_to = Lsn::from_bits(request.validated_to.load(Ordering::Relaxed));
     for (share, space, item, kind, ends) in request.intervals() {
-        if !recent.covers(validated_to) {
-            return Verdict::SendBack;
+        if space.is_unwritten_since(validated_to) {
+            continue;
         }
-        if let Some(other) = recent.writer_within(validated_to, space.id, ends) {
+        let writer = if recent.covers(validated_to) {
+            recent.writer_within(validated_to, space.id, ends)
+        // Relaxed: written by the owner before it queued the request.
+        } else if request.insists.load(Ordering::Relaxed) {
+            space.memtable.newer_in(ends, validated_to, guard)
+        } else {
+            return Verdict::SendBack;
+        };
+        if let Some(other) = writer {
             let space = space.id;
             return Verdict::Conflict(Conflict { kind, space, share, item, other: Some(other) });
         }
     }
     Verdict::Commit
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::read_set::ReadSet;
+    use isolith_index::{Kind, Memtable, Value, pin};
+
+    struct Kept(Arc<Request>);
+
+    impl AsRef<Request> for Kept {
+        fn as_ref(&self) -> &Request {
+            &self.0
+        }
+    }
+
+    struct World {
+        space: Arc<Space>,
+        recent: Recent<Kept>,
+        next: Lsn,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let space = Arc::new(Space::new(1, Arc::new(Memtable::new(7))));
+            Self { space, recent: Recent::new(Lsn::ZERO), next: Lsn::new(0, 1) }
+        }
+
+        fn put(&mut self, key: &str) {
+            let mut prepared = self.space.memtable.prepare(1);
+            prepared.add(key.as_bytes(), Kind::Put, Value::new(b"v"), 0);
+            let writes = vec![SpaceWrites { space: Arc::clone(&self.space), prepared }];
+            let request = Request::new(Isolation::Serializable, Lsn::ZERO, writes, Vec::new());
+            let lsn = self.next;
+            self.next = lsn.next();
+            self.space.note_write(lsn);
+            request.writes[0].prepared.install(lsn);
+            self.recent.push(lsn, Kept(Arc::new(request)));
+        }
+
+        fn visible(&self) -> Lsn {
+            Lsn::new(0, self.next.counter() - 1)
+        }
+
+        fn scan(&self, lower: &str, upper: &str) -> Request {
+            let mut reads = ReadSet::default();
+            let lower = Bound::Included(lower.as_bytes().into());
+            let upper = Bound::Excluded(upper.as_bytes().into());
+            reads.interval(&self.space, Interval { lower, upper });
+            Request::new(Isolation::Serializable, self.visible(), Vec::new(), reads.into_spaces())
+        }
+
+        fn decide(&self, request: &Request) -> Verdict {
+            decide(request, &self.recent, &pin())
+        }
+    }
+
+    #[test]
+    fn intervals_are_judged_by_the_ring_alone_while_it_reaches_back() {
+        let mut world = World::new();
+        world.put("z");
+        let (clean, broken) = (world.scan("a", "c"), world.scan("a", "d"));
+        world.put("c");
+        for request in [&clean, &broken] {
+            request.pre_validate(world.visible(), 0, &pin()).expect("left to the ring");
+        }
+        assert_eq!(world.decide(&clean), Verdict::Commit);
+        let Verdict::Conflict(conflict) = world.decide(&broken) else { panic!("a phantom passed") };
+        assert_eq!((conflict.kind, conflict.other), (ConflictKind::Range, Some(world.visible())));
+    }
+
+    #[test]
+    fn a_request_is_sent_back_when_its_evidence_has_left_and_judged_once_it_insists() {
+        for (key, conflict) in [("z", false), ("b", true)] {
+            let mut world = World::new();
+            world.put("z");
+            let request = world.scan("a", "c");
+            request.pre_validate(world.visible(), 0, &pin()).expect("nothing has changed");
+            world.put(key);
+            for _ in 0..RECENT_COMMITS {
+                world.put("y");
+            }
+            assert_eq!(world.decide(&request), Verdict::SendBack);
+            request.insist();
+            assert_eq!(matches!(world.decide(&request), Verdict::Conflict(_)), conflict);
+            let validated = request.pre_validate(world.visible(), 1, &pin());
+            assert_eq!(validated.is_err(), conflict, "outside the window it is seen, too");
+        }
+    }
+
+    #[test]
+    fn a_keyspace_that_nobody_wrote_to_needs_no_evidence() {
+        let mut world = World::new();
+        let quiet = World::new();
+        world.put("z");
+        let mut request = world.scan("a", "c");
+        request.reads = quiet.scan("a", "c").reads;
+        for _ in 0..=RECENT_COMMITS {
+            world.put("b");
+        }
+        assert_eq!(world.decide(&request), Verdict::Commit);
+    }
 }
