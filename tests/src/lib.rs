@@ -1,1 +1,3 @@
 //! Reference models and the fault harness.
+
+pub mod server;
