@@ -1,0 +1,199 @@
+//! Who is connected: what CLIENT LIST, CLIENT KILL and INFO know of the connections of all cores.
+//!
+//! A connection's record is written by its own core alone (apart from `killed`) and read by anyone;
+//! the list of records is behind a mutex that is taken when a client comes, goes or is listed, never
+//! by a command on data.
+
+use crate::shared::lock;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// The most connections at once.
+pub(crate) const CLIENTS_MAX: usize = 10_000;
+
+/// One connection, as others see it.
+pub(crate) struct Client {
+    /// Never given twice.
+    pub(crate) id: u64,
+    pub(crate) peer: String,
+    pub(crate) local: String,
+    /// Unix milliseconds.
+    pub(crate) since: u64,
+    names: Mutex<Names>,
+    // Relaxed everywhere below: each is a figure for a human, and orders nothing.
+    db: AtomicU8,
+    resp3: AtomicBool,
+    used: AtomicU64,
+    /// Commands queued by MULTI; -1 is `usize::MAX`.
+    queued: AtomicUsize,
+    watched: AtomicUsize,
+    transaction: AtomicBool,
+    killed: AtomicBool,
+}
+
+#[derive(Default)]
+struct Names {
+    name: String,
+    library: String,
+    library_number: String,
+    command: &'static str,
+}
+
+/// Which of a client's names.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Label {
+    Name,
+    Library,
+    LibraryNumber,
+}
+
+/// What a session tells of itself.
+pub(crate) struct Situation {
+    pub(crate) db: u8,
+    pub(crate) resp3: bool,
+    pub(crate) queued: Option<usize>,
+    pub(crate) watched: usize,
+    pub(crate) transaction: bool,
+}
+
+impl Client {
+    /// Sets one of its names.
+    pub(crate) fn label(&self, label: Label, text: &str) {
+        let mut names = lock(&self.names);
+        let field = match label {
+            Label::Name => &mut names.name,
+            Label::Library => &mut names.library,
+            Label::LibraryNumber => &mut names.library_number,
+        };
+        text.clone_into(field);
+    }
+
+    /// CLIENT SETNAME's name, empty if there is none.
+    pub(crate) fn name(&self) -> String {
+        lock(&self.names).name.clone()
+    }
+
+    /// Notes what it is doing; `now` in unix milliseconds.
+    pub(crate) fn note(&self, now: u64, situation: &Situation) {
+        // Relaxed: see the fields.
+        self.used.store(now, Ordering::Relaxed);
+        self.db.store(situation.db, Ordering::Relaxed);
+        self.resp3.store(situation.resp3, Ordering::Relaxed);
+        self.queued.store(situation.queued.unwrap_or(usize::MAX), Ordering::Relaxed);
+        self.watched.store(situation.watched, Ordering::Relaxed);
+        self.transaction.store(situation.transaction, Ordering::Relaxed);
+    }
+
+    /// Notes its last administrative command (commands on data do not pay for this).
+    pub(crate) fn note_command(&self, name: &'static str) {
+        lock(&self.names).command = name;
+    }
+
+    /// Asks its core to close it; the core must be woken.
+    pub(crate) fn kill(&self) {
+        // Release: pairs with the Acquire in `killed`; and the core is woken after this.
+        self.killed.store(true, Ordering::Release);
+    }
+
+    /// True if it is to be closed.
+    pub(crate) fn killed(&self) -> bool {
+        // Acquire: pairs with the Release in `kill`.
+        self.killed.load(Ordering::Acquire)
+    }
+
+    /// A line of CLIENT LIST, without its end.
+    pub(crate) fn line(&self, now: u64) -> String {
+        // Relaxed: see the fields.
+        let queued = self.queued.load(Ordering::Relaxed);
+        let mut flags = String::new();
+        if queued != usize::MAX {
+            flags.push('x');
+        }
+        if self.transaction.load(Ordering::Relaxed) {
+            flags.push('T');
+        }
+        if flags.is_empty() {
+            flags.push('N');
+        }
+        let names = lock(&self.names);
+        let mut line = String::new();
+        // Writing to a String cannot fail.
+        let _ = write!(
+            line,
+            "id={} addr={} laddr={} fd=-1 name={} age={} idle={} flags={flags} db={} sub=0 psub=0 \
+             ssub=0 multi={} watch={} cmd={} user=default resp={} lib-name={} lib-ver={}",
+            self.id,
+            self.peer,
+            self.local,
+            names.name,
+            now.saturating_sub(self.since) / 1000,
+            // Relaxed: see the fields.
+            now.saturating_sub(self.used.load(Ordering::Relaxed)) / 1000,
+            self.db.load(Ordering::Relaxed),
+            if queued == usize::MAX { -1 } else { queued as i64 },
+            self.watched.load(Ordering::Relaxed),
+            if names.command.is_empty() { "NULL" } else { names.command },
+            if self.resp3.load(Ordering::Relaxed) { 3 } else { 2 },
+            names.library,
+            names.library_number,
+        );
+        line
+    }
+}
+
+/// All connections of all cores.
+#[derive(Default)]
+pub(crate) struct Clients {
+    list: Mutex<BTreeMap<u64, Arc<Client>>>,
+    next: AtomicU64,
+}
+
+impl Clients {
+    /// Enters a new connection; `None` if there are [`CLIENTS_MAX`] already.
+    pub(crate) fn enter(&self, peer: String, local: String, now: u64) -> Option<Arc<Client>> {
+        let mut list = lock(&self.list);
+        if list.len() >= CLIENTS_MAX {
+            return None;
+        }
+        let client = Arc::new(Client {
+            // Relaxed: a counter; nothing else is ordered by it.
+            id: self.next.fetch_add(1, Ordering::Relaxed) + 1,
+            peer,
+            local,
+            since: now,
+            names: Mutex::default(),
+            db: AtomicU8::new(0),
+            resp3: AtomicBool::new(false),
+            used: AtomicU64::new(now),
+            queued: AtomicUsize::new(usize::MAX),
+            watched: AtomicUsize::new(0),
+            transaction: AtomicBool::new(false),
+            killed: AtomicBool::new(false),
+        });
+        list.insert(client.id, client.clone());
+        Some(client)
+    }
+
+    /// Removes a connection that is gone.
+    pub(crate) fn leave(&self, id: u64) {
+        lock(&self.list).remove(&id);
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        lock(&self.list).len()
+    }
+
+    /// How many there have ever been.
+    pub(crate) fn ever(&self) -> u64 {
+        // Relaxed: a figure for a human.
+        self.next.load(Ordering::Relaxed)
+    }
+
+    /// All of them, oldest first.
+    pub(crate) fn all(&self) -> Vec<Arc<Client>> {
+        lock(&self.list).values().cloned().collect()
+    }
+}

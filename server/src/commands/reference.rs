@@ -1,0 +1,76 @@
+//! `docs/commands.md`, from the table.
+
+use super::{Group, Spec, TABLE};
+use std::fmt::Write;
+
+/// The whole document.
+pub(crate) fn markdown() -> String {
+    let mut text = String::from(
+        "# Commands\n\n\
+         <!-- Made from the server's command table by `isolith commands`; a test keeps the two \
+         equal. -->\n\n\
+         isolith speaks RESP2 and RESP3 and follows Redis 7 in semantics, reply types and error \
+         texts; what differs is said beside the command. Values are strings; sixteen databases \
+         are sixteen keyspaces of the library, `db0` to `db15`. Each command that is not within \
+         MULTI or BEGIN is a serializable transaction of its own, acknowledged when it is as \
+         durable as the server was told (`--durability`, `sync` by default).\n\n\
+         Errors begin with a code that a program can act on:\n\n\
+         | code | meaning | then |\n|---|---|---|\n\
+         | `ERR` | the command is wrong | do not repeat it |\n\
+         | `EXECABORT` | the queue of MULTI had errors; nothing was done | mend the queue |\n\
+         | `CONFLICT` | a BEGIN transaction met another; nothing was done | begin again |\n\
+         | `ABORTED` | the open transaction is rolled back already | send ROLLBACK |\n\
+         | `STALLED` | no room at the moment (log, memory); nothing was done | try again later |\n\
+         | `READONLY` | a READ ONLY transaction, or a log that failed | reads go on |\n\
+         | `COMMITUNKNOWN` | the log failed after the commit was decided | read back after a \
+         restart |\n\n",
+    );
+    for group in Group::ALL {
+        let title = match group {
+            Group::Connection => "Connection",
+            Group::Generic => "Keys",
+            Group::String => "Strings",
+            Group::Transactions => "Transactions of Redis",
+            Group::Server => "Server",
+            Group::Scripting => "Scripting",
+            Group::Isolith => "Beyond Redis",
+        };
+        // Writing to a String cannot fail.
+        let _ = write!(text, "## {title}\n\n| command | since | what it does |\n|---|---|---|\n");
+        for spec in TABLE.iter().filter(|spec| spec.group == group) {
+            if spec.subcommands.is_empty() || spec.arity == -1 {
+                row(&mut text, spec);
+            }
+            spec.subcommands.iter().for_each(|sub| row(&mut text, sub));
+        }
+        text.push('\n');
+    }
+    text.truncate(text.trim_end().len());
+    text.push('\n');
+    text
+}
+
+fn row(text: &mut String, spec: &Spec) {
+    let syntax = spec.syntax.replace('|', "\\|");
+    let _ = write!(text, "| `{syntax}` | {} | {}", spec.since, spec.summary);
+    if !spec.note.is_empty() {
+        let _ = write!(text, " *{}*", spec.note);
+    }
+    text.push_str(" |\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "reads a document of the repository")]
+    fn document_is_what_the_table_says() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/commands.md");
+        let document = std::fs::read(path).unwrap_or_default();
+        assert!(
+            document == markdown().as_bytes(),
+            "docs/commands.md is not what the table says: `cargo run -- commands > docs/commands.md`"
+        );
+    }
+}

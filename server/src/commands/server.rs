@@ -1,0 +1,398 @@
+//! The server itself: INFO, CONFIG, COMMAND, TIME.
+
+use super::connection::REDIS_RELEASE;
+use super::{Handler, Keys, Outcome, Spec, TABLE, by_name};
+use crate::clients::CLIENTS_MAX;
+use crate::failure::Failure;
+use crate::glob;
+use crate::resp::request::{BULK_BYTES_MAX, REQUEST_BYTES_MAX};
+use crate::resp::{Args, Reply};
+use crate::shared::{DATABASES, Shared};
+use crate::store::Cx;
+use isolith::Durability;
+use std::fmt::Write;
+
+/// Up to so many keys INFO counts exactly; beyond it estimates.
+const COUNT_EXACTLY_MAX: usize = 1_000;
+
+/// `TIME`
+pub(super) fn time(cx: &mut Cx<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
+    let now = cx.shared.now_ms();
+    let mut digits = itoa::Buffer::new();
+    reply.array(2);
+    reply.bulk(digits.format(now / 1000).as_bytes());
+    reply.bulk(digits.format(now % 1000 * 1000).as_bytes());
+    Ok(())
+}
+
+/// `INFO [section [section ...]]`
+pub(super) fn info(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
+    let sections: Vec<String> =
+        args.from(1).map(|name| String::from_utf8_lossy(name).to_lowercase()).collect();
+    let wanted = |name: &str| {
+        sections.is_empty()
+            || sections.iter().any(|section| {
+                section == name || matches!(section.as_str(), "all" | "default" | "everything")
+            })
+    };
+    let mut text = String::new();
+    for (name, write) in SECTIONS {
+        if wanted(&name.to_lowercase()) {
+            if !text.is_empty() {
+                text.push_str("\r\n");
+            }
+            let _ = write!(text, "# {name}\r\n");
+            write(cx.shared, &mut text);
+        }
+    }
+    reply.text(&text);
+    Ok(())
+}
+
+type Section = fn(&Shared, &mut String);
+
+const SECTIONS: &[(&str, Section)] = &[
+    ("Server", info_server),
+    ("Clients", info_clients),
+    ("Memory", info_memory),
+    ("Persistence", info_persistence),
+    ("Stats", info_stats),
+    ("Replication", info_replication),
+    ("CPU", info_cpu),
+    ("Isolith", info_isolith),
+    ("Keyspace", info_keyspace),
+];
+
+/// One `name:value` line. Writing to a String cannot fail.
+fn field(text: &mut String, name: &str, value: impl std::fmt::Display) {
+    let _ = write!(text, "{name}:{value}\r\n");
+}
+
+fn info_server(shared: &Shared, text: &mut String) {
+    let uptime = shared.now_ms().saturating_sub(shared.since) / 1000;
+    field(text, "redis_version", REDIS_RELEASE);
+    field(text, "isolith_version", env!("CARGO_PKG_VERSION"));
+    field(text, "redis_mode", "standalone");
+    field(text, "os", std::env::consts::OS);
+    field(text, "arch_bits", usize::BITS);
+    field(text, "multiplexing_api", "epoll");
+    field(text, "process_id", std::process::id());
+    field(text, "tcp_port", shared.address.port());
+    field(text, "uptime_in_seconds", uptime);
+    field(text, "uptime_in_days", uptime / 86_400);
+    field(text, "io_threads_active", shared.counters.len());
+}
+
+fn info_clients(shared: &Shared, text: &mut String) {
+    field(text, "connected_clients", shared.clients.count());
+    field(text, "maxclients", CLIENTS_MAX);
+    field(text, "blocked_clients", 0);
+}
+
+fn info_memory(shared: &Shared, text: &mut String) {
+    let stats = shared.database.stats();
+    field(text, "used_memory", stats.memory_bytes);
+    field(text, "used_memory_dataset", stats.memory_bytes);
+    field(text, "maxmemory", stats.memory_bytes_max);
+    field(text, "maxmemory_policy", "noeviction");
+}
+
+fn info_persistence(_: &Shared, text: &mut String) {
+    field(text, "loading", 0);
+    field(text, "async_loading", 0);
+    field(text, "aof_enabled", 1);
+    field(text, "aof_last_write_status", "ok");
+    field(text, "rdb_bgsave_in_progress", 0);
+    field(text, "rdb_last_bgsave_status", "ok");
+}
+
+fn info_stats(shared: &Shared, text: &mut String) {
+    field(text, "total_connections_received", shared.clients.ever());
+    field(text, "total_commands_processed", shared.total(|counters| &counters.commands));
+    field(text, "total_net_input_bytes", shared.total(|counters| &counters.received_bytes));
+    field(text, "total_net_output_bytes", shared.total(|counters| &counters.sent_bytes));
+    field(text, "rejected_connections", shared.total(|counters| &counters.refused));
+    field(text, "expired_keys", shared.database.stats().expired);
+    field(text, "evicted_keys", 0);
+}
+
+fn info_replication(_: &Shared, text: &mut String) {
+    field(text, "role", "master");
+    field(text, "connected_slaves", 0);
+}
+
+fn info_cpu(_: &Shared, text: &mut String) {
+    let usage = |name: &str, text: &mut String, time: rustix::time::ClockId| {
+        let spent = rustix::time::clock_gettime(time);
+        field(text, name, format_args!("{}.{:06}", spent.tv_sec, spent.tv_nsec / 1000));
+    };
+    usage("used_cpu_total", text, rustix::time::ClockId::ProcessCPUTime);
+}
+
+fn info_isolith(shared: &Shared, text: &mut String) {
+    let stats = shared.database.stats();
+    field(text, "durability", durability_name(shared.durability));
+    if let Some(backend) = shared.database.backend() {
+        field(text, "log_io", backend.kind.to_string());
+    }
+    field(text, "commits", stats.commits);
+    field(text, "conflicts_retried", shared.total(|counters| &counters.conflicts));
+    field(text, "visible", stats.visible);
+    field(text, "durable", stats.durable);
+    field(text, "snapshots", stats.snapshots);
+    if let Some(log) = stats.log {
+        field(text, "log_batches", log.batches);
+        field(text, "log_bytes", log.bytes);
+        field(text, "log_synced_batches", log.synced_batches);
+    }
+}
+
+fn info_keyspace(shared: &Shared, text: &mut String) {
+    for (number, keyspace) in shared.keyspaces().iter().enumerate() {
+        // Some clients ask at every connect: counting is for what is small.
+        let about = keyspace.approximate_len();
+        let keys = match about {
+            0..=COUNT_EXACTLY_MAX => keyspace.len().unwrap_or(about),
+            about => about,
+        };
+        if keys > 0 {
+            field(text, &format!("db{number}"), format_args!("keys={keys},expires=0,avg_ttl=0"));
+        }
+    }
+}
+
+/// As the command line has it.
+fn durability_name(durability: Durability) -> &'static str {
+    match durability {
+        Durability::Sync => "sync",
+        Durability::Os => "os",
+        Durability::Buffered => "buffered",
+    }
+}
+
+/// What CONFIG GET answers: the parameters that tools ask for, as they are here.
+fn parameters(shared: &Shared) -> Vec<(&'static str, String)> {
+    let fixed = |name, value: &str| (name, value.to_owned());
+    vec![
+        fixed(
+            "appendfsync",
+            match shared.durability {
+                Durability::Sync => "always",
+                Durability::Os => "everysec",
+                Durability::Buffered => "no",
+            },
+        ),
+        fixed("appendonly", "yes"),
+        fixed("bind", &shared.address.ip().to_string()),
+        fixed("databases", &DATABASES.to_string()),
+        fixed("dir", &shared.directory.to_string_lossy()),
+        fixed("durability", durability_name(shared.durability)),
+        fixed("io-threads", &shared.counters.len().to_string()),
+        fixed("maxclients", &CLIENTS_MAX.to_string()),
+        fixed("maxmemory", &shared.database.stats().memory_bytes_max.to_string()),
+        fixed("maxmemory-policy", "noeviction"),
+        fixed("port", &shared.address.port().to_string()),
+        fixed("proto-max-bulk-len", &BULK_BYTES_MAX.to_string()),
+        fixed("client-query-buffer-limit", &REQUEST_BYTES_MAX.to_string()),
+        fixed("requirepass", ""),
+        fixed("save", ""),
+        fixed("tcp-keepalive", "300"),
+        fixed("timeout", "0"),
+    ]
+}
+
+/// Parameters of Redis that may be set without an effect here: they concern what isolith does not
+/// have, or does by itself.
+const IGNORED: &[&str] = &[
+    "activedefrag",
+    "appendfsync",
+    "appendonly",
+    "auto-aof-rewrite-percentage",
+    "hz",
+    "latency-monitor-threshold",
+    "lazyfree-lazy-expire",
+    "lazyfree-lazy-server-del",
+    "lazyfree-lazy-user-del",
+    "lazyfree-lazy-user-flush",
+    "loglevel",
+    "notify-keyspace-events",
+    "rdbcompression",
+    "save",
+    "slowlog-log-slower-than",
+    "slowlog-max-len",
+    "stop-writes-on-bgsave-error",
+    "timeout",
+];
+
+/// `CONFIG GET pattern [pattern ...]`
+pub(super) fn config_get(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
+    let patterns: Vec<Vec<u8>> = args.from(2).map(<[u8]>::to_ascii_lowercase).collect();
+    let mut found = parameters(cx.shared);
+    found
+        .retain(|(name, _)| patterns.iter().any(|pattern| glob::matches(pattern, name.as_bytes())));
+    reply.map(found.len());
+    for (name, value) in found {
+        reply.bulk(name.as_bytes());
+        reply.bulk(value.as_bytes());
+    }
+    Ok(())
+}
+
+/// `CONFIG SET parameter value [parameter value ...]`
+pub(super) fn config_set(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
+    if !args.len().is_multiple_of(2) {
+        return Err(Failure::text(super::wrong_arity("config|set")));
+    }
+    for name in args.from(2).step_by(2) {
+        let name = String::from_utf8_lossy(name).to_lowercase();
+        if IGNORED.contains(&name.as_str()) {
+            continue;
+        }
+        let known = parameters(cx.shared).iter().any(|(known, _)| *known == name);
+        return Err(Failure::text(if known {
+            format!(
+                "ERR CONFIG SET failed (possibly related to argument '{name}') - can't set \
+                 immutable config"
+            )
+        } else {
+            format!("ERR Unknown option or number of arguments for CONFIG SET - '{name}'")
+        }));
+    }
+    reply.ok();
+    Ok(())
+}
+
+/// `CONFIG RESETSTAT`, `FUNCTION FLUSH`: there is nothing to do.
+pub(super) fn nothing(_: &mut Cx<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
+    reply.ok();
+    Ok(())
+}
+
+/// `COMMAND`
+pub(super) fn command(_: &mut Cx<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
+    reply.array(TABLE.len());
+    TABLE.iter().for_each(|spec| describe(spec, None, reply));
+    Ok(())
+}
+
+/// `COMMAND COUNT`
+pub(super) fn command_count(_: &mut Cx<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
+    reply.count(TABLE.len());
+    Ok(())
+}
+
+/// `COMMAND LIST`
+pub(super) fn command_list(_: &mut Cx<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
+    reply.array(TABLE.len());
+    TABLE.iter().for_each(|spec| reply.bulk(spec.name.as_bytes()));
+    Ok(())
+}
+
+/// `COMMAND INFO [name [name ...]]`
+pub(super) fn command_info(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
+    if args.len() == 2 {
+        return command(cx, args, reply);
+    }
+    reply.array(args.len() - 2);
+    for name in args.from(2) {
+        match by_name(name) {
+            Some(spec) => describe(spec, None, reply),
+            None => reply.null_array(),
+        }
+    }
+    Ok(())
+}
+
+/// `COMMAND GETKEYS command [argument ...]`
+pub(super) fn command_getkeys(_: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
+    let spec = by_name(args.at(2)).ok_or_else(|| Failure::text("ERR Invalid command specified"))?;
+    let length = args.len() - 2;
+    if !spec.takes(length) {
+        return Err(Failure::text("ERR Invalid number of arguments specified for command"));
+    }
+    if !spec.keys.any() {
+        return Err(Failure::text("ERR The command has no key arguments"));
+    }
+    reply.array(spec.keys.count(length));
+    spec.keys.positions(length).for_each(|place| reply.bulk(args.at(place + 2)));
+    Ok(())
+}
+
+/// `COMMAND DOCS [name [name ...]]`
+pub(super) fn command_docs(_: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
+    let asked: Vec<&Spec> = match args.len() {
+        2 => TABLE.iter().collect(),
+        _ => args.from(2).filter_map(by_name).collect(),
+    };
+    reply.map(asked.len());
+    for spec in asked {
+        reply.bulk(spec.name.as_bytes());
+        document(spec, None, reply);
+    }
+    Ok(())
+}
+
+/// A subcommand's full name, as COMMAND has it: `client|list`.
+fn full_name(spec: &Spec, container: Option<&Spec>) -> String {
+    match container {
+        Some(container) => format!("{}|{}", container.name, spec.name),
+        None => spec.name.to_owned(),
+    }
+}
+
+fn document(spec: &Spec, container: Option<&Spec>, reply: &mut Reply<'_>) {
+    reply.map(if spec.subcommands.is_empty() { 4 } else { 5 });
+    reply.bulk(b"summary");
+    reply.bulk(spec.summary.trim_end_matches('.').as_bytes());
+    reply.bulk(b"since");
+    reply.bulk(spec.since.as_bytes());
+    reply.bulk(b"group");
+    reply.bulk(spec.group.name().as_bytes());
+    reply.bulk(b"syntax");
+    reply.bulk(spec.syntax.as_bytes());
+    debug_assert!(container.is_none() || spec.subcommands.is_empty());
+    if !spec.subcommands.is_empty() {
+        reply.bulk(b"subcommands");
+        reply.map(spec.subcommands.len());
+        for sub in spec.subcommands {
+            reply.bulk(full_name(sub, Some(spec)).as_bytes());
+            document(sub, Some(spec), reply);
+        }
+    }
+}
+
+/// One entry of COMMAND: name, arity, flags, first, last, step, categories, tips, key
+/// specifications, subcommands.
+fn describe(spec: &Spec, container: Option<&Spec>, reply: &mut Reply<'_>) {
+    reply.array(10);
+    reply.bulk(full_name(spec, container).as_bytes());
+    reply.integer(i64::from(spec.arity));
+    let access = match spec.handler {
+        Handler::Read(_) => Some("readonly"),
+        Handler::Write(_) => Some("write"),
+        _ => None,
+    };
+    reply.set(spec.flags.len() + usize::from(access.is_some()));
+    access.iter().chain(spec.flags).for_each(|flag| reply.simple(flag));
+    let Keys { first, last, step } = spec.keys;
+    [first, last, step].iter().for_each(|place| reply.integer(i64::from(*place)));
+    let categories: Vec<String> = [
+        Some(format!("@{}", spec.group.name())),
+        match spec.handler {
+            Handler::Read(_) => Some("@read".to_owned()),
+            Handler::Write(_) => Some("@write".to_owned()),
+            _ => None,
+        },
+        Some(if spec.flags.contains(&"fast") { "@fast" } else { "@slow" }.to_owned()),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    reply.set(categories.len());
+    categories.iter().for_each(|category| reply.simple(category));
+    // Tips and key specifications: none are given.
+    reply.array(0);
+    reply.array(0);
+    reply.array(spec.subcommands.len());
+    spec.subcommands.iter().for_each(|sub| describe(sub, Some(spec), reply));
+}

@@ -1,0 +1,440 @@
+//! One socket's state machine: bytes in, commands run, replies out in order.
+//!
+//! ```text
+//!   received ──► input ──► parser ──► session ──► out ──► (released prefix) ──► driver
+//!                                                  ▲
+//!                                       marks: replies that wait for a gate
+//! ```
+//!
+//! 1. Replies leave in the order of their commands: a reply that waits holds back what follows it.
+//! 2. A reply that tells of a commit leaves only after its gate has opened; if the gate fails, the
+//!    error takes its place.
+//! 3. Bounds: while more than [`OUTPUT_BYTES_PAUSE`] of output or [`MARKS_MAX`] waiting replies are
+//!    there, no further command of this connection runs and nothing is received from it. So a client
+//!    that does not read is slowed down by its own socket, and holds one reply at most beyond that.
+//! 4. An idle connection holds no buffer.
+//! 5. A command that is to be tried again stays where it is, at the front of `input`.
+
+use crate::commands::{self, Spec};
+use crate::execute::{Batch, BatchEnd, Flow, Later, Try};
+use crate::failure;
+use crate::gates::{Class, Gate, Gates};
+use crate::reactor::Token;
+use crate::resp::request::REQUEST_BYTES_MAX;
+use crate::resp::{Parser, Reply, Step};
+use crate::session::{Mode, Session};
+use crate::shared::Shared;
+use std::collections::VecDeque;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+/// Output that is waiting for the client to read, or for its gates, before commands stop.
+pub(crate) const OUTPUT_BYTES_PAUSE: usize = 1024 * 1024;
+/// Replies that are waiting for their gates before commands stop.
+pub(crate) const MARKS_MAX: usize = 1024;
+/// How long a command waits for room before the client is told `STALLED`.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
+/// Buffers up to this size are kept for the next use.
+const BUFFER_BYTES_KEPT: usize = 64 * 1024;
+
+/// A reply (or several in a row) that waits for a gate. Places are counted from the first byte that
+/// the connection ever sent.
+struct Mark {
+    start: u64,
+    end: u64,
+    /// How many replies lie between.
+    replies: u32,
+    at: isolith::Timestamp,
+    open: bool,
+}
+
+/// A command that is to be tried again.
+struct Parked {
+    why: Later,
+    since: Instant,
+}
+
+/// What a connection works with, besides itself.
+pub(crate) struct Work<'a> {
+    pub(crate) shared: &'a Shared,
+    pub(crate) core: usize,
+    pub(crate) gates: &'a mut Gates,
+    /// Unix milliseconds, as of the last wait: for figures, not for expiry.
+    pub(crate) now_ms: u64,
+}
+
+/// One client.
+pub(crate) struct Connection {
+    pub(crate) token: Token,
+    pub(crate) session: Session,
+    /// Received and not consumed: at most one command that is not whole, unless commands pause.
+    input: Vec<u8>,
+    parser: Parser,
+    /// Written and not handed to the driver.
+    out: Vec<u8>,
+    /// The place of `out`'s first byte.
+    out_start: u64,
+    marks: VecDeque<Mark>,
+    /// The number of `marks`' first element.
+    marks_start: u64,
+    parked: Option<Parked>,
+    /// A buffer is with the driver.
+    sending: bool,
+    /// Receiving is on.
+    pub(crate) receiving: bool,
+    /// The peer sends no more.
+    ended: bool,
+    /// Close when everything is sent.
+    closing: bool,
+    broken: bool,
+    /// Already in the core's list of connections to look after.
+    pub(crate) dirty: bool,
+}
+
+impl Connection {
+    pub(crate) fn new(token: Token, session: Session) -> Connection {
+        Connection {
+            token,
+            session,
+            input: Vec::new(),
+            parser: Parser::new(),
+            out: Vec::new(),
+            out_start: 0,
+            marks: VecDeque::new(),
+            marks_start: 0,
+            parked: None,
+            sending: false,
+            receiving: true,
+            ended: false,
+            closing: false,
+            broken: false,
+            dirty: false,
+        }
+    }
+
+    /// Takes what has come in and runs what is whole.
+    pub(crate) fn received(&mut self, bytes: &[u8], work: &mut Work<'_>) {
+        if self.closing {
+            return;
+        }
+        if self.input.is_empty() {
+            // The usual case: commands are parsed where they were received.
+            let taken = self.run(bytes, work);
+            if !self.closing {
+                self.input.extend_from_slice(&bytes[taken..]);
+            }
+        } else {
+            self.input.extend_from_slice(bytes);
+            self.go_on(work);
+        }
+        if self.input.len() > REQUEST_BYTES_MAX && !self.closing {
+            self.refuse("ERR Protocol error: request larger than 1 GiB");
+        }
+    }
+
+    /// Runs what is whole in `input`: after a pause, or when a parked command may try again.
+    pub(crate) fn go_on(&mut self, work: &mut Work<'_>) {
+        let mut input = std::mem::take(&mut self.input);
+        let taken = self.run(&input, work);
+        if self.closing || taken == input.len() {
+            return;
+        }
+        input.drain(..taken);
+        if input.len() < input.capacity() / 4 {
+            input.shrink_to(2 * input.len());
+        }
+        self.input = input;
+    }
+
+    /// True if commands may run.
+    fn may_run(&self) -> bool {
+        !self.closing
+            && !self.broken
+            && self.out.len() < OUTPUT_BYTES_PAUSE
+            && self.marks.len() < MARKS_MAX
+    }
+
+    /// True if there is something to run that could not run before.
+    pub(crate) fn wants_to_run(&self) -> bool {
+        !self.input.is_empty() && self.may_run()
+    }
+
+    /// True if a command is to be tried again.
+    pub(crate) fn is_parked(&self) -> bool {
+        self.parked.is_some()
+    }
+
+    /// Runs whole commands from the front of `input`; returns how many bytes they took.
+    fn run(&mut self, input: &[u8], work: &mut Work<'_>) -> usize {
+        let parked = self.parked.take();
+        let this = Try {
+            shared: work.shared,
+            core: work.core,
+            patient: parked.as_ref().is_none_or(|parked| parked.since.elapsed() < PATIENCE),
+        };
+        let (mut at, mut commands) = (0, 0);
+        // Up to here commands run one by one: a batch of them has failed.
+        let mut singly_until = if parked.is_some() { 1 } else { 0 };
+        while self.may_run() {
+            match self.parser.parse(&input[at..]) {
+                Ok(Step::Ready) => {}
+                Ok(Step::Incomplete) => {
+                    if self.parser.idle() {
+                        at += self.parser.finish();
+                    }
+                    break;
+                }
+                Err(error) => {
+                    self.refuse(&format!("ERR Protocol error: {error}"));
+                    at = input.len();
+                    break;
+                }
+            }
+            let found = commands::find(self.parser.args(&input[at..]));
+            if at >= singly_until
+                && let Ok(first) = &found
+                && let Some(end) = self.batch(first, &input[at..], this, work)
+            {
+                match end {
+                    Ok((taken, run)) => {
+                        at += taken;
+                        commands += u64::from(run);
+                    }
+                    Err(tried) => singly_until = at + tried,
+                }
+                continue;
+            }
+            let before = self.out.len();
+            let args = self.parser.args(&input[at..]);
+            match self.session.execute(this, found, args, &mut self.out) {
+                Flow::Done => {}
+                Flow::Gate(gate) => self.hold(gate, before, 1, work),
+                Flow::Seen(observed) => self.hold_seen(observed, before, work),
+                Flow::Close => self.closing = true,
+                Flow::Later(why) => {
+                    let since = match parked {
+                        Some(parked) if commands == 0 && parked.why == why => parked.since,
+                        _ => Instant::now(),
+                    };
+                    self.out.truncate(before);
+                    self.parked = Some(Parked { why, since });
+                    break;
+                }
+            }
+            at += self.parser.finish();
+            commands += 1;
+        }
+        if commands > 0 {
+            self.session.client.note(work.now_ms, &self.session.situation());
+            if let Some(counters) = work.shared.counters.get(work.core) {
+                counters.commands.add(commands);
+            }
+        }
+        at
+    }
+
+    /// Runs as many neighbouring commands as can be one transaction, if there is more than one.
+    /// `None`: this is no place for a batch. `Ok`: how many bytes and commands it took. `Err`: it
+    /// failed, having come so far; nothing was done.
+    fn batch(
+        &mut self,
+        first: &'static Spec,
+        input: &[u8],
+        this: Try<'_>,
+        work: &mut Work<'_>,
+    ) -> Option<Result<(usize, u32), usize>> {
+        if !Batch::may_begin(&self.session, first) || self.parser.is_last(input) {
+            return None;
+        }
+        let mut batch = Batch::begin(this.shared).ok()?;
+        let before = self.out.len();
+        let (mut at, mut next) = (0, Some(first));
+        while let Some(spec) = next {
+            let args = self.parser.args(&input[at..]);
+            if batch.run(&mut self.session, this.shared, spec, args, &mut self.out).is_err() {
+                return Some(Err(self.abandon(at, before)));
+            }
+            at += self.parser.finish();
+            next = match self.parser.parse(&input[at..]) {
+                Ok(Step::Ready) if self.out.len() - before < OUTPUT_BYTES_PAUSE => {
+                    commands::find(self.parser.args(&input[at..]))
+                        .ok()
+                        .filter(|spec| batch.admits(spec))
+                }
+                // Not whole, or refused: `run` comes to it again, and says so.
+                _ => None,
+            };
+        }
+        let run = batch.commands;
+        match batch.commit(&mut self.session, this) {
+            BatchEnd::Gate(gate) => self.hold(gate, before, run, work),
+            BatchEnd::Unknown(error) => {
+                self.out.truncate(before);
+                let mut reply = Reply::new(&mut self.out, self.session.resp3);
+                (0..run).for_each(|_| reply.error(&error));
+            }
+            BatchEnd::RunAgain => return Some(Err(self.abandon(at, before))),
+        }
+        Some(Ok((at, run)))
+    }
+
+    /// Takes a batch back that has come to `at`; returns where its last command that ran ends.
+    fn abandon(&mut self, at: usize, before: usize) -> usize {
+        self.out.truncate(before);
+        let here = if self.parser.is_ready() { at + self.parser.finish() } else { at };
+        self.parser.restart();
+        here.max(1)
+    }
+
+    /// The last words to a client that does not speak the protocol.
+    fn refuse(&mut self, text: &str) {
+        Reply::new(&mut self.out, self.session.resp3).error(text);
+        self.closing = true;
+        self.input = Vec::new();
+    }
+
+    fn out_end(&self) -> u64 {
+        self.out_start + self.out.len() as u64
+    }
+
+    /// Holds back the reply that begins at `before` in `out` until `gate` opens.
+    fn hold(&mut self, mut gate: Gate, before: usize, replies: u32, work: &mut Work<'_>) {
+        // Often there is nothing to wait for: `Buffered` commits, and writes that wrote nothing.
+        if gate.at <= work.shared.database.acknowledged()
+            && matches!(work.gates.poll(&mut gate), Poll::Ready(Ok(())))
+        {
+            return;
+        }
+        let start = self.out_start + before as u64;
+        let number = self.marks_start + self.marks.len() as u64;
+        self.marks.push_back(Mark {
+            start,
+            end: self.out_end(),
+            replies,
+            at: gate.at,
+            open: false,
+        });
+        work.gates.push(gate, self.token, number);
+    }
+
+    /// Holds back a reply that shows what may not be acknowledged yet.
+    fn hold_seen(&mut self, observed: isolith::Timestamp, before: usize, work: &mut Work<'_>) {
+        if observed <= work.shared.database.acknowledged() {
+            return;
+        }
+        let start = self.out_start + before as u64;
+        let end = self.out_end();
+        // Right behind a commit that covers it: one gate for both, and one fate.
+        if let Some(last) = self.marks.back_mut()
+            && !last.open
+            && last.end == start
+            && last.at >= observed
+        {
+            last.end = end;
+            last.replies += 1;
+            return;
+        }
+        let pending = work.shared.database.pending(observed);
+        self.hold(Gate::new(Class::Seen, observed, pending), before, 1, work);
+    }
+
+    /// A gate has opened, or failed.
+    pub(crate) fn opened(&mut self, mark: u64, outcome: &Result<(), isolith::Error>) {
+        let Some(index) = mark.checked_sub(self.marks_start).map(|index| index as usize) else {
+            return;
+        };
+        let Some(mark) = self.marks.get_mut(index) else { return };
+        mark.open = true;
+        if let Err(error) = outcome {
+            let range =
+                (mark.start - self.out_start) as usize..(mark.end - self.out_start) as usize;
+            let (replies, length) = (mark.replies, range.len());
+            let mut errors = Vec::new();
+            let mut reply = Reply::new(&mut errors, self.session.resp3);
+            (0..replies).for_each(|_| reply.error(&failure::describe(error)));
+            // Everything behind moves.
+            for later in self.marks.iter_mut().skip(index) {
+                later.end = later.end - length as u64 + errors.len() as u64;
+            }
+            for later in self.marks.iter_mut().skip(index + 1) {
+                later.start = later.start - length as u64 + errors.len() as u64;
+            }
+            self.out.splice(range, errors);
+        }
+        while self.marks.front().is_some_and(|mark| mark.open) {
+            self.marks.pop_front();
+            self.marks_start += 1;
+        }
+    }
+
+    /// What may be sent now, if nothing is being sent.
+    pub(crate) fn next_send(&mut self) -> Option<Vec<u8>> {
+        if self.sending || self.broken {
+            return None;
+        }
+        let released = match self.marks.front() {
+            Some(mark) => (mark.start - self.out_start) as usize,
+            None => self.out.len(),
+        };
+        if released == 0 {
+            return None;
+        }
+        let rest = self.out.split_off(released);
+        self.sending = true;
+        self.out_start += released as u64;
+        Some(std::mem::replace(&mut self.out, rest))
+    }
+
+    /// A send is over: its buffer may be used again.
+    pub(crate) fn sent(&mut self, mut buffer: Vec<u8>) {
+        self.sending = false;
+        if self.out.is_empty() && self.out.capacity() == 0 && buffer.capacity() <= BUFFER_BYTES_KEPT
+        {
+            buffer.clear();
+            self.out = buffer;
+        }
+    }
+
+    /// The peer sends no more; what has come in is still run and answered.
+    pub(crate) fn ended(&mut self) {
+        self.ended = true;
+        self.receiving = false;
+    }
+
+    /// Nothing can be sent or received any more.
+    pub(crate) fn broken(&mut self) {
+        self.broken = true;
+    }
+
+    /// Finish what has been run, then close (shutdown, CLIENT KILL).
+    pub(crate) fn close_soon(&mut self) {
+        self.closing = true;
+        self.parked = None;
+        self.input = Vec::new();
+    }
+
+    /// Whether to receive.
+    pub(crate) fn wants_to_receive(&self) -> bool {
+        !self.ended && self.parked.is_none() && self.may_run()
+    }
+
+    /// True if nothing is left to do but to close.
+    pub(crate) fn is_over(&self) -> bool {
+        let idle = self.out.is_empty() && self.marks.is_empty() && !self.sending;
+        self.broken || (idle && (self.closing || (self.ended && self.parked.is_none())))
+    }
+
+    /// Rolls an open transaction back that has not been used for too long. True if there still is
+    /// one to be watched.
+    pub(crate) fn expire_transaction(&mut self, limit: Duration) -> bool {
+        match &self.session.mode {
+            Mode::Open(open) if open.used.elapsed() >= limit => {
+                let seconds = limit.as_secs();
+                self.session.abort(format!("the transaction was idle for {seconds} s"));
+                false
+            }
+            Mode::Open(_) => true,
+            _ => false,
+        }
+    }
+}

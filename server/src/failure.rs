@@ -1,0 +1,83 @@
+//! Errors as a client sees them: a code in capitals that a program can act on, then what to do.
+//!
+//! | code | meaning | the client should |
+//! |---|---|---|
+//! | `ERR` | the command is wrong | not repeat it |
+//! | `EXECABORT` | MULTI's queue had errors; nothing was done | mend the queue |
+//! | `CONFLICT` | a BEGIN transaction met another; nothing was done | begin again |
+//! | `ABORTED` | the open transaction is rolled back already | send ROLLBACK |
+//! | `STALLED` | no room now (log, memory); nothing was done | try again later |
+//! | `READONLY` | no writes: read-only transaction, or the disk failed | read on, or look at the disk |
+//! | `COMMITUNKNOWN` | the log failed after the commit was decided | read back after a restart |
+//! | `CORRUPT` | damage was found | restore |
+
+use isolith::Error;
+use std::borrow::Cow;
+
+/// Why a handler did not do what it was asked.
+pub(crate) enum Failure {
+    /// What the client did wrong, as the text of its error. A handler says it before it has written
+    /// anything: what it read still counts as read.
+    Text(Cow<'static, str>),
+    /// What the engine could not do.
+    Engine(Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        Failure::Engine(error)
+    }
+}
+
+impl Failure {
+    pub(crate) fn text(text: impl Into<Cow<'static, str>>) -> Failure {
+        Failure::Text(text.into())
+    }
+}
+
+pub(crate) const SYNTAX: &str = "ERR syntax error";
+pub(crate) const NOT_AN_INTEGER: &str = "ERR value is not an integer or out of range";
+pub(crate) const TOO_LARGE: &str = "ERR string exceeds maximum allowed size (proto-max-bulk-len)";
+
+/// A syntax error.
+pub(crate) fn syntax() -> Failure {
+    Failure::text(SYNTAX)
+}
+
+/// What is to be done about an error of the engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Remedy {
+    /// Run the whole transaction again.
+    RunAgain,
+    /// Wait for room, then run it again.
+    Wait,
+    /// Tell the client; the transaction may go on.
+    Tell,
+    /// Tell the client; the transaction is over.
+    GiveUp,
+}
+
+/// Judges an error.
+pub(crate) fn remedy(error: &Error) -> Remedy {
+    match error {
+        Error::Conflict { .. } => Remedy::RunAgain,
+        Error::Stalled { .. } => Remedy::Wait,
+        Error::KeyTooLarge { .. }
+        | Error::ValueTooLarge { .. }
+        | Error::TransactionTooLarge { .. }
+        | Error::ReadOnlyTransaction => Remedy::Tell,
+        _ => Remedy::GiveUp,
+    }
+}
+
+/// The text of an error reply.
+pub(crate) fn describe(error: &Error) -> String {
+    let code = match error {
+        Error::Conflict { .. } => "CONFLICT",
+        Error::Stalled { .. } => "STALLED",
+        Error::CommitUnknown { .. } => "COMMITUNKNOWN",
+        Error::ReadOnly { .. } | Error::ReadOnlyTransaction => "READONLY",
+        _ => "ERR",
+    };
+    format!("{code} {error}")
+}

@@ -1,0 +1,127 @@
+//! What the replies of one core wait for.
+//!
+//! A reply that tells of a commit is held back until that commit is durable as promised; a reply that
+//! shows what is not acknowledged yet, until it is. Each such wait is a *gate*. A core may have
+//! thousands; it registers its waker with the engine for the earliest of each class alone.
+//!
+//! 1. Within a class gates open in the order of their timestamps: when the earliest is closed, so are
+//!    the others. (Classes differ in what they wait for: a `Buffered` commit may be acknowledged
+//!    before an older `Sync` one.)
+//! 2. `drive` never blocks and does no I/O: it polls futures.
+
+use crate::reactor::Token;
+use isolith::{Durability, Error, Pending, Timestamp};
+use std::cmp::{Ordering, Reverse};
+use std::collections::BinaryHeap;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+/// What a gate waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Class {
+    /// The acknowledgement of a commit at this level.
+    Commit(Durability),
+    /// That everything seen is acknowledged.
+    Seen,
+}
+
+impl Class {
+    const COUNT: usize = 4;
+
+    fn index(self) -> usize {
+        match self {
+            Class::Commit(Durability::Sync) => 0,
+            Class::Commit(Durability::Os) => 1,
+            Class::Commit(Durability::Buffered) => 2,
+            Class::Seen => 3,
+        }
+    }
+}
+
+/// A wait that has not been queued yet.
+pub(crate) struct Gate {
+    pub(crate) class: Class,
+    pub(crate) at: Timestamp,
+    pub(crate) pending: Pin<Box<Pending>>,
+}
+
+impl Gate {
+    pub(crate) fn new(class: Class, at: Timestamp, pending: Pending) -> Gate {
+        Gate { class, at, pending: Box::pin(pending) }
+    }
+}
+
+struct Queued {
+    at: Timestamp,
+    token: Token,
+    mark: u64,
+    pending: Pin<Box<Pending>>,
+}
+
+impl PartialEq for Queued {
+    fn eq(&self, other: &Queued) -> bool {
+        self.at == other.at
+    }
+}
+
+impl Eq for Queued {}
+
+impl PartialOrd for Queued {
+    fn partial_cmp(&self, other: &Queued) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Queued {
+    fn cmp(&self, other: &Queued) -> Ordering {
+        self.at.cmp(&other.at)
+    }
+}
+
+/// A gate that has opened, or never will.
+pub(crate) struct Opened {
+    pub(crate) token: Token,
+    /// Which of the connection's marks it was.
+    pub(crate) mark: u64,
+    pub(crate) outcome: Result<(), Error>,
+}
+
+/// The gates of one core.
+pub(crate) struct Gates {
+    queues: [BinaryHeap<Reverse<Queued>>; Class::COUNT],
+    waker: Waker,
+}
+
+impl Gates {
+    pub(crate) fn new(waker: Waker) -> Gates {
+        Gates { queues: Default::default(), waker }
+    }
+
+    /// Queues a wait. It is first looked at by the next `drive`.
+    pub(crate) fn push(&mut self, gate: Gate, token: Token, mark: u64) {
+        let queued = Queued { at: gate.at, token, mark, pending: gate.pending };
+        self.queues[gate.class.index()].push(Reverse(queued));
+    }
+
+    /// Looks at one gate that has not been queued.
+    pub(crate) fn poll(&self, gate: &mut Gate) -> Poll<Result<(), Error>> {
+        let mut context = Context::from_waker(&self.waker);
+        gate.pending.as_mut().poll(&mut context).map(|outcome| outcome.map(|_| ()))
+    }
+
+    /// Looks which gates are open; leaves the waker with the engine for the first closed one of
+    /// each class.
+    pub(crate) fn drive(&mut self, opened: &mut Vec<Opened>) {
+        let mut context = Context::from_waker(&self.waker);
+        for queue in &mut self.queues {
+            while let Some(mut first) = queue.peek_mut() {
+                let Poll::Ready(outcome) = first.0.pending.as_mut().poll(&mut context) else {
+                    break;
+                };
+                let Reverse(queued) = std::collections::binary_heap::PeekMut::pop(first);
+                let outcome = outcome.map(|_| ());
+                opened.push(Opened { token: queued.token, mark: queued.mark, outcome });
+            }
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Starts the cores on one database, and stops them.
+//!
+//! 1. The address is checked for another listener before the database is touched.
+//! 2. The cores' sockets share the address through `SO_REUSEPORT`, but the first is bound without it:
+//!    so another process that listens there, isolith or not, is noticed instead of being shared with.
+//! 3. The database is closed after the last core has ended: every acknowledged reply has left, or its
+//!    client was given up.
+
+use crate::config::Serve;
+use crate::reactor::epoll::Epoll;
+use crate::reactor::waker::CoreWaker;
+use crate::shared::Shared;
+use crate::shutdown::{Event, Events};
+use crate::worker::Worker;
+use isolith::{Database, Durability};
+use socket2::{Domain, Protocol, Socket, Type};
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::task::Waker;
+
+/// How many connections may wait to be accepted.
+const BACKLOG: i32 = 1024;
+
+/// Serves until a signal says otherwise. The error is a message for a human.
+pub(crate) fn serve(options: &Serve) -> Result<(), String> {
+    let events = Events::new().map_err(|error| format!("cannot handle signals: {error}"))?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = options.threads.map_or(cores, usize::from);
+    let listeners = listen(options.listen, threads).map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => format!(
+            "cannot listen on {}: something else does already (another isolith, or Redis?); \
+             choose another port with --listen",
+            options.listen
+        ),
+        _ => format!("cannot listen on {}: {error}", options.listen),
+    })?;
+    let address = listeners
+        .first()
+        .map_or(Ok(options.listen), TcpListener::local_addr)
+        .map_err(|error| format!("cannot listen on {}: {error}", options.listen))?;
+    raise_descriptor_limit();
+
+    let database = Database::builder(&options.dir)
+        .memory(options.memory)
+        .durability(options.durability.into())
+        .io(options.io.into())
+        // A core never waits: a command that finds no room is parked and tried again.
+        .stall_timeout(std::time::Duration::ZERO)
+        .open()
+        .map_err(|error| format!("cannot open {}: {error}", options.dir.display()))?;
+    if let Some(backend) = database.backend() {
+        tracing::info!(dir = %options.dir.display(), "the log is written through {backend}");
+    }
+    let outcome = run(options, database.clone(), listeners, address, threads <= cores, events);
+    let closed = database.close().map_err(|error| format!("cannot close the database: {error}"));
+    outcome.and(closed)?;
+    tracing::info!("closed cleanly");
+    Ok(())
+}
+
+/// Runs the cores until one of `events` ends them.
+fn run(
+    options: &Serve,
+    database: Database,
+    listeners: Vec<TcpListener>,
+    address: SocketAddr,
+    pin: bool,
+    events: Events,
+) -> Result<(), String> {
+    let failed = |error: io::Error| format!("cannot start: {error}");
+    let wakers = listeners
+        .iter()
+        .map(|_| CoreWaker::new().map(Arc::new))
+        .collect::<io::Result<Vec<_>>>()
+        .map_err(failed)?;
+    let durability = Durability::from(options.durability);
+    let shared = Shared::new(
+        database,
+        durability,
+        address,
+        options.dir.clone(),
+        wakers.iter().cloned().map(Waker::from).collect(),
+        options.transaction_idle,
+    )
+    .map(Arc::new)
+    .map_err(|error| format!("cannot open {}: {error}", options.dir.display()))?;
+
+    let mut threads = Vec::new();
+    for (core, (listener, waker)) in listeners.into_iter().zip(wakers).enumerate() {
+        let (shared, notice) = (shared.clone(), events.notice());
+        let thread = std::thread::Builder::new().name(format!("core-{core}")).spawn(move || {
+            // Told even if the core panics: a server without one of its cores is no server.
+            let _notice = notice;
+            if pin {
+                pin_to(core);
+            }
+            let driver = Epoll::new(listener, waker.clone())?;
+            Worker::new(driver, shared, core, waker.into()).run()
+        });
+        threads.push(thread.map_err(failed)?);
+    }
+    tracing::info!(threads = threads.len(), ?durability, "ready on {address}");
+    // For scripts: the one line on standard output says where the server is.
+    let mut output = io::stdout();
+    if let Err(error) = writeln!(output, "listening on {address}").and_then(|()| output.flush()) {
+        tracing::debug!(%error, "standard output is closed");
+    }
+
+    let event = events.wait();
+    match event {
+        Event::Signal(name) => tracing::info!("{name}: finishing what is in hand"),
+        Event::CoreEnded => tracing::error!("a core has ended: stopping"),
+    }
+    shared.stop();
+    let mut outcome = Ok(());
+    for thread in threads {
+        let ended = match thread.join() {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(format!("a core failed: {error}")),
+            Err(_) => Err("a core panicked: see above; nothing acknowledged is lost".to_owned()),
+        };
+        outcome = outcome.and(ended);
+    }
+    outcome
+}
+
+/// One listener per core, all on one address.
+fn listen(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
+    let socket = || {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        // A restart need not wait for the last server's connections to be forgotten.
+        socket.set_reuse_address(true)?;
+        io::Result::Ok(socket)
+    };
+    let first = socket()?;
+    // See rule 2 at the head of this file. Two sockets may be bound to one address for as long as
+    // neither listens; so listening comes before sharing is allowed.
+    first.bind(&address.into())?;
+    first.listen(BACKLOG)?;
+    first.set_reuse_port(true)?;
+    let bound = first.local_addr()?;
+    let mut listeners = vec![TcpListener::from(first)];
+    for _ in 1..count {
+        let next = socket()?;
+        next.set_reuse_port(true)?;
+        next.bind(&bound)?;
+        next.listen(BACKLOG)?;
+        listeners.push(TcpListener::from(next));
+    }
+    Ok(listeners)
+}
+
+/// As many connections as the system lets us have.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::debug!(%error, "the limit on file descriptors stays as it is");
+    }
+}
+
+/// Keeps the calling thread on one core. It is an optimisation: a refusal is no error.
+fn pin_to(core: usize) {
+    let mut set = rustix::thread::CpuSet::new();
+    let allowed = rustix::thread::sched_getaffinity(None);
+    let chosen = allowed.ok().and_then(|allowed| {
+        (0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).nth(core)
+    });
+    if let Some(cpu) = chosen {
+        set.set(cpu);
+        if let Err(error) = rustix::thread::sched_setaffinity(None, &set) {
+            tracing::debug!(%error, core, "the core's thread is not pinned");
+        }
+    }
+}

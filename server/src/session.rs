@@ -1,0 +1,131 @@
+//! What one connection has selected, queued, watched and begun.
+//!
+//! ```text
+//!           MULTI                          EXEC, DISCARD
+//!   Plain ─────────► Queueing ─────────────────────────────► Plain
+//!     │     BEGIN                     COMMIT, ROLLBACK
+//!     └────────────► Open ─────────────────────────────────► Plain
+//!                     │ a conflict, or idle too long             ▲
+//!                     └────────► Aborted ────────────────────────┘
+//!                                          COMMIT (an error), ROLLBACK
+//! ```
+//!
+//! 1. `Aborted` exists so that the rest of a pipeline never runs outside the transaction that it was
+//!    meant for.
+//! 2. Whatever state a connection dies in, nothing of it is committed: dropping a session rolls back.
+//! 3. `token` is the newest commit that this connection made or saw; later reads are never older.
+
+use crate::clients::{Client, Situation};
+use crate::commands::Spec;
+use crate::resp::OwnedArgs;
+use isolith::{Durability, Savepoint, Snapshot, Timestamp, Transaction};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// The most that MULTI may queue.
+pub(crate) const QUEUE_BYTES_MAX: usize = 1024 * 1024 * 1024;
+
+/// One connection's state between commands.
+pub(crate) struct Session {
+    pub(crate) client: Arc<Client>,
+    pub(crate) db: u8,
+    pub(crate) resp3: bool,
+    pub(crate) mode: Mode,
+    pub(crate) watched: Vec<Watched>,
+    pub(crate) token: Timestamp,
+}
+
+/// See the head of this file.
+pub(crate) enum Mode {
+    Plain,
+    Queueing(Queue),
+    Open(Open),
+    Aborted(String),
+}
+
+/// What MULTI has queued.
+#[derive(Default)]
+pub(crate) struct Queue {
+    pub(crate) commands: Vec<(&'static Spec, OwnedArgs)>,
+    pub(crate) bytes: usize,
+    /// A command could not be queued: EXEC will refuse.
+    pub(crate) spoilt: bool,
+}
+
+/// A BEGIN transaction.
+pub(crate) struct Open {
+    pub(crate) transaction: OpenTransaction,
+    pub(crate) durability: Durability,
+    pub(crate) used: Instant,
+    /// By name, oldest first.
+    pub(crate) savepoints: Vec<(Vec<u8>, Savepoint)>,
+}
+
+/// Where its commands run.
+pub(crate) enum OpenTransaction {
+    /// Boxed: most sessions never have one.
+    ReadWrite(Box<Transaction>),
+    ReadOnly(Box<Snapshot>),
+}
+
+/// A key as WATCH saw it.
+pub(crate) struct Watched {
+    pub(crate) db: u8,
+    pub(crate) key: Vec<u8>,
+    /// The newest version of the key, deletions included: the same value again is a change.
+    pub(crate) stamp: Timestamp,
+    /// Whether it was there (and not expired).
+    pub(crate) live: bool,
+}
+
+impl Session {
+    pub(crate) fn new(client: Arc<Client>) -> Session {
+        Session {
+            client,
+            db: 0,
+            resp3: false,
+            mode: Mode::Plain,
+            watched: Vec::new(),
+            token: Timestamp::ZERO,
+        }
+    }
+
+    /// Back to what a new connection is (RESET), but for its token.
+    pub(crate) fn reset(&mut self) {
+        self.db = 0;
+        self.resp3 = false;
+        self.mode = Mode::Plain;
+        self.watched.clear();
+    }
+
+    /// Notes that something was seen that may not be acknowledged yet.
+    pub(crate) fn saw(&mut self, observed: Timestamp) {
+        self.token = self.token.max(observed);
+    }
+
+    /// A command could not be run or queued: a MULTI under way is spoilt.
+    pub(crate) fn spoil(&mut self) {
+        if let Mode::Queueing(queue) = &mut self.mode {
+            queue.spoilt = true;
+        }
+    }
+
+    /// Ends the open transaction, keeping its place: see `Aborted`.
+    pub(crate) fn abort(&mut self, why: impl Into<String>) {
+        self.mode = Mode::Aborted(why.into());
+    }
+
+    /// For CLIENT LIST.
+    pub(crate) fn situation(&self) -> Situation {
+        Situation {
+            db: self.db,
+            resp3: self.resp3,
+            queued: match &self.mode {
+                Mode::Queueing(queue) => Some(queue.commands.len()),
+                _ => None,
+            },
+            watched: self.watched.len(),
+            transaction: matches!(self.mode, Mode::Open(_) | Mode::Aborted(_)),
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! What all cores share: the database, and the little that is not data.
+
+use crate::clients::Clients;
+use crate::scans::Scans;
+use isolith::{Clock, Database, Durability, Error, Keyspace, SystemClock};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use std::time::Duration;
+
+/// SELECT's range. Each is a keyspace: `db0` … `db15`.
+pub(crate) const DATABASES: u8 = 16;
+
+/// One per process.
+pub(crate) struct Shared {
+    pub(crate) database: Database,
+    /// One for each of [`DATABASES`], opened at start.
+    keyspaces: Vec<Keyspace>,
+    /// What a commit is acknowledged at, unless a transaction says otherwise.
+    pub(crate) durability: Durability,
+    pub(crate) clients: Clients,
+    pub(crate) scans: Mutex<Scans>,
+    pub(crate) counters: Vec<Counters>,
+    /// Set once, before the cores start.
+    pub(crate) wakers: Vec<Waker>,
+    pub(crate) address: SocketAddr,
+    pub(crate) directory: PathBuf,
+    /// Unix milliseconds.
+    pub(crate) since: u64,
+    /// How long a BEGIN transaction may idle before it is rolled back.
+    pub(crate) transaction_idle: Duration,
+    stopping: AtomicBool,
+}
+
+/// What one core counts. Written by that core alone, on a cache line pair of its own.
+#[derive(Default)]
+#[repr(align(128))]
+pub(crate) struct Counters {
+    pub(crate) commands: Counter,
+    pub(crate) received_bytes: Counter,
+    pub(crate) sent_bytes: Counter,
+    pub(crate) conflicts: Counter,
+    pub(crate) refused: Counter,
+}
+
+/// A figure with one writer.
+#[derive(Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn add(&self, amount: u64) {
+        // Relaxed: one writer, and readers want a figure only; so no read-modify-write either.
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(amount), Ordering::Relaxed);
+    }
+
+    pub(crate) fn value(&self) -> u64 {
+        // Relaxed: a figure for a human.
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Shared {
+    /// Opens the keyspaces.
+    pub(crate) fn new(
+        database: Database,
+        durability: Durability,
+        address: SocketAddr,
+        directory: PathBuf,
+        wakers: Vec<Waker>,
+        transaction_idle: Duration,
+    ) -> Result<Shared, Error> {
+        let keyspaces = (0..DATABASES)
+            .map(|db| database.keyspace(&format!("db{db}")))
+            .collect::<Result<Vec<Keyspace>, Error>>()?;
+        Ok(Shared {
+            database,
+            keyspaces,
+            durability,
+            clients: Clients::default(),
+            scans: Mutex::default(),
+            counters: wakers.iter().map(|_| Counters::default()).collect(),
+            wakers,
+            address,
+            directory,
+            since: SystemClock.unix_millis(),
+            transaction_idle,
+            stopping: AtomicBool::new(false),
+        })
+    }
+
+    /// The keyspace of a database number (which SELECT has checked).
+    pub(crate) fn keyspace(&self, db: u8) -> &Keyspace {
+        &self.keyspaces[usize::from(db % DATABASES)]
+    }
+
+    /// All of them.
+    pub(crate) fn keyspaces(&self) -> &[Keyspace] {
+        &self.keyspaces
+    }
+
+    /// Unix milliseconds.
+    pub(crate) fn now_ms(&self) -> u64 {
+        SystemClock.unix_millis()
+    }
+
+    /// The sum over the cores.
+    pub(crate) fn total(&self, figure: impl Fn(&Counters) -> &Counter) -> u64 {
+        self.counters.iter().map(|counters| figure(counters).value()).sum()
+    }
+
+    /// Asks all cores to finish what is in hand and to end.
+    pub(crate) fn stop(&self) {
+        // Release: pairs with the Acquire in `stopping`; the wake-up comes after.
+        self.stopping.store(true, Ordering::Release);
+        self.wake_all();
+    }
+
+    /// True once the server is stopping.
+    pub(crate) fn stopping(&self) -> bool {
+        // Acquire: pairs with the Release in `stop`.
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Makes every core look around.
+    pub(crate) fn wake_all(&self) {
+        self.wakers.iter().for_each(Waker::wake_by_ref);
+    }
+}
+
+/// Locks; a panic elsewhere does not matter to what these mutexes guard.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

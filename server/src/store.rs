@@ -1,0 +1,148 @@
+//! Data as a command sees it: one face over a read at the latest point, a snapshot and a transaction,
+//! so that a handler is written once and runs alone, in EXEC, and after BEGIN.
+
+use crate::failure::Failure;
+use crate::session::Session;
+use crate::shared::Shared;
+use isolith::{Entry, Snapshot, Timestamp, Transaction};
+use std::ops::{Bound, ControlFlow};
+
+/// Where a command reads, and whether it can write.
+pub(crate) enum Store<'a> {
+    /// No data at all.
+    Nothing,
+    /// Single reads, each at the latest point that includes what this connection has written.
+    Latest,
+    /// Several reads at one point.
+    Snapshot(&'a Snapshot),
+    /// Reads and writes.
+    Transaction(&'a mut Transaction),
+}
+
+/// What a handler works with.
+pub(crate) struct Cx<'a> {
+    pub(crate) shared: &'a Shared,
+    pub(crate) session: &'a mut Session,
+    pub(crate) store: Store<'a>,
+    /// The newest commit that was seen: the reply must wait until it is acknowledged.
+    pub(crate) observed: Timestamp,
+}
+
+/// The bounds of a range of keys.
+pub(crate) type Bounds = (Bound<Vec<u8>>, Bound<Vec<u8>>);
+
+impl Cx<'_> {
+    /// The time against which expiry is judged, in unix milliseconds.
+    pub(crate) fn now_ms(&self) -> u64 {
+        match &self.store {
+            Store::Transaction(txn) => txn.now_ms(),
+            _ => self.shared.now_ms(),
+        }
+    }
+
+    /// The live value of `key` in the selected database, with its expiry.
+    pub(crate) fn entry(&mut self, key: &[u8]) -> Result<Option<Entry>, Failure> {
+        let keyspace = self.shared.keyspace(self.session.db);
+        match &mut self.store {
+            Store::Nothing => Ok(None),
+            Store::Latest => {
+                let read = self.shared.database.get_after(keyspace, key, self.session.token)?;
+                self.observed = self.observed.max(read.observed);
+                Ok(read.value)
+            }
+            Store::Snapshot(snapshot) => Ok(snapshot.get_entry(keyspace, key)?),
+            Store::Transaction(txn) => Ok(txn.get_entry(keyspace, key)?),
+        }
+    }
+
+    /// Writes a value; it is gone from `expires_at` (unix milliseconds) on.
+    pub(crate) fn put(
+        &mut self,
+        key: &[u8],
+        value: &[u8],
+        expires_at: Option<u64>,
+    ) -> Result<(), Failure> {
+        let keyspace = self.shared.keyspace(self.session.db);
+        match &mut self.store {
+            Store::Transaction(txn) => Ok(txn.put_with(keyspace, key, value, expires_at)?),
+            _ => Err(read_only()),
+        }
+    }
+
+    /// Deletes a key, there or not.
+    pub(crate) fn delete(&mut self, key: &[u8]) -> Result<(), Failure> {
+        let keyspace = self.shared.keyspace(self.session.db);
+        match &mut self.store {
+            Store::Transaction(txn) => {
+                txn.delete(keyspace, key)?;
+                Ok(())
+            }
+            _ => Err(read_only()),
+        }
+    }
+
+    /// Deletes everything in a database.
+    pub(crate) fn clear(&mut self, db: u8) -> Result<(), Failure> {
+        let keyspace = self.shared.keyspace(db);
+        match &mut self.store {
+            Store::Transaction(txn) => {
+                txn.delete_range(keyspace, ..)?;
+                Ok(())
+            }
+            _ => Err(read_only()),
+        }
+    }
+
+    /// Visits the live keys within `bounds`, in order or in reverse, until `visit` breaks.
+    pub(crate) fn scan(
+        &mut self,
+        bounds: Bounds,
+        reverse: bool,
+        visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), Failure> {
+        let keyspace = self.shared.keyspace(self.session.db);
+        if is_empty(&bounds) {
+            return Ok(());
+        }
+        match &mut self.store {
+            Store::Nothing | Store::Latest => Ok(()),
+            Store::Snapshot(snapshot) => {
+                let range = snapshot.range(keyspace, bounds);
+                if reverse { walk(range.rev(), visit) } else { walk(range, visit) }
+            }
+            Store::Transaction(txn) => {
+                let range = txn.range(keyspace, bounds);
+                if reverse { walk(range.rev(), visit) } else { walk(range, visit) }
+            }
+        }
+    }
+}
+
+fn walk<S: AsRef<[u8]>>(
+    range: impl Iterator<Item = Result<(S, S), isolith::Error>>,
+    mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+) -> Result<(), Failure> {
+    for item in range {
+        let (key, value) = item?;
+        if visit(key.as_ref(), value.as_ref()).is_break() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// True if nothing can lie within (also bounds the wrong way round, which a client may send).
+fn is_empty((start, end): &Bounds) -> bool {
+    match (start, end) {
+        (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
+        (Bound::Included(start), Bound::Included(end)) => start > end,
+        (
+            Bound::Included(start) | Bound::Excluded(start),
+            Bound::Included(end) | Bound::Excluded(end),
+        ) => start >= end,
+    }
+}
+
+fn read_only() -> Failure {
+    Failure::text("READONLY this transaction was begun as READ ONLY; ROLLBACK and begin another")
+}

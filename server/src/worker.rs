@@ -1,0 +1,365 @@
+//! One core: a thread, its listener, its connections, its gates.
+//!
+//! Nothing here is shared with another core but the engine, and what [`Shared`] has.
+//!
+//! One turn of the loop:
+//!
+//! ```text
+//!   poll the driver ─► run what came in ─► look at the gates ─► send, pause, close ─┐
+//!         ▲                                                                         │
+//!         └─────────────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! 1. Replies of one turn leave in one send per connection: a pipeline is answered in one write.
+//! 2. The loop sleeps in `poll` alone. What may change meanwhile wakes it: a socket, a gate (through
+//!    the engine's futures), shutdown and CLIENT KILL (through the same waker).
+//! 3. After a panic the thread ends, and with it the server: what was acknowledged is in the log.
+
+use crate::connection::{Connection, Work};
+use crate::gates::{Gates, Opened};
+use crate::reactor::{Completion, Driver, Token};
+use crate::session::Session;
+use crate::shared::Shared;
+use std::io;
+use std::net::TcpStream;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+/// How long a command that is to be tried again waits.
+const RETRY: Duration = Duration::from_millis(1);
+/// How long accepting rests when there are no file descriptors left.
+const ACCEPT_REST: Duration = Duration::from_millis(100);
+/// How often idle transactions are looked for.
+const SWEEP: Duration = Duration::from_secs(1);
+/// How long clients have to take their last replies when the server stops.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+struct Slot {
+    generation: u32,
+    connection: Option<Box<Connection>>,
+}
+
+/// The state of a core that its completions act on.
+struct State {
+    shared: Arc<Shared>,
+    core: usize,
+    gates: Gates,
+    slots: Vec<Slot>,
+    free: Vec<usize>,
+    /// Sockets that were accepted during this turn.
+    newcomers: Vec<OwnedFd>,
+    /// Connections to look after at the end of this turn.
+    dirty: Vec<Token>,
+    /// Connections with a command that is to be tried again.
+    parked: Vec<Token>,
+    opened: Vec<Opened>,
+    now_ms: u64,
+    /// Set while accepting rests.
+    accept_at: Option<Instant>,
+    woken: bool,
+}
+
+/// A core: its driver and its state.
+pub(crate) struct Worker<D> {
+    driver: D,
+    state: State,
+    sweep_at: Instant,
+    /// Set once the server is stopping.
+    stop_by: Option<Instant>,
+}
+
+impl<D: Driver> Worker<D> {
+    pub(crate) fn new(driver: D, shared: Arc<Shared>, core: usize, waker: Waker) -> Worker<D> {
+        let state = State {
+            core,
+            gates: Gates::new(waker),
+            slots: Vec::new(),
+            free: Vec::new(),
+            newcomers: Vec::new(),
+            dirty: Vec::new(),
+            parked: Vec::new(),
+            opened: Vec::new(),
+            now_ms: shared.now_ms(),
+            accept_at: None,
+            woken: false,
+            shared,
+        };
+        Worker { driver, state, sweep_at: Instant::now() + SWEEP, stop_by: None }
+    }
+
+    /// Runs until the server stops.
+    pub(crate) fn run(mut self) -> io::Result<()> {
+        self.driver.accept(true)?;
+        loop {
+            let timeout = self.timeout();
+            let state = &mut self.state;
+            self.driver.poll(timeout, &mut |completion| state.visit(completion))?;
+            self.timers()?;
+            self.state.retry_parked();
+            self.state.look_at_gates();
+            self.welcome();
+            self.settle();
+            if self.is_over()? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// How long the next wait may last.
+    fn timeout(&self) -> Option<Duration> {
+        let state = &self.state;
+        let soon = if state.parked.is_empty() { SWEEP } else { RETRY };
+        let until = |at: Instant| at.saturating_duration_since(Instant::now());
+        let rest = state.accept_at.map_or(SWEEP, until);
+        let stop = self.stop_by.map_or(SWEEP, until);
+        Some(soon.min(rest).min(stop))
+    }
+
+    /// What time has brought.
+    fn timers(&mut self) -> io::Result<()> {
+        let now = Instant::now();
+        self.state.now_ms = self.state.shared.now_ms();
+        if self.state.accept_at.is_some_and(|at| at <= now) {
+            self.state.accept_at = None;
+            if self.stop_by.is_none() {
+                self.driver.accept(true)?;
+            }
+        }
+        if self.sweep_at <= now {
+            self.sweep_at = now + SWEEP;
+            self.state.expire_transactions();
+        }
+        Ok(())
+    }
+
+    /// Takes new connections in.
+    fn welcome(&mut self) {
+        for socket in std::mem::take(&mut self.state.newcomers) {
+            if self.stop_by.is_some() {
+                continue;
+            }
+            if let Err(error) = self.welcome_one(socket) {
+                tracing::debug!(%error, "a client went before it was taken in");
+            }
+        }
+    }
+
+    fn welcome_one(&mut self, socket: OwnedFd) -> io::Result<()> {
+        let stream = TcpStream::from(socket);
+        stream.set_nodelay(true)?;
+        let (peer, local) = (stream.peer_addr()?.to_string(), stream.local_addr()?.to_string());
+        let state = &mut self.state;
+        let Some(client) = state.shared.clients.enter(peer, local, state.now_ms) else {
+            if let Some(counters) = state.shared.counters.get(state.core) {
+                counters.refused.add(1);
+            }
+            // The socket is new: its buffer takes this, or the client does not get to know.
+            let socket = OwnedFd::from(stream);
+            let farewell = b"-ERR max number of clients reached\r\n";
+            let _ = rustix::net::send(&socket, farewell, rustix::net::SendFlags::DONTWAIT);
+            return Ok(());
+        };
+        let slot = state.free.pop().unwrap_or_else(|| {
+            state.slots.push(Slot { generation: 0, connection: None });
+            state.slots.len() - 1
+        });
+        let Some(place) = state.slots.get_mut(slot) else { return Ok(()) };
+        let token = Token::new(slot, place.generation);
+        let id = client.id;
+        if let Err(error) = self.driver.adopt(token, stream.into()) {
+            state.free.push(slot);
+            state.shared.clients.leave(id);
+            return Err(error);
+        }
+        place.connection = Some(Box::new(Connection::new(token, Session::new(client))));
+        Ok(())
+    }
+
+    /// Sends what may be sent, pauses and resumes receiving, closes what is over.
+    fn settle(&mut self) {
+        let mut dirty = std::mem::take(&mut self.state.dirty);
+        for token in dirty.drain(..) {
+            let Some(connection) = self.state.connection(token) else { continue };
+            connection.dirty = false;
+            if let Some(buffer) = connection.next_send() {
+                let bytes = buffer.len() as u64;
+                self.driver.send(token, buffer);
+                if let Some(counters) = self.state.shared.counters.get(self.state.core) {
+                    counters.sent_bytes.add(bytes);
+                }
+            }
+            let Some(connection) = self.state.connection(token) else { continue };
+            let wants = connection.wants_to_receive();
+            if wants != connection.receiving {
+                connection.receiving = wants;
+                self.driver.receive(token, wants);
+            }
+            if connection.is_over() {
+                self.driver.close(token);
+                self.state.forget(token);
+            }
+        }
+        // Its capacity is used again; `settle` itself adds nothing.
+        self.state.dirty = dirty;
+    }
+
+    /// The end: stop accepting, finish what is in hand, leave.
+    fn is_over(&mut self) -> io::Result<bool> {
+        if !self.state.shared.stopping() {
+            return Ok(false);
+        }
+        let now = Instant::now();
+        let stop_by = match self.stop_by {
+            Some(at) => at,
+            None => {
+                self.driver.accept(false)?;
+                self.state.each(|connection| connection.close_soon());
+                self.settle();
+                *self.stop_by.insert(now + FAREWELL)
+            }
+        };
+        let left = self.state.slots.iter().any(|slot| slot.connection.is_some());
+        Ok(!left || now >= stop_by)
+    }
+}
+
+impl State {
+    fn connection(&mut self, token: Token) -> Option<&mut Connection> {
+        let connection = self.slots.get_mut(token.slot())?.connection.as_deref_mut()?;
+        (connection.token == token).then_some(connection)
+    }
+
+    /// Runs `act` on a connection, and has it looked after at the end of the turn.
+    fn with(&mut self, token: Token, act: impl FnOnce(&mut Connection, &mut Work<'_>)) {
+        let Some(slot) = self.slots.get_mut(token.slot()) else { return };
+        let Some(connection) = slot.connection.as_deref_mut() else { return };
+        if connection.token != token {
+            return;
+        }
+        let mut work = Work {
+            shared: &self.shared,
+            core: self.core,
+            gates: &mut self.gates,
+            now_ms: self.now_ms,
+        };
+        act(connection, &mut work);
+        if connection.is_parked() {
+            self.parked.push(token);
+        }
+        if !connection.dirty {
+            connection.dirty = true;
+            self.dirty.push(token);
+        }
+    }
+
+    /// Runs `act` on every connection.
+    fn each(&mut self, mut act: impl FnMut(&mut Connection)) {
+        let tokens: Vec<Token> = self
+            .slots
+            .iter()
+            .filter_map(|slot| slot.connection.as_ref().map(|connection| connection.token))
+            .collect();
+        tokens.into_iter().for_each(|token| self.with(token, |connection, _| act(connection)));
+    }
+
+    /// Something has happened.
+    fn visit(&mut self, completion: Completion<'_>) {
+        match completion {
+            Completion::Accepted(socket) => self.newcomers.push(socket),
+            Completion::AcceptFailed(error) => {
+                tracing::warn!(%error, "cannot accept connections at the moment");
+                self.accept_at = Some(Instant::now() + ACCEPT_REST);
+            }
+            Completion::Received(token, bytes) => {
+                if let Some(counters) = self.shared.counters.get(self.core) {
+                    counters.received_bytes.add(bytes.len() as u64);
+                }
+                self.with(token, |connection, work| connection.received(bytes, work));
+            }
+            Completion::Ended(token) => self.with(token, |connection, _| connection.ended()),
+            Completion::Broken(token) => self.with(token, |connection, _| connection.broken()),
+            Completion::Sent(token, buffer) => self.with(token, |connection, work| {
+                connection.sent(buffer);
+                if connection.wants_to_run() {
+                    connection.go_on(work);
+                }
+            }),
+            Completion::Woken => self.woken = true,
+        }
+    }
+
+    /// Tries again what could not run.
+    fn retry_parked(&mut self) {
+        for token in std::mem::take(&mut self.parked) {
+            self.with(token, |connection, work| {
+                if connection.is_parked() {
+                    connection.go_on(work);
+                }
+            });
+        }
+        // A connection may have been noted twice: once by itself, once by more input.
+        self.parked.sort_unstable();
+        self.parked.dedup();
+    }
+
+    /// Releases the replies whose gates have opened.
+    fn look_at_gates(&mut self) {
+        if std::mem::take(&mut self.woken) {
+            self.each_killed();
+        }
+        loop {
+            let mut opened = std::mem::take(&mut self.opened);
+            self.gates.drive(&mut opened);
+            let any = !opened.is_empty();
+            for gate in opened.drain(..) {
+                self.with(gate.token, |connection, work| {
+                    connection.opened(gate.mark, &gate.outcome);
+                    if connection.wants_to_run() {
+                        connection.go_on(work);
+                    }
+                });
+            }
+            self.opened = opened;
+            // Commands that were held up by a full queue of marks may have made new gates.
+            if !any {
+                return;
+            }
+        }
+    }
+
+    /// Closes the connections that CLIENT KILL has named.
+    fn each_killed(&mut self) {
+        let killed: Vec<Token> = self
+            .slots
+            .iter()
+            .filter_map(|slot| slot.connection.as_ref())
+            .filter(|connection| connection.session.client.killed())
+            .map(|connection| connection.token)
+            .collect();
+        killed.into_iter().for_each(|token| {
+            self.with(token, |connection, _| connection.close_soon());
+        });
+    }
+
+    /// Rolls back transactions that have been idle for too long: a forgotten one would hold history.
+    fn expire_transactions(&mut self) {
+        let limit = self.shared.transaction_idle;
+        for slot in &mut self.slots {
+            if let Some(connection) = &mut slot.connection {
+                connection.expire_transaction(limit);
+            }
+        }
+    }
+
+    /// A connection is closed: its slot is free, and its transaction rolled back.
+    fn forget(&mut self, token: Token) {
+        let Some(slot) = self.slots.get_mut(token.slot()) else { return };
+        if let Some(connection) = slot.connection.take() {
+            self.shared.clients.leave(connection.session.client.id);
+        }
+        slot.generation = slot.generation.wrapping_add(1);
+        self.free.push(token.slot());
+    }
+}

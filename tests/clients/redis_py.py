@@ -1,0 +1,98 @@
+"""What a user of redis-py does: strings, pipelines, WATCH transactions from threads, scans, BEGIN."""
+
+import sys
+import threading
+import time
+
+import redis
+
+port = int(sys.argv[1])
+
+for protocol in (2, 3):
+    r = redis.Redis(port=port, protocol=protocol, decode_responses=True)
+    r.flushall()
+    assert r.ping()
+    assert r.set("name", "isolith") is True
+    assert r.get("name") == "isolith"
+    assert r.set("name", "other", nx=True) is None
+    assert r.set("name", "new", get=True) == "isolith"
+    assert r.setex("short", 100, "v") and 98 <= r.ttl("short") <= 100
+    assert r.ttl("name") == -1 and r.ttl("none") == -2
+    assert r.expire("name", 50) and r.persist("name")
+    assert r.incrby("n", 5) == 5 and r.decr("n") == 4
+    assert r.mset({"a": 1, "b": 2}) and r.mget("a", "b", "c") == ["1", "2", None]
+    assert r.append("a", "0") == 2 and r.strlen("a") == 2 and r.getrange("a", 0, 0) == "1"
+    assert r.exists("a", "b", "c") == 2 and r.delete("a", "c") == 1
+    assert r.type("b") == "string"
+    assert r.dbsize() == len(list(r.scan_iter(count=2)))
+    assert sorted(r.keys("n*")) == ["n", "name"]
+    assert r.info()["redis_version"].startswith("7.") and r.info("replication")["role"] == "master"
+    assert r.config_get("databases") == {"databases": "16"}
+    assert isinstance(r.time(), tuple)
+    assert r.client_setname("py") and r.client_getname() == "py"
+    assert any(client["name"] == "py" for client in r.client_list())
+
+    with r.pipeline(transaction=False) as pipe:
+        for number in range(1000):
+            pipe.set(f"p:{number}", number)
+            pipe.get(f"p:{number}")
+        replies = pipe.execute()
+    assert replies == [x for n in range(1000) for x in (True, str(n))]
+
+    with r.pipeline() as pipe:
+        assert pipe.set("t", 1).incr("t").get("t").execute() == [True, 2, "2"]
+
+    # A compare-and-set from several threads: redis-py's own WATCH loop.
+    r.set("counter", 0)
+
+    def add(pipe):
+        value = int(pipe.get("counter"))
+        pipe.multi()
+        pipe.set("counter", value + 1)
+
+    def work():
+        mine = redis.Redis(port=port, protocol=protocol, decode_responses=True)
+        for _ in range(25):
+            mine.transaction(add, "counter")
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert r.get("counter") == "100", r.get("counter")
+
+    # WatchError on a changed key.
+    with r.pipeline() as pipe:
+        pipe.watch("name")
+        r.set("name", "changed")
+        pipe.multi()
+        pipe.set("name", "mine")
+        try:
+            pipe.execute()
+            raise AssertionError("a changed key must be noticed")
+        except redis.WatchError:
+            pass
+
+    # A lock as redis-py's recipes have it, without scripts.
+    assert r.set("lock", "token", nx=True, px=20)
+    while r.get("lock"):
+        time.sleep(0.005)
+    assert r.set("lock", "token2", nx=True, px=1000)
+
+    # Beyond Redis: an interactive transaction needs one connection.
+    one = redis.Redis(port=port, protocol=protocol, decode_responses=True, single_connection_client=True)
+    assert one.execute_command("BEGIN") in ("OK", True)
+    assert one.incr("seq") == 1
+    assert r.get("seq") is None
+    one.execute_command("COMMIT")
+    assert r.get("seq") == "1"
+    one.execute_command("BEGIN")
+    one.get("seq")
+    r.incr("seq")
+    one.set("other", 1)
+    try:
+        one.execute_command("COMMIT")
+        raise AssertionError("a conflict must be shown")
+    except redis.ResponseError as error:
+        assert str(error).startswith("CONFLICT"), error
+
+print("ok")

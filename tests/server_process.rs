@@ -1,0 +1,152 @@
+//! The process: its command line, its exit codes, its signals.
+
+use isolith_testkit::server::{Client, Server, Value, pipeline, run, script};
+use rustix::process::Signal;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_isolith");
+
+fn said(output: &std::process::Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn help_teaches_the_command() {
+    let help = run(BINARY, &["--help"]);
+    assert!(help.status.success());
+    let text = String::from_utf8_lossy(&help.stdout).into_owned();
+    for word in
+        ["serve", "--dir", "--listen", "--threads", "--durability", "--memory", "Exit codes"]
+    {
+        assert!(text.contains(word), "{word} in {text}");
+    }
+    assert!(run(BINARY, &["serve", "--help"]).status.success());
+    assert!(run(BINARY, &["--version"]).status.success());
+    assert!(run(BINARY, &["commands"]).stdout.starts_with(b"# Commands\n"));
+}
+
+#[test]
+fn wrong_command_lines_exit_with_2() {
+    for arguments in [
+        &["frobnicate"][..],
+        &["--threads", "0"],
+        &["--threads", "x"],
+        &["--memory", "lots"],
+        &["--durability", "eventually"],
+        &["--listen", "nowhere"],
+        &["--nope"],
+    ] {
+        let output = run(BINARY, arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", said(&output));
+    }
+}
+
+#[test]
+fn addresses_beyond_loopback_are_refused() {
+    for address in ["0.0.0.0:6379", "[::]:6379", "192.0.2.1:6379"] {
+        let output = run(BINARY, &["serve", "--listen", address]);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(said(&output).contains("not a loopback address"), "{}", said(&output));
+        assert!(said(&output).contains("until isolith has authentication"));
+    }
+}
+
+#[test]
+fn busy_port_is_told_and_touches_nothing() {
+    let server = Server::start(BINARY, &[]);
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let data = directory.path().join("data");
+    let (address, data) = (server.address().to_string(), data.to_string_lossy().into_owned());
+    // Another isolith, though both share ports among their own threads.
+    let output = run(BINARY, &["serve", "--listen", &address, "--dir", &data]);
+    assert_eq!(output.status.code(), Some(3));
+    assert!(said(&output).contains(&format!("cannot listen on {address}")), "{}", said(&output));
+    assert!(!std::path::Path::new(&data).exists());
+    // Anybody else.
+    let other = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = other.local_addr().expect("an address").to_string();
+    let output = run(BINARY, &["serve", "--listen", &address, "--dir", &data]);
+    assert_eq!(output.status.code(), Some(3));
+    script(&mut server.connect(), "PING => +PONG");
+}
+
+#[test]
+fn directory_in_use_is_told() {
+    let server = Server::start(BINARY, &[]);
+    let data = server.directory().join("data").to_string_lossy().into_owned();
+    let output = run(BINARY, &["serve", "--listen", "127.0.0.1:0", "--dir", &data]);
+    assert_eq!(output.status.code(), Some(3));
+    assert!(said(&output).contains("cannot open"), "{}", said(&output));
+    script(&mut server.connect(), "PING => +PONG");
+}
+
+#[test]
+fn foreign_directory_is_told_and_left_alone() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = directory.path().join("thesis.txt");
+    std::fs::copy(BINARY, &file).expect("a file");
+    let path = directory.path().to_string_lossy().into_owned();
+    let output = run(BINARY, &["serve", "--listen", "127.0.0.1:0", "--dir", &path]);
+    assert_eq!(output.status.code(), Some(3), "{}", said(&output));
+    assert!(file.exists());
+}
+
+#[test]
+fn signals_close_cleanly_and_everything_is_kept() {
+    for signal in [Signal::TERM, Signal::INT] {
+        for level in ["sync", "os", "buffered"] {
+            let mut server = Server::start(BINARY, &["--durability", level]);
+            let mut client = server.connect();
+            client.send(&pipeline(&"INCR n\n".repeat(500)));
+            for number in 1..=500 {
+                assert_eq!(client.reply(), Value::Integer(number));
+            }
+            // One client has begun something, one is half-way through a request.
+            let (mut open, mut half) = (server.connect(), server.connect());
+            script(&mut open, "BEGIN => +OK\nSET n lost => +OK");
+            half.send(b"*3\r\n$3\r\nSET\r\n$1\r\nn\r\n$4\r\nlo");
+            server.signal(signal);
+            assert_eq!(server.wait().code(), Some(0), "{signal:?}");
+            assert!(client.is_closed() && open.is_closed() && half.is_closed());
+            server.restart();
+            assert_eq!(server.connect().line("GET n").text(), "500", "{level}");
+        }
+    }
+}
+
+#[test]
+fn replies_in_flight_are_delivered_when_it_stops() {
+    let mut server = Server::start(BINARY, &["--threads", "2"]);
+    let address = server.address();
+    let clients: Vec<_> = (0..4)
+        .map(|number| {
+            std::thread::spawn(move || {
+                let mut client = Client::connect(address).expect("a connection");
+                let mut acknowledged = 0u64;
+                loop {
+                    let sent = client.try_send(&pipeline(&format!("INCR n{number}")));
+                    match sent.and_then(|()| client.try_reply()) {
+                        Ok(Value::Integer(value)) => acknowledged = value as u64,
+                        Ok(other) => panic!("{other}"),
+                        Err(_) => return (number, acknowledged),
+                    }
+                }
+            })
+        })
+        .collect();
+    let mut watcher = server.connect();
+    let limit = std::time::Instant::now() + isolith_testkit::server::REPLY_WAIT;
+    while watcher.line("GET n0") == Value::Null {
+        assert!(std::time::Instant::now() < limit);
+    }
+    assert_eq!(server.terminate().code(), Some(0));
+    server.restart();
+    for client in clients {
+        let (number, acknowledged) = client.join().expect("no panic");
+        let kept: u64 = match server.connect().line(&format!("GET n{number}")) {
+            Value::Null => 0,
+            value => value.text().parse().expect("a number"),
+        };
+        // What was run was answered, unless the client was cut off in between.
+        assert!(kept >= acknowledged && kept <= acknowledged + 1, "{kept} {acknowledged}");
+    }
+}
