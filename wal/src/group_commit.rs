@@ -27,7 +27,9 @@ use crate::lsn::Lsn;
 use crate::pipeline::{Advance, EVENTS, FLUSHED, Flight, Flush, Pipeline, Place, Turn, turn_of};
 use crate::segment;
 use crate::storage::{IoBuffer, Reach};
-use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Event, Mutex, MutexGuard, Ordering, Ticket};
+use crate::sync::{
+    AtomicBool, AtomicU32, AtomicU64, Event, Mutex, MutexGuard, Ordering, Ticket, yield_now,
+};
 use crate::writer::{Cut, NoSegment, Writer};
 
 /// Buffers larger than this are freed after use.
@@ -85,7 +87,10 @@ impl GroupCommit {
             poisoned: AtomicBool::new(false),
             events: std::array::from_fn(|_| Event::new()),
             spinners: AtomicU32::new(0),
-            spinners_max: std::thread::available_parallelism().map_or(1, |n| n.get() as u32 - 1),
+            spinners_max: match cfg!(loom) {
+                true => 0,
+                false => std::thread::available_parallelism().map_or(1, |n| n.get() as u32 - 1),
+            },
             driver: Event::new(),
             drivers: AtomicU32::new(0),
             driver_sleeps: AtomicBool::new(false),
@@ -238,7 +243,7 @@ impl Log {
                     if !self.lead() {
                         // The record is about to become visible: its committer is a few
                         // instructions away from it.
-                        std::thread::yield_now();
+                        yield_now();
                     }
                 }
                 Turn::Flush(flush) => {
@@ -585,7 +590,7 @@ impl Log {
             drop(pipeline);
             if let Some(step) = step {
                 if !self.take(Some(step)) {
-                    std::thread::yield_now();
+                    yield_now();
                 }
                 continue;
             }
@@ -824,5 +829,8 @@ impl Futures {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;
+
+#[cfg(all(test, loom))]
+mod models;

@@ -8,16 +8,21 @@
 //!    before, while or after the waiter falls asleep.
 //! 2. A notification costs a system call only if somebody sleeps, and one call wakes any number.
 
-use std::time::{Duration, Instant};
+#[cfg(not(loom))]
+use std::time::Duration;
+use std::time::Instant;
 
 #[cfg(loom)]
-pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 #[cfg(not(loom))]
-pub(crate) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+pub(crate) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
+#[cfg(loom)]
+pub(crate) use loom::thread::yield_now;
 #[cfg(not(loom))]
 pub(crate) use parking_lot::{Mutex, MutexGuard};
-
+#[cfg(not(loom))]
+pub(crate) use std::thread::yield_now;
 #[cfg(loom)]
 pub(crate) use under_loom::{Mutex, MutexGuard};
 
@@ -80,11 +85,13 @@ impl Event {
     /// Sleeps until something is notified after the ticket was taken, at most until `deadline`.
     /// Returns at once if it was already, and may return for no reason.
     pub(crate) fn wait(&self, ticket: Ticket, deadline: Option<Instant>) {
-        // SeqCst, here and in `notify`: the waiter stores `sleepers` and then looks at `notified`
-        // (the kernel does, under the futex's lock), the notifier stores `notified` and then looks
-        // at `sleepers`. In the one order of these four at least one sees the other: either the
-        // kernel finds the number changed, or the notifier finds a sleeper and wakes it.
-        self.sleepers.fetch_add(1, Ordering::SeqCst);
+        // Relaxed, and then a SeqCst fence, here and in `announce`: the waiter stores `sleepers` and
+        // then looks at `notified` (so does the kernel, under the futex's lock), the notifier stores
+        // `notified` and then looks at `sleepers`. One of the two fences comes first, and whoever
+        // passed the other one sees what was stored before it: either the number is found changed,
+        // or the sleeper is found and woken.
+        self.sleepers.fetch_add(1, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
         if !self.is_notified(ticket) {
             self.sleep(ticket, deadline);
         }
@@ -102,11 +109,19 @@ impl Event {
         self.notify(1);
     }
 
+    /// Counts a notification. Whether somebody has to be woken for it.
+    fn announce(&self) -> bool {
+        // Release: publishes what the notifier changed before; pairs with the Acquire in `ticket` and
+        // `is_notified`. The fence: see `wait`.
+        self.notified.fetch_add(1, Ordering::Release);
+        fence(Ordering::SeqCst);
+        // Relaxed: ordered by the fence.
+        self.sleepers.load(Ordering::Relaxed) > 0
+    }
+
     #[cfg(not(loom))]
     fn notify(&self, sleepers: u32) {
-        // SeqCst: see `wait`. Its release half publishes what the notifier changed before.
-        self.notified.fetch_add(1, Ordering::SeqCst);
-        if self.sleepers.load(Ordering::SeqCst) > 0 {
+        if self.announce() {
             // The kernel can refuse a wake only for an address that is no futex.
             let woken = rustix::thread::futex::wake(
                 &self.notified,
@@ -138,9 +153,7 @@ impl Event {
 
     #[cfg(loom)]
     fn notify(&self, sleepers: u32) {
-        // SeqCst: see `wait`.
-        self.notified.fetch_add(1, Ordering::SeqCst);
-        if self.sleepers.load(Ordering::SeqCst) > 0 {
+        if self.announce() {
             // The lock stands for the futex's: a sleeper has looked and lain down, or not looked.
             let _bed = self.bed.0.lock().unwrap();
             match sleepers {
