@@ -1,1 +1,3 @@
-//! Workload generators and reports.
+//! isolith's workload generators, contention driver, statistics and reports.
+
+pub mod paired;

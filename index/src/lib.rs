@@ -32,7 +32,7 @@
 //! | `node` | one per key: its chain |
 //! | `visible` | a chain joined with the range deletes |
 //! | `sidecar`, `hash` | from a key to its node |
-//! | `skiplist`, `page` | the keys in order |
+//! | `skiplist`, `page`, `scan` | the keys in order |
 //! | `range_deletes` | deletes of whole intervals |
 //! | `prune` | which versions may go, and their going |
 //! | `accounting` | what the memory comes to |
@@ -54,6 +54,7 @@ mod hash;
 mod sidecar;
 
 mod page;
+mod scan;
 mod skiplist;
 
 mod range_deletes;

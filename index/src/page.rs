@@ -124,25 +124,17 @@ impl<'m> CellPtr<'m> {
         page.compare_exchange(old.page.as_ptr(), new.as_ptr(), Ordering::Release, Ordering::Relaxed)
             .is_ok()
     }
-
-    /// Asks for the cell's line.
-    pub(crate) fn prefetch(self) {
-        prefetch(self.cell.as_ptr());
-    }
-
-    /// Asks for the first lines of the current page.
-    pub(crate) fn prefetch_page(self) {
-        // SAFETY: the cell lives (`new`).
-        // Relaxed: the pointer is only prefetched, not followed.
-        let page = unsafe { (*self.cell.as_ptr()).page.load(Ordering::Relaxed) };
-        prefetch_lines(page.cast());
-    }
 }
 
-fn prefetch_lines(at: *const u8) {
-    for line in 0..6 {
-        prefetch(at.wrapping_add(64 * line));
-    }
+/// How a key stands to a page's prefix.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Probe {
+    /// It is below all keys that have the prefix.
+    Below,
+    /// It has the prefix, and then this short key.
+    Short(u64),
+    /// It is above all keys that have the prefix.
+    Above,
 }
 
 /// What an entry of a page refers to: a node on level 0, a cell above.
@@ -211,8 +203,23 @@ impl Draft {
         }
     }
 
-    pub(crate) fn push(&mut self, short: u64, to: Ref) {
-        self.shorts[self.count] = short;
+    /// Adds entries of the page that is to be replaced.
+    pub(crate) fn copy(&mut self, page: PagePtr<'_>, entries: std::ops::Range<usize>) {
+        let to = self.count..self.count + entries.len();
+        self.shorts[to.clone()].copy_from_slice(&page.shorts()[entries.clone()]);
+        self.refs[to.clone()].copy_from_slice(&page.refs()[entries]);
+        self.count = to.end;
+    }
+
+    /// Adds a new entry, whose key stands so to the old page's prefix.
+    pub(crate) fn insert(&mut self, probe: Probe, to: Ref) {
+        self.shorts[self.count] = match probe {
+            Probe::Short(short) => short,
+            Probe::Below | Probe::Above => {
+                self.prefix_len = None;
+                0
+            }
+        };
         self.refs[self.count] = to;
         self.count += 1;
     }
@@ -274,7 +281,9 @@ impl Draft {
                     log.add(slot).write(AtomicU64::new(0));
                 }
             }
-            page.add(parts.prefix).as_ptr().copy_from_nonoverlapping(prefix.as_ptr(), prefix_len);
+            let padded = page.add(parts.prefix).as_ptr();
+            padded.write_bytes(0, parts.shorts - parts.prefix);
+            padded.copy_from_nonoverlapping(prefix.as_ptr(), prefix_len);
             let shorts = page.add(parts.shorts).cast::<u64>();
             if kept.is_some() {
                 shorts
@@ -322,6 +331,28 @@ fn short(key: &[u8], prefix_len: usize) -> u64 {
     let mut padded = [0; 8];
     padded[..rest.len()].copy_from_slice(rest);
     u64::from_be_bytes(padded)
+}
+
+/// Whether `key` begins with the prefix of `len` bytes, which is given in words padded with zeroes.
+/// Most prefixes are a word or two: comparing words is cheaper than calling a comparison of bytes.
+#[inline(always)]
+fn starts_with(key: &[u8], prefix: &[[u8; 8]], len: usize) -> bool {
+    if key.len() < 8 * prefix.len() {
+        return key.get(..len).is_some_and(|start| start == &prefix.as_flattened()[..len]);
+    }
+    let mut differ = 0;
+    for (at, word) in prefix.iter().enumerate() {
+        let theirs = u64::from_le_bytes(*word);
+        let mut ours = [0; 8];
+        ours.copy_from_slice(&key[8 * at..8 * at + 8]);
+        let mut ours = u64::from_le_bytes(ours);
+        if len < 8 * (at + 1) {
+            // Little-endian: the first bytes are the low ones.
+            ours &= !(u64::MAX << (8 * (len - 8 * at)));
+        }
+        differ |= ours ^ theirs;
+    }
+    differ == 0
 }
 
 /// Frees a page; returns its bytes. What it refers to is left alone.
@@ -417,6 +448,16 @@ impl<'g> PagePtr<'g> {
         }
     }
 
+    /// The prefix in whole words; what is behind it in the last one is zero.
+    #[inline(always)]
+    fn prefix_words(self) -> &'g [[u8; 8]] {
+        // SAFETY: as in `prefix`: the part is padded to a multiple of 8, with zeroes.
+        unsafe {
+            let at = self.page.cast::<u8>().add(self.parts().prefix).cast::<[u8; 8]>();
+            std::slice::from_raw_parts(at.as_ptr(), self.prefix_len().div_ceil(8))
+        }
+    }
+
     /// The short keys.
     #[inline(always)]
     pub(crate) fn shorts(self) -> &'g [u64] {
@@ -474,34 +515,42 @@ impl<'g> PagePtr<'g> {
         unsafe { CellPtr::new(self.refs()[at].cast()) }
     }
 
-    /// The short key of `key` here; or on which side of all keys with the prefix it lies.
+    /// Where `key` stands to the prefix, worked out once for all that is asked about it here.
     #[inline(always)]
-    pub(crate) fn short(self, key: &[u8]) -> Result<u64, Side> {
-        let prefix = self.prefix();
-        match key.get(..prefix.len()) {
-            Some(start) if start == prefix => Ok(short(key, prefix.len())),
-            // A key that ends within the prefix is below all that have it, as it compares here.
-            _ => Err(key.cmp(prefix)),
+    pub(crate) fn probe(self, key: &[u8]) -> Probe {
+        let prefix_len = self.prefix_len();
+        if starts_with(key, self.prefix_words(), prefix_len) {
+            return Probe::Short(short(key, prefix_len));
+        }
+        // A key that ends within the prefix is below all that have it, as it compares here.
+        match key.cmp(self.prefix()) {
+            Side::Less => Probe::Below,
+            _ => Probe::Above,
         }
     }
 
     /// How many sorted entries have a smaller key than `key` (above level 0: how many of the entries
     /// 1 and up, plus one), and whether the next one has just this key.
-    #[inline]
-    pub(crate) fn rank(self, key: &[u8]) -> (usize, bool) {
+    #[inline(always)]
+    pub(crate) fn rank(self, key: &[u8], probe: Probe) -> (usize, bool) {
+        debug_assert_eq!(probe, self.probe(key), "a probe is of this page and key");
         let first = usize::from(self.header().level > 0);
         let shorts = self.shorts();
-        let short = match self.short(key) {
-            Ok(short) => short,
-            Err(Side::Less) => return (first, false),
-            Err(_) => return (shorts.len(), false),
+        let short = match probe {
+            Probe::Short(short) => short,
+            Probe::Below => return (first, false),
+            Probe::Above => return (shorts.len(), false),
         };
-        let mut from = first + lower_bound(&shorts[first..], short);
+        let from = first + lower_bound(&shorts[first..], short);
         if from == shorts.len() || shorts[from] != short {
             return (from, false);
         }
-        // Keys that agree so far are compared whole.
-        let mut to = from + shorts[from..].partition_point(|&other| other == short);
+        self.rank_among_equals(key, short, from)
+    }
+
+    /// The end of `rank`: keys that agree with `key` so far, from entry `from` on, are compared whole.
+    fn rank_among_equals(self, key: &[u8], short: u64, mut from: usize) -> (usize, bool) {
+        let mut to = from + self.shorts()[from..].partition_point(|&other| other == short);
         while from < to {
             let middle = from.midpoint(to);
             // SAFETY: refs of this page's level, live for `'g`. Entry 0 above level 0 is not among
@@ -517,16 +566,18 @@ impl<'g> PagePtr<'g> {
     }
 
     /// How the right neighbour's lower bound compares with `key`; above all keys if there is none.
-    #[inline]
-    pub(crate) fn right_bound(self, key: &[u8]) -> Side {
+    #[inline(always)]
+    pub(crate) fn right_bound(self, key: &[u8], probe: Probe) -> Side {
         let header = self.header();
         if header.right.is_null() {
             return Side::Greater;
         }
-        match self.short(key) {
-            Err(Side::Less) => return Side::Greater,
-            Ok(_) if !header.right_has_prefix => return Side::Greater,
-            Ok(short) if header.right_short != short => return header.right_short.cmp(&short),
+        match probe {
+            Probe::Below => return Side::Greater,
+            Probe::Short(_) if !header.right_has_prefix => return Side::Greater,
+            Probe::Short(short) if header.right_short != short => {
+                return header.right_short.cmp(&short);
+            }
             _ => {}
         }
         let low = self.right().and_then(CellPtr::low);
@@ -566,9 +617,24 @@ impl<'g> PagePtr<'g> {
         Append::Full
     }
 
-    /// Asks for the page's first lines.
-    pub(crate) fn prefetch(self) {
-        prefetch_lines(self.page.as_ptr().cast());
+    /// Asks for the page's header, log and short keys: what a search looks at.
+    #[inline(always)]
+    pub(crate) fn prefetch_head(self) {
+        self.prefetch_lines(0..7);
+    }
+
+    /// Asks for the rest, the refs, as far as a full leaf goes.
+    #[inline(always)]
+    pub(crate) fn prefetch_rest(self) {
+        self.prefetch_lines(7..14);
+    }
+
+    #[inline(always)]
+    fn prefetch_lines(self, lines: std::ops::Range<usize>) {
+        let page = self.page.as_ptr().cast_const().cast::<u8>();
+        for line in lines {
+            prefetch(page.wrapping_add(64 * line));
+        }
     }
 }
 
@@ -601,6 +667,23 @@ mod tests {
     }
 
     #[test]
+    fn prefixes_are_told_as_bytes_tell_them() {
+        let mut random = crate::testing::Random::from_environment("prefixes");
+        for _ in 0..20_000 {
+            let mut bytes = |max: usize| -> Vec<u8> {
+                (0..random.below(max)).map(|_| random.below(2) as u8 * 255).collect()
+            };
+            let (key, prefix) = (bytes(40), bytes(20));
+            let mut padded = prefix.clone();
+            padded.resize(prefix.len().next_multiple_of(8), 0);
+            let (words, _) = padded.as_chunks::<8>();
+            assert_eq!(starts_with(&key, words, prefix.len()), key.starts_with(&prefix));
+            let (key, _) = ([&prefix[..], &key[..]].concat(), ());
+            assert!(starts_with(&key, words, prefix.len()));
+        }
+    }
+
+    #[test]
     fn short_keys_order_like_their_bytes() {
         let mut keys: Vec<&[u8]> =
             vec![b"", b"\0", b"a", b"a\0", b"aa", b"abcdefgh", b"abcdefghi", b"b", b"\xff\xff"];
@@ -624,7 +707,7 @@ mod tests {
             let nodes: Vec<NonNull<Node>> = keys.iter().map(|key| Node::create(key)).collect();
             let mut draft = Draft::new(0);
             for node in &nodes {
-                draft.push(0, node.cast());
+                draft.insert(Probe::Above, node.cast());
             }
             // SAFETY: live nodes, in order; the page is freed before them.
             let owned = unsafe { draft.page(0, nodes.len(), None) };
@@ -636,7 +719,8 @@ mod tests {
                 for probe in [key.clone(), below, above, vec![], vec![0xff; 400]] {
                     let expected = keys.partition_point(|other| *other < probe);
                     let exact = keys.get(expected) == Some(&probe);
-                    assert_eq!(page.rank(&probe), (expected, exact), "{:?}", probe.escape_ascii());
+                    let rank = page.rank(&probe, page.probe(&probe));
+                    assert_eq!(rank, (expected, exact), "{}", probe.escape_ascii());
                 }
             }
             // SAFETY: the last uses were above; each is freed once.

@@ -30,19 +30,16 @@
 #![expect(unsafe_code, reason = "follows and replaces pages behind raw pointers")]
 
 use std::cmp::Ordering as Side;
-use std::ops::{Bound, ControlFlow};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
 use crate::accounting::Accounting;
 use crate::node::{Node, NodePtr};
 use crate::page::{
-    Append, Cell, CellPtr, Draft, ENTRIES_ROOM, INNER_ENTRIES_MAX, LEAF_ENTRIES_MAX, LOG_ENTRIES,
-    Page, PagePtr, free_page,
+    Append, Cell, CellPtr, Draft, INNER_ENTRIES_MAX, LEAF_ENTRIES_MAX, LOG_ENTRIES, Page, PagePtr,
+    Probe, free_page,
 };
-use crate::sync::{AtomicUsize, Guard, Ordering, prefetch};
-use crate::version::prefetch_version;
-use crate::{Direction, KeyRange};
+use crate::sync::{AtomicUsize, Guard, Ordering};
 
 /// Levels. A page splits into halves of 24 or 32 and more, so ten hold more than memory does.
 const LEVELS: usize = if cfg!(loom) { 3 } else { 10 };
@@ -62,16 +59,29 @@ unsafe impl Send for Skiplist {}
 // SAFETY: as above.
 unsafe impl Sync for Skiplist {}
 
-/// A cell and the page that it held when it was looked at.
+/// Where a search came out: a cell, and the page that it held at that moment.
 #[derive(Clone, Copy)]
-struct Place<'g> {
-    cell: CellPtr<'g>,
-    page: PagePtr<'g>,
+pub(crate) struct Place<'g> {
+    pub(crate) cell: CellPtr<'g>,
+    pub(crate) page: PagePtr<'g>,
+    /// How the key that was looked for stands to the page.
+    probe: Probe,
+}
+
+impl<'g> Place<'g> {
+    /// The cell with its own page, wherever a search would go from there.
+    ///
+    /// # Safety
+    /// The caller is pinned, and stays so for `'g`.
+    pub(crate) unsafe fn first_of(cell: CellPtr<'g>) -> Place<'g> {
+        // SAFETY: the caller's promise.
+        Place { cell, page: unsafe { cell.page() }, probe: Probe::Below }
+    }
 }
 
 /// Where a search is headed.
 #[derive(Clone, Copy)]
-enum Target<'k> {
+pub(crate) enum Target<'k> {
     /// The page that covers the key.
     At(&'k [u8]),
     /// The page that covers what is right below the key.
@@ -83,21 +93,21 @@ enum Target<'k> {
 }
 
 impl Target<'_> {
-    /// Whether the search goes beyond a lower bound that compares so with the key.
+    /// How the target's key stands to a page's prefix; whatever, if it has no key.
     #[inline(always)]
-    fn passes(self, bound: Side) -> bool {
+    fn probe(self, page: PagePtr<'_>) -> Probe {
         match self {
-            Target::At(_) => bound != Side::Greater,
-            Target::Below(_) => bound == Side::Less,
-            Target::First => false,
-            Target::Last => true,
+            Target::At(key) | Target::Below(key) => page.probe(key),
+            Target::First | Target::Last => Probe::Below,
         }
     }
 
+    /// Whether the target is to the right of a page.
     #[inline(always)]
-    fn goes_right(self, page: PagePtr<'_>) -> bool {
+    fn is_beyond(self, page: PagePtr<'_>, probe: Probe) -> bool {
         match self {
-            Target::At(key) | Target::Below(key) => self.passes(page.right_bound(key)),
+            Target::At(key) => page.right_bound(key, probe) != Side::Greater,
+            Target::Below(key) => page.right_bound(key, probe) == Side::Less,
             Target::First => false,
             Target::Last => page.right().is_some(),
         }
@@ -105,13 +115,13 @@ impl Target<'_> {
 
     /// The entry of a page above level 0 that leads on.
     #[inline(always)]
-    fn child(self, page: PagePtr<'_>) -> usize {
+    fn child(self, page: PagePtr<'_>, probe: Probe) -> usize {
         match self {
             Target::At(key) => {
-                let (rank, exact) = page.rank(key);
+                let (rank, exact) = page.rank(key, probe);
                 rank - 1 + usize::from(exact)
             }
-            Target::Below(key) => page.rank(key).0 - 1,
+            Target::Below(key) => page.rank(key, probe).0 - 1,
             Target::First => 0,
             Target::Last => page.count() - 1,
         }
@@ -140,7 +150,7 @@ impl Skiplist {
             let mut draft = Draft::new(level as u8);
             if level > 0 {
                 // SAFETY: within the allocation of `LEVELS` cells.
-                draft.push(0, unsafe { heads.add(level - 1) }.cast());
+                draft.insert(Probe::Below, unsafe { heads.add(level - 1) }.cast());
             }
             // SAFETY: the one ref is the cell that was written in the turn before.
             let page = unsafe { draft.page(0, draft.count, None) };
@@ -167,7 +177,12 @@ impl Skiplist {
 
     /// The place on `level` where the target is, from the top down.
     #[inline]
-    fn descend<'g>(&'g self, target: Target<'_>, level: usize, _: &'g Guard) -> Place<'g> {
+    pub(crate) fn descend<'g>(
+        &'g self,
+        target: Target<'_>,
+        level: usize,
+        _: &'g Guard,
+    ) -> Place<'g> {
         let mut at = self.height().saturating_sub(1).max(level);
         let mut cell = self.head(at);
         loop {
@@ -176,7 +191,7 @@ impl Skiplist {
             if at == level {
                 return place;
             }
-            cell = place.page.child(target.child(place.page));
+            cell = place.page.child(target.child(place.page, place.probe));
             at -= 1;
         }
     }
@@ -189,7 +204,7 @@ impl Skiplist {
         let mut offer = Offer(None);
         let mut place = self.descend(target, 0, guard);
         loop {
-            let (rank, exact) = place.page.rank(key);
+            let (rank, exact) = place.page.rank(key, place.probe);
             if exact {
                 return place.page.node(rank);
             }
@@ -218,29 +233,20 @@ impl Skiplist {
         let mut logged: Vec<NodePtr<'_>> = Vec::with_capacity(LOG_ENTRIES);
         logged.extend(old.logged());
         logged.sort_unstable_by(|a, b| a.key().cmp(b.key()));
-        let appended = old.right().is_none()
-            && old.count() > 0
-            && logged.first().is_some_and(|first| old.rank(first.key()).0 == old.count());
 
         let mut draft = Draft::new(0);
         draft.prefix_len = Some(old.prefix_len());
         let mut copied = 0;
+        let mut appended = old.right().is_none() && old.count() > 0;
         for node in logged {
-            let (rank, _) = old.rank(node.key());
-            while copied < rank {
-                draft.push(old.shorts()[copied], old.refs()[copied]);
-                copied += 1;
-            }
-            let short = old.short(node.key()).unwrap_or_else(|_| {
-                draft.prefix_len = None;
-                0
-            });
-            draft.push(short, node.as_non_null().cast());
+            let probe = old.probe(node.key());
+            let (rank, _) = old.rank(node.key(), probe);
+            appended &= rank == old.count();
+            draft.copy(old, copied..rank);
+            copied = rank;
+            draft.insert(probe, node.as_non_null().cast());
         }
-        while copied < old.count() {
-            draft.push(old.shorts()[copied], old.refs()[copied]);
-            copied += 1;
-        }
+        draft.copy(old, copied..old.count());
         // Keys that come in ascending order leave full leaves behind.
         let middle = if appended { old.count() } else { draft.count / 2 };
         self.swap(place, &draft, LEAF_ENTRIES_MAX, middle, guard);
@@ -255,21 +261,13 @@ impl Skiplist {
         let mut place = self.descend(target, level, guard);
         loop {
             let old = place.page;
-            let (rank, exact) = old.rank(low);
+            let (rank, exact) = old.rank(low, place.probe);
             assert!(!exact, "a cell is posted once");
             let mut draft = Draft::new(level as u8);
             draft.prefix_len = Some(old.prefix_len());
-            for at in 0..rank {
-                draft.push(old.shorts()[at], old.refs()[at]);
-            }
-            let short = old.short(low).unwrap_or_else(|_| {
-                draft.prefix_len = None;
-                0
-            });
-            draft.push(short, child.as_non_null().cast());
-            for at in rank..old.count() {
-                draft.push(old.shorts()[at], old.refs()[at]);
-            }
+            draft.copy(old, 0..rank);
+            draft.insert(place.probe, child.as_non_null().cast());
+            draft.copy(old, rank..old.count());
             let appended = old.right().is_none() && rank == old.count();
             let middle = if appended { old.count() } else { draft.count / 2 };
             if self.swap(place, &draft, INNER_ENTRIES_MAX, middle, guard) {
@@ -355,88 +353,6 @@ impl Skiplist {
         }
         true
     }
-
-    /// Visits the nodes of `range` in the given direction until `visit` breaks.
-    ///
-    /// Every node whose insertion happened before the call is visited, once, in order; one that is
-    /// inserted meanwhile may be.
-    pub(crate) fn scan<'g>(
-        &'g self,
-        range: KeyRange<'_>,
-        direction: Direction,
-        guard: &'g Guard,
-        mut visit: impl FnMut(NodePtr<'g>) -> ControlFlow<()>,
-    ) {
-        match direction {
-            Direction::Forward => self.scan_forward(range, guard, &mut visit),
-            Direction::Reverse => self.scan_reverse(range, guard, &mut visit),
-        }
-    }
-
-    fn scan_forward<'g>(
-        &'g self,
-        range: KeyRange<'_>,
-        guard: &'g Guard,
-        visit: &mut impl FnMut(NodePtr<'g>) -> ControlFlow<()>,
-    ) {
-        let target = match range.0 {
-            Bound::Included(key) | Bound::Excluded(key) => Target::At(key),
-            Bound::Unbounded => Target::First,
-        };
-        let mut place = self.descend(target, 0, guard);
-        let mut start = range.0;
-        loop {
-            let right = place.page.right();
-            if let Some(right) = right {
-                right.prefetch();
-            }
-            let mut run = Run::of(place.page, (start, range.1));
-            if run.visit(Direction::Forward, right, visit).is_break() {
-                return;
-            }
-            let ends = match range.1 {
-                Bound::Unbounded => false,
-                Bound::Included(end) => place.page.right_bound(end) == Side::Greater,
-                Bound::Excluded(end) => place.page.right_bound(end) != Side::Less,
-            };
-            let Some(cell) = right.filter(|_| !ends) else { return };
-            // SAFETY: pinned for 'g by `guard`. The cell's own page is the next stretch, whatever
-            // was split off to its right meanwhile (invariant 2).
-            place = Place { cell, page: unsafe { cell.page() } };
-            start = Bound::Unbounded;
-        }
-    }
-
-    fn scan_reverse<'g>(
-        &'g self,
-        range: KeyRange<'_>,
-        guard: &'g Guard,
-        visit: &mut impl FnMut(NodePtr<'g>) -> ControlFlow<()>,
-    ) {
-        let target = match range.1 {
-            Bound::Included(key) => Target::At(key),
-            Bound::Excluded(key) => Target::Below(key),
-            Bound::Unbounded => Target::Last,
-        };
-        let mut place = self.descend(target, 0, guard);
-        let mut end = range.1;
-        loop {
-            let mut run = Run::of(place.page, (range.0, end));
-            if run.visit(Direction::Reverse, None, visit).is_break() {
-                return;
-            }
-            // There are no links to the left: the next stretch is looked for from the top, by this
-            // one's lower bound, and ends where this one began.
-            let Some(low) = place.cell.low().map(NodePtr::key) else { return };
-            if let Bound::Included(start) | Bound::Excluded(start) = range.0
-                && low <= start
-            {
-                return;
-            }
-            end = Bound::Excluded(low);
-            place = self.descend(Target::Below(low), 0, guard);
-        }
-    }
 }
 
 /// The cell at or to the right of `cell` whose page covers the target.
@@ -448,133 +364,13 @@ unsafe fn settle<'g>(mut cell: CellPtr<'g>, target: Target<'_>) -> Place<'g> {
     loop {
         // SAFETY: pinned (caller).
         let page = unsafe { cell.page() };
-        page.prefetch();
+        page.prefetch_head();
+        let probe = target.probe(page);
         match page.right() {
-            Some(right) if target.goes_right(page) => cell = right,
-            _ => return Place { cell, page },
+            Some(right) if target.is_beyond(page, probe) => cell = right,
+            _ => return Place { cell, page, probe },
         }
     }
-}
-
-/// The nodes of a leaf that are in a range, in order.
-struct Run<'g> {
-    nodes: [std::mem::MaybeUninit<NodePtr<'g>>; ENTRIES_ROOM],
-    len: usize,
-}
-
-/// How far ahead of the visit a node, and then its newest version, is asked for.
-const NODES_AHEAD: usize = 16;
-const VERSIONS_AHEAD: usize = 8;
-
-impl<'g> Run<'g> {
-    fn of(page: PagePtr<'g>, range: KeyRange<'_>) -> Run<'g> {
-        let mut run =
-            Run { nodes: [const { std::mem::MaybeUninit::uninit() }; ENTRIES_ROOM], len: 0 };
-        let from = match range.0 {
-            Bound::Unbounded => 0,
-            Bound::Included(start) => page.rank(start).0,
-            Bound::Excluded(start) => {
-                let (rank, exact) = page.rank(start);
-                rank + usize::from(exact)
-            }
-        };
-        let to = match range.1 {
-            Bound::Unbounded => page.count(),
-            Bound::Excluded(end) => page.rank(end).0,
-            Bound::Included(end) => {
-                let (rank, exact) = page.rank(end);
-                rank + usize::from(exact)
-            }
-        };
-        let mut logged = [const { std::mem::MaybeUninit::<NodePtr<'g>>::uninit() }; LOG_ENTRIES];
-        let mut log_len = 0;
-        for node in page.logged() {
-            logged[log_len].write(node);
-            log_len += 1;
-            prefetch(node.as_non_null().as_ptr());
-        }
-        for at in from..to.min(from + NODES_AHEAD) {
-            prefetch(page.refs()[at].as_ptr());
-        }
-        // SAFETY: the first `log_len` were written just now.
-        let logged = unsafe {
-            std::slice::from_raw_parts_mut(logged.as_mut_ptr().cast::<NodePtr<'g>>(), log_len)
-        };
-        logged.sort_unstable_by(|a, b| a.key().cmp(b.key()));
-        let mut copied = from;
-        for &mut node in logged {
-            if !contains(range, node.key()) {
-                continue;
-            }
-            let rank = page.rank(node.key()).0;
-            while copied < rank.min(to) {
-                run.push(page.node(copied));
-                copied += 1;
-            }
-            run.push(node);
-        }
-        while copied < to {
-            run.push(page.node(copied));
-            copied += 1;
-        }
-        run
-    }
-
-    fn push(&mut self, node: NodePtr<'g>) {
-        self.nodes[self.len].write(node);
-        self.len += 1;
-    }
-
-    fn visit(
-        &mut self,
-        direction: Direction,
-        next: Option<CellPtr<'g>>,
-        visit: &mut impl FnMut(NodePtr<'g>) -> ControlFlow<()>,
-    ) -> ControlFlow<()> {
-        // SAFETY: `push` wrote the first `len`.
-        let nodes = unsafe {
-            std::slice::from_raw_parts_mut(self.nodes.as_mut_ptr().cast::<NodePtr<'g>>(), self.len)
-        };
-        if direction == Direction::Reverse {
-            nodes.reverse();
-        }
-        for node in nodes.iter().take(NODES_AHEAD) {
-            prefetch(node.as_non_null().as_ptr());
-        }
-        let half = nodes.len() / 2;
-        for (at, &node) in nodes.iter().enumerate() {
-            if let Some(ahead) = nodes.get(at + NODES_AHEAD) {
-                prefetch(ahead.as_non_null().as_ptr());
-            }
-            if let Some(newest) =
-                nodes.get(at + VERSIONS_AHEAD).and_then(|ahead| ahead.newest_version())
-            {
-                prefetch_version(newest.as_ptr());
-            }
-            if at == half
-                && let Some(next) = next
-            {
-                next.prefetch_page();
-            }
-            visit(node)?;
-        }
-        ControlFlow::Continue(())
-    }
-}
-
-/// Whether `key` is in `range`.
-pub(crate) fn contains(range: KeyRange<'_>, key: &[u8]) -> bool {
-    let above = match range.0 {
-        Bound::Included(start) => start <= key,
-        Bound::Excluded(start) => start < key,
-        Bound::Unbounded => true,
-    };
-    above
-        && match range.1 {
-            Bound::Included(end) => key <= end,
-            Bound::Excluded(end) => key < end,
-            Bound::Unbounded => true,
-        }
 }
 
 impl Drop for Skiplist {

@@ -28,3 +28,18 @@ impl Random {
         (self.next() % bound as u64) as usize
     }
 }
+
+/// Asserts that two sequences are the same; says where they part, not all that is in them.
+#[track_caller]
+pub(crate) fn assert_same<T: PartialEq + std::fmt::Debug>(seen: &[T], expected: &[T], what: &str) {
+    let differs = seen.iter().zip(expected).position(|(a, b)| a != b);
+    let at = differs.unwrap_or(seen.len().min(expected.len()));
+    assert!(
+        differs.is_none() && seen.len() == expected.len(),
+        "{what}: {} seen, {} expected; at {at}: {:?} seen, {:?} expected",
+        seen.len(),
+        expected.len(),
+        seen.get(at),
+        expected.get(at)
+    );
+}

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use super::*;
-use crate::skiplist::contains;
-use crate::testing::Random;
+use crate::scan::contains;
+use crate::testing::{Random, assert_same};
 use crate::version::Value;
 
 fn at(counter: u64) -> Lsn {
@@ -276,7 +276,7 @@ fn memtable_agrees_with_a_map_of_versions() {
                     seen.push((node.key().to_vec(), version.map(|v| v.value().to_vec())));
                     ControlFlow::Continue(())
                 });
-                assert_eq!(seen, expected, "{direction:?} at {read}");
+                assert_same(&seen, &expected, &format!("{direction:?} at {read}"));
                 expected.reverse();
             }
         }

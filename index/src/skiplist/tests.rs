@@ -1,13 +1,16 @@
 //! The ordered map alone: order, bounds, splits, accounting, and scans beside inserts.
 
 use std::collections::BTreeSet;
+use std::ops::{Bound, ControlFlow};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize as Counter, Ordering::SeqCst};
 
 use super::*;
 use crate::hash::Hasher;
+use crate::scan::contains;
 use crate::sync::pin;
-use crate::testing::Random;
+use crate::testing::{Random, assert_same};
+use crate::{Direction, KeyRange};
 
 fn insert(map: &Skiplist, key: &[u8]) {
     let guard = pin();
@@ -105,10 +108,12 @@ fn map_agrees_with_a_sorted_set() {
             insert(&map, key);
             set.insert(key.clone());
         }
+        assert_eq!(accounting.nodes(), set.len(), "{name}");
+        assert_eq!(accounting.bytes(), check(&map), "{name}");
         let sorted: Vec<Vec<u8>> = set.iter().cloned().collect();
-        assert_eq!(keys(&map, ALL, Direction::Forward), sorted, "{name}");
+        assert_same(&keys(&map, ALL, Direction::Forward), &sorted, name);
         let reversed: Vec<Vec<u8>> = sorted.iter().rev().cloned().collect();
-        assert_eq!(keys(&map, ALL, Direction::Reverse), reversed, "{name}");
+        assert_same(&keys(&map, ALL, Direction::Reverse), &reversed, name);
         assert_eq!(accounting.nodes(), set.len(), "{name}");
         assert_eq!(accounting.bytes(), check(&map), "{name}");
     }
@@ -143,9 +148,10 @@ fn every_kind_of_bound_cuts_where_it_should() {
                 (start.as_ref().map(|key| key.as_slice()), end.as_ref().map(|key| key.as_slice()));
             let mut expected: Vec<Vec<u8>> =
                 set.iter().filter(|key| contains(range, key)).cloned().collect();
-            assert_eq!(keys(&map, range, Direction::Forward), expected, "{name}: {range:?}");
+            let what = format!("{name}: {range:?}");
+            assert_same(&keys(&map, range, Direction::Forward), &expected, &what);
             expected.reverse();
-            assert_eq!(keys(&map, range, Direction::Reverse), expected, "{name}: {range:?}");
+            assert_same(&keys(&map, range, Direction::Reverse), &expected, &what);
         }
     }
 }
