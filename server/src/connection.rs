@@ -32,8 +32,9 @@ use std::time::{Duration, Instant};
 pub(crate) const OUTPUT_BYTES_PAUSE: usize = 1024 * 1024;
 /// Replies that are waiting for their gates before commands stop.
 pub(crate) const MARKS_MAX: usize = 1024;
-/// How long a command waits for room before the client is told `STALLED`.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a command waits for room in the log before the client is told `STALLED`: as long as the
+/// engine lets a thread wait.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// Buffers up to this size are kept for the next use.
 const BUFFER_BYTES_KEPT: usize = 64 * 1024;
 
@@ -438,3 +439,6 @@ impl Connection {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,7 @@
 //! | `COMMITUNKNOWN` | the log failed after the commit was decided | read back after a restart |
 //! | `CORRUPT` | damage was found | restore |
 
-use isolith::Error;
+use isolith::{Error, StallReason};
 use std::borrow::Cow;
 
 /// Why a handler did not do what it was asked.
@@ -49,7 +49,7 @@ pub(crate) fn syntax() -> Failure {
 pub(crate) enum Remedy {
     /// Run the whole transaction again.
     RunAgain,
-    /// Wait for room, then run it again.
+    /// Wait for room in the log, then run it again.
     Wait,
     /// Tell the client; the transaction may go on.
     Tell,
@@ -61,6 +61,8 @@ pub(crate) enum Remedy {
 pub(crate) fn remedy(error: &Error) -> Remedy {
     match error {
         Error::Conflict { .. } => Remedy::RunAgain,
+        // Memory comes back when somebody deletes: that is for the clients to do.
+        Error::Stalled { reason: StallReason::Memory { .. } } => Remedy::Tell,
         Error::Stalled { .. } => Remedy::Wait,
         Error::KeyTooLarge { .. }
         | Error::ValueTooLarge { .. }

@@ -1,0 +1,277 @@
+//! What leaves when, on a database whose log moves only when the test says so.
+
+use super::*;
+use isolith::storage::Reach;
+use isolith::storage::faulty::{DiskKind, Fault, FaultyStorage, Operation};
+use isolith::{Builder, Database, Durability};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Wake, Waker};
+
+#[derive(Default)]
+struct Wakes(AtomicUsize);
+
+impl Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        // Relaxed: read by the same thread.
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// One connection of one core, without sockets.
+struct Bench {
+    shared: Shared,
+    gates: Gates,
+    connection: Connection,
+    disk: FaultyStorage,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        Bench::with(FaultyStorage::new(DiskKind::Fua))
+    }
+
+    fn with(disk: FaultyStorage) -> Bench {
+        let database = open(&disk);
+        let waker = Waker::from(Arc::new(Wakes::default()));
+        let address = "127.0.0.1:1".parse().expect("an address");
+        let idle = Duration::from_secs(60);
+        let shared =
+            Shared::new(database, Durability::Sync, address, "x".into(), vec![waker.clone()], idle)
+                .expect("keyspaces");
+        let client = shared.clients.enter(String::new(), String::new(), 0).expect("room");
+        let connection = Connection::new(Token::new(0, 0), Session::new(client));
+        Bench { gates: Gates::new(waker), shared, connection, disk }
+    }
+
+    fn work(&mut self, act: impl FnOnce(&mut Connection, &mut Work<'_>)) {
+        let mut work = Work { shared: &self.shared, core: 0, gates: &mut self.gates, now_ms: 0 };
+        act(&mut self.connection, &mut work);
+    }
+
+    fn receive(&mut self, lines: &str) {
+        let lines = lines.replace('\n', "\r\n");
+        self.work(|connection, work| connection.received(lines.as_bytes(), work));
+    }
+
+    /// What a turn of the core would send.
+    fn sent(&mut self) -> String {
+        let mut opened = Vec::new();
+        self.gates.drive(&mut opened);
+        for gate in opened {
+            self.connection.opened(gate.mark, &gate.outcome);
+        }
+        let Some(buffer) = self.connection.next_send() else { return String::new() };
+        let text = String::from_utf8(buffer.clone()).expect("text");
+        self.connection.sent(buffer);
+        text.replace("\r\n", "\n")
+    }
+}
+
+fn open(disk: &FaultyStorage) -> Database {
+    Builder::in_memory()
+        .storage(disk.as_storage())
+        .segment_bytes(256 << 10)
+        .stall_timeout(Duration::ZERO)
+        // Nothing is written but by the test: `sync`.
+        .threads(false)
+        .open()
+        .expect("a database")
+}
+
+#[test]
+fn write_is_answered_when_it_is_durable_and_not_before() {
+    let mut bench = Bench::new();
+    bench.receive("SET a 1\n");
+    assert_eq!(bench.sent(), "");
+    bench.shared.database.sync().expect("a sync");
+    assert_eq!(bench.sent(), "+OK\n");
+    assert!(!bench.connection.is_over());
+}
+
+#[test]
+fn replies_behind_a_waiting_one_wait_too() {
+    let mut bench = Bench::new();
+    bench.receive("PING\nSET a 1\nPING\nGET a\nGET none\n");
+    assert_eq!(bench.sent(), "+PONG\n");
+    assert_eq!(bench.sent(), "");
+    bench.shared.database.sync().expect("a sync");
+    assert_eq!(bench.sent(), "+OK\n+PONG\n$1\n1\n$-1\n");
+}
+
+#[test]
+fn unacknowledged_write_is_seen_by_its_own_connection_alone() {
+    let mut bench = Bench::new();
+    bench.receive("SET a 1\n");
+    bench.receive("GET a\nSTRLEN a\nMGET a b\nSCAN 0\n");
+    let other = bench.shared.clients.enter(String::new(), String::new(), 0).expect("room");
+    let own = std::mem::replace(
+        &mut bench.connection,
+        Connection::new(Token::new(1, 0), Session::new(other)),
+    );
+    bench.receive("GET a\nDBSIZE\n");
+    assert_eq!(bench.connection.next_send(), Some(b"$-1\r\n:0\r\n".to_vec()));
+    bench.connection = own;
+    bench.shared.database.sync().expect("a sync");
+    assert_eq!(bench.sent(), "+OK\n$1\n1\n:1\n*2\n$1\n1\n$-1\n*2\n$1\n0\n*1\n$1\na\n");
+}
+
+#[test]
+fn waiting_transaction_shows_its_writes_to_the_next_one() {
+    let mut bench = Bench::new();
+    bench.receive("MULTI\nSET a 1\nINCR a\nEXEC\nBEGIN READ ONLY\nGET a\nCOMMIT\nINCR a\n");
+    assert_eq!(bench.sent(), "+OK\n+QUEUED\n+QUEUED\n");
+    bench.shared.database.sync().expect("a sync");
+    assert_eq!(bench.sent(), "*2\n+OK\n:2\n+OK\n$1\n2\n+OK\n:3\n");
+}
+
+#[test]
+fn failed_log_turns_waiting_replies_into_errors() {
+    let mut bench = Bench::new();
+    // A batch of two with a read in between; a read behind it; then something that depends on
+    // nothing.
+    bench.receive("SET a 1\nGET a\nINCR a\n");
+    bench.receive("GET a\nPING\n");
+    assert_eq!(bench.sent(), "");
+    bench.disk.fail_next(Operation::Submit(Reach::Stable), "wal", Fault::Io);
+    bench.disk.fail_next(Operation::Complete(Reach::Stable), "wal", Fault::Io);
+    assert!(bench.shared.database.sync().is_err());
+    let replies = bench.sent();
+    let replies: Vec<&str> = replies.lines().collect();
+    assert_eq!(replies.len(), 5, "{replies:?}");
+    for reply in &replies[..3] {
+        assert!(reply.starts_with("-COMMITUNKNOWN "), "{replies:?}");
+    }
+    assert!(replies[3].starts_with('-'), "what it saw is unknown, too: {replies:?}");
+    assert_eq!(replies[4], "+PONG");
+    // From now on: no writes, and reads of what was acknowledged.
+    bench.receive("SET b 1\n");
+    assert!(bench.sent().starts_with("-READONLY "));
+    bench.receive("MULTI\nSET b 1\nEXEC\n");
+    assert!(bench.sent().starts_with("+OK\n+QUEUED\n-READONLY "));
+}
+
+#[test]
+fn batch_is_one_commit() {
+    let mut bench = Bench::new();
+    let before = bench.shared.database.stats().commits;
+    bench.receive(&"INCR n\nSET k v\nGET n\n".repeat(20));
+    bench.shared.database.sync().expect("a sync");
+    let commits = bench.shared.database.stats().commits - before;
+    assert_eq!(commits, 1);
+    let replies = bench.sent();
+    let expected: String = (1..=20)
+        .map(|n: u32| {
+            let text = n.to_string();
+            format!(":{n}\n+OK\n${}\n{text}\n", text.len())
+        })
+        .collect();
+    assert_eq!(replies, expected);
+}
+
+#[test]
+fn batch_ends_where_something_else_begins() {
+    let mut bench = Bench::new();
+    bench.receive(
+        "SET a 1\nINCR a\nSELECT 1\nSET a 9\nINCR a\nMULTI\nSET b 1\nEXEC\nSELECT 0\nGET a\n",
+    );
+    bench.shared.database.sync().expect("a sync");
+    assert_eq!(bench.sent(), "+OK\n:2\n+OK\n+OK\n:10\n+OK\n+QUEUED\n*1\n+OK\n+OK\n$1\n2\n");
+}
+
+#[test]
+fn error_within_a_batch_is_that_commands_alone() {
+    let mut bench = Bench::new();
+    let key = "k".repeat(70_000);
+    // The inline limit is 64 KiB: the key comes in an array.
+    bench.receive(&format!(
+        "SET a x\nINCR a\n*3\n$3\nSET\n$70000\n{key}\n$1\nv\nSET b 1\nMGET a b\n"
+    ));
+    bench.shared.database.sync().expect("a sync");
+    let replies = bench.sent();
+    let replies: Vec<&str> = replies.lines().collect();
+    assert_eq!(&replies[..2], ["+OK", "-ERR value is not an integer or out of range"]);
+    assert!(replies[2].starts_with("-ERR a key of 70000 bytes"), "{replies:?}");
+    assert_eq!(replies[3..].join(" "), "+OK *2 $1 x $1 1");
+}
+
+#[test]
+fn full_disk_parks_the_command_until_there_is_room() {
+    let mut bench = Bench::new();
+    bench.disk.set_space(Some(0));
+    // Fill what is prepared.
+    let value = "v".repeat(16 << 10);
+    let mut written = 0;
+    while !bench.connection.is_parked() {
+        bench.receive(&format!("SET k{written} {value}\n"));
+        written += 1;
+        assert!(written < 1000, "the disk is full at some time");
+        let _ = bench.shared.database.sync();
+        bench.sent();
+    }
+    assert!(!bench.connection.wants_to_receive(), "a parked client is not listened to");
+    bench.work(|connection, work| connection.go_on(work));
+    assert!(bench.connection.is_parked());
+    bench.disk.set_space(None);
+    // Whoever prepares segments finds the room; without threads the next write does.
+    let limit = Instant::now() + Duration::from_secs(30);
+    while bench.connection.is_parked() && Instant::now() < limit {
+        bench.work(|connection, work| connection.go_on(work));
+    }
+    assert!(!bench.connection.is_parked());
+    bench.shared.database.sync().expect("a sync");
+    assert_eq!(bench.sent(), "+OK\n");
+    assert!(bench.connection.wants_to_receive());
+}
+
+#[test]
+fn commands_stop_while_too_many_replies_wait() {
+    let mut bench = Bench::new();
+    // MULTI keeps them from becoming one batch.
+    bench.receive(&"MULTI\nINCR n\nEXEC\n".repeat(MARKS_MAX + 10));
+    assert!(!bench.connection.wants_to_receive());
+    assert_eq!(bench.connection.marks.len(), MARKS_MAX);
+    bench.shared.database.sync().expect("a sync");
+    let first = bench.sent();
+    assert!(first.ends_with(&format!("*1\n:{MARKS_MAX}\n")), "{}", first.len());
+    assert!(bench.connection.wants_to_run());
+    bench.work(|connection, work| connection.go_on(work));
+    bench.shared.database.sync().expect("a sync");
+    assert!(bench.sent().ends_with(&format!("*1\n:{}\n", MARKS_MAX + 10)));
+    assert!(bench.connection.wants_to_receive());
+}
+
+#[test]
+fn idle_connection_holds_no_buffer() {
+    let mut bench = Bench::new();
+    let value = "v".repeat(50_000);
+    for _ in 0..3 {
+        bench.receive(&format!("SET k {}", &value[..40_000]));
+        assert!(bench.connection.input.capacity() >= 40_000);
+        bench.receive(&format!("{}\nGET k\n", &value[..10_000]));
+        bench.shared.database.sync().expect("a sync");
+        assert!(bench.sent().len() > 50_000);
+        assert_eq!(bench.connection.input.capacity(), 0);
+    }
+}
+
+#[test]
+fn protocol_error_comes_after_the_replies_before_it() {
+    let mut bench = Bench::new();
+    bench.receive("SET a 1\n*1\n$x\nSET b 1\n");
+    assert_eq!(bench.sent(), "");
+    bench.shared.database.sync().expect("a sync");
+    assert_eq!(bench.sent(), "+OK\n-ERR Protocol error: invalid bulk length\n");
+    assert!(bench.connection.is_over());
+}
+
+#[test]
+fn connection_that_ends_is_over_when_all_is_answered() {
+    let mut bench = Bench::new();
+    bench.receive("SET a 1\nGET a");
+    bench.connection.ended();
+    assert!(!bench.connection.is_over());
+    bench.shared.database.sync().expect("a sync");
+    assert_eq!(bench.sent(), "+OK\n");
+    assert!(bench.connection.is_over());
+}
