@@ -216,3 +216,31 @@ fn connections_come_and_go() {
         Err(error) => assert_ne!(error.kind(), ErrorKind::ConnectionReset),
     }
 }
+
+#[test]
+fn out_of_descriptors_is_survived() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    // The binary is started by a shell that lowers the limit first.
+    let shell = directory.path().join("limited.sh");
+    let text = format!("#!/bin/sh\nulimit -n 48\nexec {BINARY} \"$@\"\n");
+    let mut file = tempfile::NamedTempFile::new_in(directory.path()).expect("a file");
+    std::io::Write::write_all(&mut file, text.as_bytes()).expect("a file");
+    let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(file.path(), permissions).expect("a file of ours");
+    file.persist(&shell).expect("a file of ours");
+    let shell = shell.to_string_lossy().into_owned();
+    let server = Server::start(&shell, &["--threads", "1"]);
+    let mut early = server.connect();
+    script(&mut early, "SET a 1 => +OK");
+    // More than it has descriptors for: the kernel lets them in, the server cannot yet.
+    let mut crowd: Vec<Client> = (0..100).map(|_| server.connect()).collect();
+    crowd.iter_mut().for_each(|client| client.send(b"PING\r\n"));
+    script(&mut early, "SET a 2 => +OK\nGET a => \"2\"");
+    // Those that go make room for those that wait.
+    for client in &mut crowd {
+        assert_eq!(client.reply().to_string(), "+PONG");
+        client.end();
+        assert!(client.is_closed());
+    }
+    script(&mut early, "PING => +PONG");
+}

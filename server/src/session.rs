@@ -19,6 +19,7 @@ use crate::clients::{Client, Situation};
 use crate::commands::Spec;
 use crate::resp::OwnedArgs;
 use isolith::{Durability, Savepoint, Snapshot, Timestamp, Transaction};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -31,7 +32,7 @@ pub(crate) struct Session {
     pub(crate) db: u8,
     pub(crate) resp3: bool,
     pub(crate) mode: Mode,
-    pub(crate) watched: Vec<Watched>,
+    pub(crate) watched: WatchedKeys,
     pub(crate) token: Timestamp,
 }
 
@@ -68,10 +69,11 @@ pub(crate) enum OpenTransaction {
     ReadOnly(Box<Snapshot>),
 }
 
+/// The keys that are watched, by database and name.
+pub(crate) type WatchedKeys = BTreeMap<(u8, Vec<u8>), Watched>;
+
 /// A key as WATCH saw it.
 pub(crate) struct Watched {
-    pub(crate) db: u8,
-    pub(crate) key: Vec<u8>,
     /// The newest version of the key, deletions included: the same value again is a change.
     pub(crate) stamp: Timestamp,
     /// Whether it was there (and not expired).
@@ -85,7 +87,7 @@ impl Session {
             db: 0,
             resp3: false,
             mode: Mode::Plain,
-            watched: Vec::new(),
+            watched: WatchedKeys::new(),
             token: Timestamp::ZERO,
         }
     }

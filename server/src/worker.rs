@@ -20,6 +20,7 @@ use crate::gates::{Gates, Opened};
 use crate::reactor::{Completion, Driver, Token};
 use crate::session::Session;
 use crate::shared::Shared;
+use socket2::{SockRef, TcpKeepalive};
 use std::io;
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
@@ -35,6 +36,9 @@ const ACCEPT_REST: Duration = Duration::from_millis(100);
 const SWEEP: Duration = Duration::from_secs(1);
 /// How long clients have to take their last replies when the server stops.
 const FAREWELL: Duration = Duration::from_secs(5);
+
+/// How long a connection may be silent before the kernel asks whether anybody is there.
+pub(crate) const KEEPALIVE: Duration = Duration::from_secs(300);
 
 struct Slot {
     generation: u32,
@@ -149,6 +153,8 @@ impl<D: Driver> Worker<D> {
     fn welcome_one(&mut self, socket: OwnedFd) -> io::Result<()> {
         let stream = TcpStream::from(socket);
         stream.set_nodelay(true)?;
+        // A client that has vanished without a word is noticed after a while.
+        SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
         let (peer, local) = (stream.peer_addr()?.to_string(), stream.local_addr()?.to_string());
         let state = &mut self.state;
         let Some(client) = state.shared.clients.enter(peer, local, state.now_ms) else {

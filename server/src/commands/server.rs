@@ -9,6 +9,7 @@ use crate::resp::request::{BULK_BYTES_MAX, REQUEST_BYTES_MAX};
 use crate::resp::{Args, Reply};
 use crate::shared::{DATABASES, Shared};
 use crate::store::Cx;
+use crate::worker::KEEPALIVE;
 use isolith::Durability;
 use std::fmt::Write;
 
@@ -80,7 +81,6 @@ fn info_server(shared: &Shared, text: &mut String) {
     field(text, "tcp_port", shared.address.port());
     field(text, "uptime_in_seconds", uptime);
     field(text, "uptime_in_days", uptime / 86_400);
-    field(text, "io_threads_active", shared.counters.len());
 }
 
 fn info_clients(shared: &Shared, text: &mut String) {
@@ -131,6 +131,7 @@ fn info_cpu(_: &Shared, text: &mut String) {
 
 fn info_isolith(shared: &Shared, text: &mut String) {
     let stats = shared.database.stats();
+    field(text, "threads", shared.counters.len());
     field(text, "durability", durability_name(shared.durability));
     if let Some(backend) = shared.database.backend() {
         field(text, "log_io", backend.kind.to_string());
@@ -196,7 +197,7 @@ fn parameters(shared: &Shared) -> Vec<(&'static str, String)> {
         fixed("client-query-buffer-limit", &REQUEST_BYTES_MAX.to_string()),
         fixed("requirepass", ""),
         fixed("save", ""),
-        fixed("tcp-keepalive", "300"),
+        fixed("tcp-keepalive", &KEEPALIVE.as_secs().to_string()),
         fixed("timeout", "0"),
     ]
 }

@@ -8,9 +8,10 @@ use crate::execute::{Flow, Try};
 use crate::failure::{self, Failure, Remedy, SYNTAX};
 use crate::gates::{Class, Gate};
 use crate::resp::{Args, Reply};
-use crate::session::{Mode, Open, OpenTransaction, Queue, Session, Watched};
+use crate::session::{Mode, Open, OpenTransaction, Queue, Session, Watched, WatchedKeys};
 use crate::store::{Cx, Store};
 use isolith::{Durability, Error, Isolation, Transaction, TransactionOptions};
+use std::collections::btree_map::Entry;
 use std::time::Instant;
 
 /// The most savepoints of one transaction.
@@ -94,10 +95,10 @@ pub(super) fn exec(
 /// True if a watched key is not what it was: another version (the same value again is one), or no
 /// longer there because its time is over. The reads are part of the transaction, so what holds here
 /// holds when it commits.
-fn changed(this: Try<'_>, txn: &mut Transaction, watched: &[Watched]) -> Result<bool, Error> {
-    for key in watched {
-        let now = txn.observe_entry(this.shared.keyspace(key.db), &key.key)?;
-        if now.observed != key.stamp || now.value.is_some() != key.live {
+fn changed(this: Try<'_>, txn: &mut Transaction, watched: &WatchedKeys) -> Result<bool, Error> {
+    for ((db, key), then) in watched {
+        let now = txn.observe_entry(this.shared.keyspace(*db), key)?;
+        if now.observed != then.stamp || now.value.is_some() != then.live {
             return Ok(true);
         }
     }
@@ -124,18 +125,11 @@ pub(super) fn watch(
     }
     let db = session.db;
     for key in args.from(1) {
-        if session.watched.iter().any(|known| known.db == db && known.key == key) {
-            continue;
-        }
+        let Entry::Vacant(place) = session.watched.entry((db, key.to_vec())) else { continue };
         match this.shared.database.get_after(this.shared.keyspace(db), key, session.token) {
             Ok(read) => {
+                place.insert(Watched { stamp: read.observed, live: read.value.is_some() });
                 session.saw(read.observed);
-                session.watched.push(Watched {
-                    db,
-                    key: key.to_vec(),
-                    stamp: read.observed,
-                    live: read.value.is_some(),
-                });
             }
             Err(error) => {
                 reply.error(&failure::describe(&error));
