@@ -342,7 +342,11 @@ fn full_name(spec: &Spec, container: Option<&Spec>) -> String {
 }
 
 fn document(spec: &Spec, container: Option<&Spec>, reply: &mut Reply<'_>) {
-    reply.map(if spec.subcommands.is_empty() { 4 } else { 5 });
+    // What follows the name. Told as one argument: `redis-cli` shows it as it is.
+    let name = spec.name.len() + container.map_or(0, |container| container.name.len() + 1);
+    let arguments = spec.syntax.get(name..).unwrap_or_default().trim_start();
+    let extra = usize::from(!arguments.is_empty()) + usize::from(!spec.subcommands.is_empty());
+    reply.map(4 + extra);
     reply.bulk(b"summary");
     reply.bulk(spec.summary.trim_end_matches('.').as_bytes());
     reply.bulk(b"since");
@@ -352,6 +356,17 @@ fn document(spec: &Spec, container: Option<&Spec>, reply: &mut Reply<'_>) {
     reply.bulk(b"syntax");
     reply.bulk(spec.syntax.as_bytes());
     debug_assert!(container.is_none() || spec.subcommands.is_empty());
+    if !arguments.is_empty() {
+        reply.bulk(b"arguments");
+        reply.array(1);
+        reply.map(3);
+        reply.bulk(b"name");
+        reply.bulk(arguments.as_bytes());
+        reply.bulk(b"type");
+        reply.bulk(b"string");
+        reply.bulk(b"display_text");
+        reply.bulk(arguments.as_bytes());
+    }
     if !spec.subcommands.is_empty() {
         reply.bulk(b"subcommands");
         reply.map(spec.subcommands.len());

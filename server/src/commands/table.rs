@@ -141,8 +141,8 @@ pub(crate) static TABLE: &[Spec] = &[
         .fast(),
     Spec::new(Group::String, "getex", -2, ONE_KEY, "6.2.0")
         .syntax(
-            "GETEX key [EX seconds | PX milliseconds | EXAT unix-seconds | PXAT unix- \
-            milliseconds | PERSIST]",
+            "GETEX key [EX seconds | PX milliseconds | EXAT unix-seconds | PXAT \
+            unix-milliseconds | PERSIST]",
         )
         .does("Gives the value and changes when it expires.")
         .runs(Handler::Write(strings::getex))
@@ -188,8 +188,8 @@ pub(crate) static TABLE: &[Spec] = &[
         .runs(Handler::Write(strings::psetex)),
     Spec::new(Group::String, "set", -3, ONE_KEY, "1.0.0")
         .syntax(
-            "SET key value [NX | XX] [GET] [EX seconds | PX milliseconds | EXAT unix- \
-            seconds | PXAT unix-milliseconds | KEEPTTL]",
+            "SET key value [NX | XX] [GET] [EX seconds | PX milliseconds | EXAT \
+            unix-seconds | PXAT unix-milliseconds | KEEPTTL]",
         )
         .does(
             "Sets the value: only if it is not there (NX) or only if it is (XX), giving \
