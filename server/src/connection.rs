@@ -35,6 +35,8 @@ pub(crate) const MARKS_MAX: usize = 1024;
 /// How long a command waits for room in the log before the client is told `STALLED`: as long as the
 /// engine lets a thread wait.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+/// How often a batch that conflicts is run again before its commands are run one by one.
+const BATCH_RUNS: u32 = 4;
 /// Buffers up to this size are kept for the next use.
 const BUFFER_BYTES_KEPT: usize = 64 * 1024;
 
@@ -47,6 +49,14 @@ struct Mark {
     replies: u32,
     at: isolith::Timestamp,
     open: bool,
+}
+
+/// A batch that has failed: nothing was done.
+struct Abandoned {
+    /// How far it had come.
+    bytes: usize,
+    /// It met another transaction.
+    conflict: bool,
 }
 
 /// A command that is to be tried again.
@@ -176,6 +186,7 @@ impl Connection {
         let (mut at, mut commands) = (0, 0);
         // Up to here commands run one by one: a batch of them has failed.
         let mut singly_until = if parked.is_some() { 1 } else { 0 };
+        let mut batch_runs = 0;
         while self.may_run() {
             match self.parser.parse(&input[at..]) {
                 Ok(Step::Ready) => {}
@@ -200,8 +211,15 @@ impl Connection {
                     Ok((taken, run)) => {
                         at += taken;
                         commands += u64::from(run);
+                        batch_runs = 0;
                     }
-                    Err(tried) => singly_until = at + tried,
+                    Err(Abandoned { conflict: true, .. }) if batch_runs < BATCH_RUNS => {
+                        batch_runs += 1;
+                    }
+                    Err(tried) => {
+                        singly_until = at + tried.bytes;
+                        batch_runs = 0;
+                    }
                 }
                 continue;
             }
@@ -235,15 +253,15 @@ impl Connection {
     }
 
     /// Runs as many neighbouring commands as can be one transaction, if there is more than one.
-    /// `None`: this is no place for a batch. `Ok`: how many bytes and commands it took. `Err`: it
-    /// failed, having come so far; nothing was done.
+    /// `None`: this is no place for a batch. `Ok`: how many bytes and commands it took. `Err`: nothing
+    /// was done.
     fn batch(
         &mut self,
         first: &'static Spec,
         input: &[u8],
         this: Try<'_>,
         work: &mut Work<'_>,
-    ) -> Option<Result<(usize, u32), usize>> {
+    ) -> Option<Result<(usize, u32), Abandoned>> {
         if !Batch::may_begin(&self.session, first) || self.parser.is_last(input) {
             return None;
         }
@@ -253,7 +271,7 @@ impl Connection {
         while let Some(spec) = next {
             let args = self.parser.args(&input[at..]);
             if batch.run(&mut self.session, this.shared, spec, args, &mut self.out).is_err() {
-                return Some(Err(self.abandon(at, before)));
+                return Some(Err(self.abandon(at, before, false)));
             }
             at += self.parser.finish();
             next = match self.parser.parse(&input[at..]) {
@@ -274,17 +292,18 @@ impl Connection {
                 let mut reply = Reply::new(&mut self.out, self.session.resp3);
                 (0..run).for_each(|_| reply.error(&error));
             }
-            BatchEnd::RunAgain => return Some(Err(self.abandon(at, before))),
+            BatchEnd::Conflict => return Some(Err(self.abandon(at, before, true))),
+            BatchEnd::Refused => return Some(Err(self.abandon(at, before, false))),
         }
         Some(Ok((at, run)))
     }
 
-    /// Takes a batch back that has come to `at`; returns where its last command that ran ends.
-    fn abandon(&mut self, at: usize, before: usize) -> usize {
+    /// Takes a batch back that has come to `at`.
+    fn abandon(&mut self, at: usize, before: usize, conflict: bool) -> Abandoned {
         self.out.truncate(before);
         let here = if self.parser.is_ready() { at + self.parser.finish() } else { at };
         self.parser.restart();
-        here.max(1)
+        Abandoned { bytes: here.max(1), conflict }
     }
 
     /// The last words to a client that does not speak the protocol.

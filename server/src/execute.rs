@@ -7,8 +7,8 @@
 //!    [`Flow::Seen`]), a command for room or for a quieter moment ([`Flow::Later`]).
 //! 4. A *batch* is a run of neighbouring commands of one pipeline, the first a write, as one
 //!    transaction: one commit instead of many. They take effect at one moment, in their order, which
-//!    is one of the moments that each could have had alone. A batch that conflicts is run again
-//!    command by command.
+//!    is one of the moments that each could have had alone. A batch that conflicts is run again, in
+//!    the end command by command.
 
 use crate::commands::{Handler, Spec};
 use crate::failure::{self, Failure, Remedy, TOO_LARGE};
@@ -369,10 +369,11 @@ impl Batch {
             Err(error @ Error::CommitUnknown { .. }) => {
                 BatchEnd::Unknown(failure::describe(&error))
             }
-            Err(_) => {
+            Err(error) if failure::remedy(&error) == Remedy::RunAgain => {
                 this.conflicted();
-                BatchEnd::RunAgain
+                BatchEnd::Conflict
             }
+            Err(_) => BatchEnd::Refused,
         }
     }
 }
@@ -383,6 +384,8 @@ pub(crate) enum BatchEnd {
     Gate(Gate),
     /// Nobody knows: each of its replies is this error.
     Unknown(String),
-    /// Nothing was done: run its commands one by one.
-    RunAgain,
+    /// It met another transaction; nothing was done.
+    Conflict,
+    /// It cannot be; nothing was done. Its commands may do better one by one.
+    Refused,
 }
