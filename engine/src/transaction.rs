@@ -593,6 +593,14 @@ impl CommitSteps {
         }
     }
 
+    /// The future of a commit that was decided; `None` before that, or after the end.
+    pub fn into_pending(self) -> Option<Pending> {
+        match self.stage {
+            Stage::Decided(pending) => Some(pending),
+            _ => None,
+        }
+    }
+
     /// Goes on until the commit is decided and visible.
     fn decide_step(&mut self) -> Step<Pending, Error> {
         let mut queued = match std::mem::replace(&mut self.stage, Stage::Over) {
