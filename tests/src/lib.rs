@@ -1,3 +1,42 @@
-//! Reference models and the fault harness.
+//! The attacker of everything that the other crates build: reference models, histories and their
+//! judges, exhaustive interleavings, crash enumeration, planted bugs.
+//!
+//! The library holds what the integration tests share; it uses isolith's public API and the seams
+//! made for tests (storage, clock, stepped commits), and nothing behind them. `docs/testing.md` says
+//! what each test target proves and how to repeat a failure.
+//!
+//! | module | its one job |
+//! |---|---|
+//! | [`dice`] | seeds, and how long a run looks |
+//! | [`finding`] | a broken promise as a value |
+//! | [`model`] | what any read at any timestamp must give |
+//! | [`operations`] | the embedded API as a language for random programs |
+//! | [`machine`] | runs such a program on engine and model, and compares |
+//! | [`programs`] | small transactions, and what they do alone |
+//! | [`oracle`] | judges a history of them by brute force |
+//! | [`explorer`] | drives them through every interleaving |
+//! | [`acknowledged`] | the same for what is decided and not yet acknowledged |
+//! | [`server`] | starts the real binary and speaks to it |
+
+#![forbid(unsafe_code)]
+
+pub mod dice;
+pub mod finding;
+
+pub mod model;
+
+pub mod operations;
+
+pub mod machine;
+
+pub mod programs;
+
+pub mod oracle;
+
+pub mod explorer;
+
+pub mod acknowledged;
 
 pub mod server;
+
+pub use finding::{Checked, Finding};

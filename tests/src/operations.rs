@@ -1,0 +1,347 @@
+//! The language of the model test: everything that a user of the embedded API can do, small enough
+//! to be generated, shrunk and printed.
+//!
+//! Every operation is total: places, keys and keyspaces are numbers taken modulo what there is, and
+//! an operation on a place that is empty does nothing. So any subsequence of a program is a program,
+//! which is what lets proptest shrink a failure to its core.
+
+use std::ops::Bound;
+
+use isolith::{Durability, Isolation};
+use proptest::prelude::*;
+
+use crate::model::{Bounds, Bytes};
+
+/// The names of keyspaces.
+pub const NAMES: [&str; 3] = ["alpha", "beta", "gamma"];
+/// Places for running transactions.
+pub const SLOTS: usize = 3;
+
+/// Keys that lie at each other's edges: prefixes, neighbours, the empty key, the largest bytes, and
+/// some that agree in their first eight bytes.
+const EDGES: [&[u8]; 14] = [
+    b"",
+    b"\0",
+    b"a",
+    b"a\0",
+    b"aa",
+    b"ab",
+    b"abcdefgh",
+    b"abcdefgh\0",
+    b"abcdefghi",
+    b"abcdefghiz",
+    b"b",
+    b"b\xff",
+    b"\xff",
+    b"\xff\xff",
+];
+
+/// The key of a number: an edge, or one of a crowd.
+pub fn key(number: u8) -> Bytes {
+    match EDGES.get(usize::from(number)) {
+        Some(edge) => edge.to_vec(),
+        None => format!("crowd {number:03}").into_bytes(),
+    }
+}
+
+/// A value: how long, and whether it is unique or always the same.
+#[derive(Clone, Copy, Debug)]
+pub enum Value {
+    /// Always the same bytes: only versions tell such writes apart.
+    Same,
+    /// No bytes.
+    Empty,
+    /// Different at each write, at least so long.
+    Unique(u16),
+}
+
+impl Value {
+    /// Its bytes, for the `serial`-th write of a run.
+    pub fn bytes(self, serial: u64) -> Bytes {
+        match self {
+            Value::Same => b"same".to_vec(),
+            Value::Empty => Vec::new(),
+            Value::Unique(length) => {
+                let mut bytes = format!("{serial}.").into_bytes();
+                while bytes.len() < usize::from(length) {
+                    bytes.push(b'a' + (bytes.len() % 23) as u8);
+                }
+                bytes
+            }
+        }
+    }
+}
+
+/// A range of keys.
+#[derive(Clone, Copy, Debug)]
+pub enum Span {
+    /// Every key.
+    All,
+    /// Two ends, each excluded or included; inverted ones hold nothing.
+    Between(u8, bool, u8, bool),
+    /// From a key on.
+    From(u8),
+    /// Below a key.
+    Below(u8),
+    /// The keys that begin with the first so many bytes of a key.
+    Prefix(u8, u8),
+}
+
+impl Span {
+    /// The prefix, if this is one.
+    pub fn prefix(self) -> Option<Bytes> {
+        match self {
+            Span::Prefix(number, length) => {
+                let mut prefix = key(number);
+                prefix.truncate(usize::from(length));
+                Some(prefix)
+            }
+            _ => None,
+        }
+    }
+
+    /// The two ends.
+    pub fn bounds(self) -> Bounds {
+        let end = |number, included| match included {
+            true => Bound::Included(key(number)),
+            false => Bound::Excluded(key(number)),
+        };
+        match self {
+            Span::All => (Bound::Unbounded, Bound::Unbounded),
+            Span::Between(lower, with_lower, upper, with_upper) => {
+                (end(lower, with_lower), end(upper, with_upper))
+            }
+            Span::From(lower) => (end(lower, true), Bound::Unbounded),
+            Span::Below(upper) => (Bound::Unbounded, end(upper, false)),
+            Span::Prefix(..) => {
+                let prefix = self.prefix().unwrap_or_default();
+                let kept = prefix.iter().rposition(|byte| *byte < u8::MAX);
+                let upper = kept.map(|last| {
+                    let mut upper = prefix[..=last].to_vec();
+                    upper[last] += 1;
+                    upper
+                });
+                (Bound::Included(prefix), upper.map_or(Bound::Unbounded, Bound::Excluded))
+            }
+        }
+    }
+}
+
+/// How an iterator is used: from which end each step is taken, and whether the rest is read, too. At
+/// least one step is taken: an iterator that cannot be read says so with its first item.
+#[derive(Clone, Debug)]
+pub struct Walk {
+    /// Steps, `true` from the back.
+    pub backs: Vec<bool>,
+    /// Whether the iterator is then read to its end, from the front (`Some(false)`) or the back.
+    pub rest: Option<bool>,
+}
+
+/// A read.
+#[derive(Clone, Debug)]
+pub enum Look {
+    /// One key.
+    Get(u8, u8),
+    /// A range.
+    Scan(u8, Span, Walk),
+}
+
+/// What is done within a transaction.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// A read.
+    Look(Look),
+    /// A read of a key that is going to be changed.
+    ForUpdate(u8, u8),
+    /// A put, which lives for so many milliseconds.
+    Put(u8, u8, Value, Option<u8>),
+    /// A delete.
+    Delete(u8, u8),
+    /// A range delete.
+    DeleteRange(u8, Span),
+    /// A new savepoint.
+    Savepoint,
+    /// Back to one of the savepoints.
+    RollbackTo(u8),
+}
+
+/// One operation on the database. The first number of most is the keyspace.
+#[derive(Clone, Debug)]
+pub enum Operation {
+    /// Opens or creates a keyspace.
+    Open(u8),
+    /// Drops a keyspace.
+    Drop(u8),
+    /// An autocommit read.
+    Look(Look),
+    /// An autocommit put, which lives for so many milliseconds.
+    Put(u8, u8, Value, Option<u8>, Durability),
+    /// Many autocommit puts of one key, so that chains are pruned.
+    Churn(u8, u8, u8),
+    /// An autocommit delete.
+    Delete(u8, u8),
+    /// An autocommit range delete.
+    DeleteRange(u8, Span),
+    /// A compare-and-swap that expects what is there (or not), and puts or removes.
+    Swap(u8, u8, bool, Option<Value>),
+    /// Begins a transaction in a slot; what ran there is dropped.
+    Begin(u8, Isolation, bool, Durability),
+    /// Does something in the transaction of a slot; begins one there if none runs.
+    In(u8, Action),
+    /// Commits the transaction of a slot; its acknowledgement is awaited, or kept for later.
+    Commit(u8, bool),
+    /// Rolls the transaction of a slot back.
+    Rollback(u8),
+    /// Waits for an acknowledgement that was kept.
+    Await(u8),
+    /// Takes a snapshot, of what is acknowledged or of what is visible.
+    Snapshot(bool),
+    /// Reads through a snapshot.
+    Through(u8, Look),
+    /// Drops a snapshot.
+    Forget(u8),
+    /// Moves the clock, in milliseconds.
+    Advance(u8),
+    /// Makes everything durable.
+    Sync,
+    /// Closes (or only drops) the database and opens it again.
+    Reopen(bool),
+}
+
+fn key_number() -> impl Strategy<Value = u8> {
+    prop_oneof![5 => 0..EDGES.len() as u8, 1 => 0..=160u8]
+}
+
+fn space() -> impl Strategy<Value = u8> {
+    prop_oneof![6 => Just(0), 2 => Just(1), 1 => 2..6u8]
+}
+
+fn value() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        2 => Just(Value::Same),
+        1 => Just(Value::Empty),
+        6 => prop_oneof![Just(1), Just(21), Just(22), Just(23), Just(31), Just(100)]
+            .prop_map(Value::Unique),
+        1 => prop_oneof![Just(1023), Just(1024), Just(1025), Just(5000)].prop_map(Value::Unique),
+    ]
+}
+
+fn lives() -> impl Strategy<Value = Option<u8>> {
+    prop_oneof![4 => Just(None), 1 => (0..40u8).prop_map(Some)]
+}
+
+fn durability() -> impl Strategy<Value = Durability> {
+    prop_oneof![Just(Durability::Sync), Just(Durability::Os), Just(Durability::Buffered)]
+}
+
+fn span() -> impl Strategy<Value = Span> {
+    prop_oneof![
+        2 => Just(Span::All),
+        4 => (key_number(), any::<bool>(), key_number(), any::<bool>())
+            .prop_map(|(lower, with_lower, upper, with_upper)| {
+                // Mostly the right way round.
+                let turned = key(lower) > key(upper) && (lower ^ upper) % 4 != 0;
+                let (lower, upper) = if turned { (upper, lower) } else { (lower, upper) };
+                Span::Between(lower, with_lower, upper, with_upper)
+            }),
+        1 => key_number().prop_map(Span::From),
+        1 => key_number().prop_map(Span::Below),
+        2 => (key_number(), 0..10u8).prop_map(|(number, length)| Span::Prefix(number, length)),
+    ]
+}
+
+fn walk() -> impl Strategy<Value = Walk> {
+    let rest = prop_oneof![2 => Just(None), 2 => Just(Some(false)), 1 => Just(Some(true))];
+    let backs = prop_oneof![
+        3 => prop::collection::vec(Just(false), 0..4),
+        2 => prop::collection::vec(Just(true), 0..4),
+        2 => prop::collection::vec(any::<bool>(), 0..12),
+    ];
+    (backs, rest).prop_map(|(backs, rest)| {
+        let rest = rest.or(backs.is_empty().then_some(false));
+        Walk { backs, rest }
+    })
+}
+
+fn look() -> impl Strategy<Value = Look> {
+    prop_oneof![
+        3 => (space(), key_number()).prop_map(|(space, key)| Look::Get(space, key)),
+        2 => (space(), span(), walk()).prop_map(|(space, span, walk)| Look::Scan(space, span, walk)),
+    ]
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    prop_oneof![
+        6 => look().prop_map(Action::Look),
+        2 => (space(), key_number()).prop_map(|(space, key)| Action::ForUpdate(space, key)),
+        6 => (space(), key_number(), value(), lives())
+            .prop_map(|(space, key, value, lives)| Action::Put(space, key, value, lives)),
+        2 => (space(), key_number()).prop_map(|(space, key)| Action::Delete(space, key)),
+        2 => (space(), span()).prop_map(|(space, span)| Action::DeleteRange(space, span)),
+        1 => Just(Action::Savepoint),
+        1 => any::<u8>().prop_map(Action::RollbackTo),
+    ]
+}
+
+/// One operation.
+pub fn operation() -> impl Strategy<Value = Operation> {
+    let slot = 0..SLOTS as u8;
+    let isolation = prop_oneof![
+        2 => Just(Isolation::Serializable),
+        1 => Just(Isolation::Snapshot),
+    ];
+    let read_only = prop_oneof![5 => Just(false), 1 => Just(true)];
+    prop_oneof![
+        2 => (0..NAMES.len() as u8).prop_map(Operation::Open),
+        1 => (0..NAMES.len() as u8).prop_map(Operation::Drop),
+        8 => look().prop_map(Operation::Look),
+        10 => (space(), key_number(), value(), lives(), durability()).prop_map(
+            |(space, key, value, lives, durability)| {
+                Operation::Put(space, key, value, lives, durability)
+            }
+        ),
+        1 => (space(), key_number(), 1..80u8)
+            .prop_map(|(space, key, times)| Operation::Churn(space, key, times)),
+        4 => (space(), key_number()).prop_map(|(space, key)| Operation::Delete(space, key)),
+        3 => (space(), span()).prop_map(|(space, span)| Operation::DeleteRange(space, span)),
+        2 => (space(), key_number(), any::<bool>(), prop::option::of(value())).prop_map(
+            |(space, key, matching, new)| Operation::Swap(space, key, matching, new)
+        ),
+        8 => (slot.clone(), isolation, read_only, durability()).prop_map(
+            |(slot, isolation, read_only, durability)| {
+                Operation::Begin(slot, isolation, read_only, durability)
+            }
+        ),
+        30 => (slot.clone(), action()).prop_map(|(slot, action)| Operation::In(slot, action)),
+        8 => (slot.clone(), any::<bool>())
+            .prop_map(|(slot, pending)| Operation::Commit(slot, pending)),
+        1 => slot.prop_map(Operation::Rollback),
+        1 => any::<u8>().prop_map(Operation::Await),
+        3 => any::<bool>().prop_map(Operation::Snapshot),
+        6 => (any::<u8>(), look()).prop_map(|(place, look)| Operation::Through(place, look)),
+        1 => any::<u8>().prop_map(Operation::Forget),
+        2 => (0..30u8).prop_map(Operation::Advance),
+        1 => Just(Operation::Sync),
+        1 => any::<bool>().prop_map(Operation::Reopen),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::within;
+
+    #[test]
+    fn a_prefix_holds_exactly_the_keys_that_begin_with_it() {
+        for number in 0..=u8::MAX {
+            for length in 0..10 {
+                let span = Span::Prefix(number, length);
+                let (prefix, bounds) = (span.prefix().unwrap_or_default(), span.bounds());
+                for other in 0..=u8::MAX {
+                    let key = key(other);
+                    assert_eq!(key.starts_with(&prefix), within(&key, &bounds));
+                }
+            }
+        }
+    }
+}
