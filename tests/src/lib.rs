@@ -16,6 +16,7 @@
 //! | [`oracle`] | judges a history of them by brute force |
 //! | [`explorer`] | drives them through every interleaving |
 //! | [`acknowledged`] | the same for what is decided and not yet acknowledged |
+//! | [`crash`] | ends a database's life at any storage call, and says what must be true afterwards |
 //! | [`server`] | starts the real binary and speaks to it |
 
 #![forbid(unsafe_code)]
@@ -36,6 +37,8 @@ pub mod oracle;
 pub mod explorer;
 
 pub mod acknowledged;
+
+pub mod crash;
 
 pub mod server;
 

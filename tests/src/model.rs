@@ -128,11 +128,6 @@ impl Model {
         self.commits.len()
     }
 
-    /// The timestamp of the `index`-th commit, and 0 or the start for none.
-    pub fn commit_at(&self, index: usize) -> Option<Timestamp> {
-        self.commits.get(index).map(|(at, _)| *at)
-    }
-
     // ---- changing
 
     /// A commit that creates a keyspace.
@@ -166,6 +161,29 @@ impl Model {
             }
         }
         self.push(at, changes);
+    }
+
+    /// Forgets every commit after `at`: what a crash does to those that it takes.
+    pub fn truncate(&mut self, at: Timestamp) {
+        self.spaces.retain(|space| space.created <= at);
+        for space in &mut self.spaces {
+            space.dropped = space.dropped.filter(|dropped| *dropped <= at);
+            for versions in space.keys.values_mut() {
+                versions.retain(|(stamp, _)| *stamp <= at);
+            }
+        }
+        self.commits.retain(|(stamp, _)| *stamp <= at);
+        self.newest = at;
+    }
+
+    /// The timestamps of all commits, ascending.
+    pub fn timestamps(&self) -> Vec<Timestamp> {
+        self.commits.iter().map(|(at, _)| *at).collect()
+    }
+
+    /// Whether `at` is the timestamp of a commit.
+    pub fn is_commit(&self, at: Timestamp) -> bool {
+        self.commits.iter().any(|(stamp, _)| *stamp == at)
     }
 
     fn push(&mut self, at: Timestamp, changes: Vec<Change>) {
