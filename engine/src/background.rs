@@ -16,6 +16,7 @@ use isolith_txn::{Space, SpaceId};
 use isolith_wal::{Durability, Log, Preparation};
 
 use crate::database::Core;
+use crate::error::Error;
 use crate::options::TransactionOptions;
 
 /// The time between two rounds of upkeep.
@@ -89,11 +90,16 @@ pub(crate) struct Sweeps {
 impl Sweeps {
     /// Looks at the next keys of every keyspace: prunes their chains, deletes what has expired.
     pub(crate) fn round(&mut self, core: &Arc<Core>) {
-        for (name, space) in core.spaces() {
+        let spaces = core.spaces();
+        self.after.retain(|id, _| spaces.iter().any(|(_, space)| space.id == *id));
+        for (name, space) in spaces {
             let expired = self.look(core, &space);
             for keys in expired.chunks(SWEEP_DELETES) {
-                // A conflict means that somebody writes there: the next pass comes back.
-                let _ = delete_expired(core, &name, &space, keys);
+                match delete_expired(core, &name, &space, keys) {
+                    // A conflict means that somebody writes there: the next pass comes back.
+                    Ok(()) | Err(Error::Conflict { .. }) => {}
+                    Err(_) => break,
+                }
             }
         }
     }
@@ -132,7 +138,8 @@ impl Sweeps {
 }
 
 /// Deletes those of `keys` that are still expired. A read makes the deletion depend on it: a key that
-/// is written meanwhile makes the commit fail, and nothing is lost.
+/// is written meanwhile makes the commit fail, and nothing is lost. It does not wait for room in the
+/// log: this thread may be the one to make it.
 fn delete_expired(
     core: &Arc<Core>,
     name: &Arc<str>,
@@ -141,7 +148,8 @@ fn delete_expired(
 ) -> crate::Result<()> {
     let keyspace = crate::Keyspace::new(Arc::clone(core), Arc::clone(space), Arc::clone(name));
     let durability = Some(Durability::Buffered);
-    let mut transaction = core.begin(TransactionOptions { durability, ..Default::default() })?;
+    let options = TransactionOptions { durability, ..Default::default() };
+    let mut transaction = core.begin(options)?.without_patience();
     let mut count = 0;
     for key in keys {
         if transaction.get(&keyspace, key)?.is_none() {

@@ -4,8 +4,8 @@
 //! 1. Commits are decided one at a time by whoever holds the window: the order of decisions is the
 //!    order of LSNs, of the log, and of visibility.
 //! 2. Inside the window there is no I/O, no allocation, no waiting and no user code. Records are
-//!    encoded, nodes found, versions made and log credits taken before it; garbage is dropped and
-//!    chains are pruned after it.
+//!    encoded, nodes found, versions made and log credits taken before it; sleepers are woken,
+//!    garbage is dropped and chains are pruned after it.
 //! 3. For each commit, in this order: verdict, LSN, record into the log's queue, write set into the
 //!    ring, versions linked, *visible*, *weak* (`Buffered`), outcome. So *visible* never passes a
 //!    commit whose versions are not all linked, and nobody is told of a commit that is not visible.
@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
 use isolith_index::{Guard, pin};
-use isolith_txn::{Outcome, Recent, Request, Space, Verdict, Watermarks, decide};
+use isolith_txn::{Outcome, Recent, Request, Space, SpaceWrites, Verdict, Watermarks, decide};
 use isolith_wal::{Credit, Durability, Log, Lsn, Record};
 use parking_lot::{Mutex, MutexGuard};
 use std::sync::atomic::{AtomicU64, Ordering, fence};
@@ -56,21 +56,21 @@ impl Commit {
     }
 }
 
-/// What the ring of recent write sets holds.
+/// What a decision leaves to be done when the window is free again: its owner to be woken, memory to
+/// be freed.
 #[derive(Debug)]
-struct Kept(Arc<Commit>);
-
-impl AsRef<Request> for Kept {
-    fn as_ref(&self) -> &Request {
-        &self.0.request
-    }
+struct Decided {
+    commit: Arc<Commit>,
+    owner_sleeps: bool,
+    /// What left the ring for it.
+    _left: Option<Arc<[SpaceWrites]>>,
 }
 
 /// What the window's leader owns.
 #[derive(Debug)]
 struct Window {
     next: Lsn,
-    recent: Recent<Kept>,
+    recent: Recent,
     closed: bool,
 }
 
@@ -181,20 +181,35 @@ impl Pipeline {
         std::iter::from_fn(|| self.queue.pop())
     }
 
-    /// Holds the window for one round, then drops what left the ring. The caller has pinned the epoch
-    /// before it took the window: a first pin may collect garbage, which has no place inside
-    /// (invariant 2).
+    /// Holds the window for one round, then wakes those who sleep and drops what nobody needs any
+    /// more. The caller has pinned the epoch before it took the window: a first pin may collect
+    /// garbage, which has no place inside (invariant 2).
     fn tenure(
         &self,
         mut window: MutexGuard<'_, Window>,
         requests: impl Iterator<Item = Arc<Commit>>,
         guard: &Guard,
     ) -> usize {
-        let mut left = [const { None }; ROUND_REQUESTS];
-        let decided = self.round(&mut window, requests.take(ROUND_REQUESTS), &mut left, guard);
+        let mut decided = [const { None }; ROUND_REQUESTS];
+        let requests = requests.take(ROUND_REQUESTS);
+        let count = self.round(&mut window, requests, &mut decided, guard);
         drop(window);
-        drop(left);
-        decided
+        for decided in decided.into_iter().flatten() {
+            if decided.owner_sleeps {
+                decided.commit.request.state.wake();
+            }
+        }
+        count
+    }
+
+    /// Lets go of what the ring holds of keyspaces that were dropped; `empty` stands in for it.
+    pub(crate) fn forget_dropped(&self, empty: impl Fn() -> SpaceWrites) {
+        let forgotten = self.window.lock().recent.forget_dropped(empty);
+        // Requests may have been queued meanwhile.
+        if self.mode == CommitMode::Combining {
+            self.lead();
+        }
+        drop(forgotten);
     }
 
     /// Waits for the leader's word: spins shortly, since a wake-up costs many times a decision, then
@@ -220,27 +235,30 @@ impl Pipeline {
         }
     }
 
-    /// One round: judges and applies each request (invariants 2 to 4).
-    /// What leaves the ring is moved to `left`.
+    /// One round: judges and applies each request (invariants 2 to 4). What is left to do for each
+    /// goes to `done`.
     fn round(
         &self,
         window: &mut Window,
         requests: impl Iterator<Item = Arc<Commit>>,
-        left: &mut [Option<Kept>; ROUND_REQUESTS],
+        done: &mut [Option<Decided>; ROUND_REQUESTS],
         guard: &Guard,
     ) -> usize {
         let mut decided = 0;
-        for (commit, left) in requests.zip(left) {
+        for (commit, done) in requests.zip(done) {
             decided += 1;
             let request = &commit.request;
             let exhausted = window.next.counter() >= Lsn::COUNTER_MAX;
-            if window.closed || exhausted {
-                self.count(&self.refusals);
-                request.state.finish(Outcome::Refused);
-                continue;
-            }
-            match decide(request, &window.recent, guard) {
-                Verdict::Commit => {
+            let mut left = None;
+            // Refused without a reason: the owner finds it.
+            let over = window.closed || exhausted;
+            let verdict = (!over).then(|| decide(request, &window.recent, guard));
+            let owner_sleeps = match verdict {
+                None => {
+                    self.count(&self.refusals);
+                    request.state.finish(Outcome::Refused)
+                }
+                Some(Verdict::Commit) => {
                     let lsn = window.next;
                     window.next = lsn.next();
                     if let (Some(log), Some((record, credit))) =
@@ -248,8 +266,8 @@ impl Pipeline {
                     {
                         log.append(lsn, record, commit.durability, credit);
                     }
-                    *left = window.recent.push(lsn, Kept(Arc::clone(&commit)));
-                    for writes in &request.writes {
+                    left = window.recent.push(lsn, Arc::clone(&request.writes));
+                    for writes in request.writes.iter() {
                         writes.space.note_write(lsn);
                         writes.prepared.install(lsn);
                     }
@@ -261,18 +279,19 @@ impl Pipeline {
                         self.marks.raise_weak(lsn);
                     }
                     self.count(&self.commits);
-                    request.state.finish(Outcome::Committed(lsn));
+                    request.state.finish(Outcome::Committed(lsn))
                 }
-                Verdict::SendBack => {
+                Some(Verdict::SendBack) => {
                     self.count(&self.sent_back);
-                    request.state.finish(Outcome::SentBack);
+                    request.state.finish(Outcome::SentBack)
                 }
-                verdict => {
+                Some(verdict) => {
                     self.count(&self.refusals);
                     request.refuse(verdict);
-                    request.state.finish(Outcome::Refused);
+                    request.state.finish(Outcome::Refused)
                 }
-            }
+            };
+            *done = Some(Decided { commit, owner_sleeps, _left: left });
         }
         decided
     }

@@ -16,8 +16,8 @@ use std::collections::HashMap;
 use std::fmt;
 use std::ops::Bound;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -49,6 +49,8 @@ const PRUNE_COMMITS: usize = 32;
 const DELETE_RESERVE: usize = 16;
 /// Bytes that may be prepared before the exact use is summed up again.
 const MEMORY_SLACK: usize = 256 << 10;
+/// Dropped keyspaces that may be remembered without a look whether anybody uses them.
+const DROPPED_KEPT: usize = 32;
 
 /// A small number for the calling thread, to spread threads over slots.
 pub(crate) fn thread_hint() -> usize {
@@ -64,25 +66,28 @@ pub(crate) fn thread_hint() -> usize {
 #[derive(Debug)]
 pub(crate) struct Catalog {
     by_name: HashMap<Arc<str>, Arc<Space>>,
-    /// Dropped ones included.
-    names: HashMap<SpaceId, Arc<str>>,
+    /// Those that were dropped and that somebody still uses included.
+    all: HashMap<SpaceId, (Arc<str>, Weak<Space>)>,
     /// The number of the next keyspace: never given twice.
     next: SpaceId,
 }
 
 impl Catalog {
     pub(crate) fn new() -> Self {
-        Self { by_name: HashMap::new(), names: HashMap::new(), next: SYSTEM_SPACE + 1 }
+        Self { by_name: HashMap::new(), all: HashMap::new(), next: SYSTEM_SPACE + 1 }
     }
 
     pub(crate) fn insert(&mut self, name: &str, space: Arc<Space>) {
         let name: Arc<str> = name.into();
         self.next = self.next.max(space.id.saturating_add(1));
-        self.names.insert(space.id, Arc::clone(&name));
+        if self.all.len() > 2 * self.by_name.len() + DROPPED_KEPT {
+            self.all.retain(|_, (_, space)| space.strong_count() > 0);
+        }
+        self.all.insert(space.id, (Arc::clone(&name), Arc::downgrade(&space)));
         self.by_name.insert(name, space);
     }
 
-    /// Removes a name; its number keeps it, for messages.
+    /// Removes a name; its number keeps it while somebody uses the keyspace, for messages.
     pub(crate) fn remove(&mut self, name: &str) -> Option<Arc<Space>> {
         self.by_name.remove(name)
     }
@@ -91,8 +96,9 @@ impl Catalog {
         self.by_name.get(name)
     }
 
-    pub(crate) fn spaces(&self) -> impl Iterator<Item = &Arc<Space>> {
-        self.by_name.values()
+    /// Every keyspace that takes memory: dropped ones, too, as long as somebody uses them.
+    fn all(&self) -> impl Iterator<Item = Arc<Space>> {
+        self.all.values().filter_map(|(_, space)| space.upgrade())
     }
 }
 
@@ -116,9 +122,8 @@ pub(crate) struct Core {
     /// Bytes prepared since `memory_used` was summed up.
     memory_since: AtomicUsize,
     /// Commits whose chains are due for pruning.
-    prune_due: Mutex<Vec<Arc<Commit>>>,
-    /// The number of commits at the last reclaim.
-    reclaimed: Mutex<u64>,
+    prune_due: Mutex<Vec<Arc<[SpaceWrites]>>>,
+    reclaimed: Mutex<Reclaimed>,
     pruned_bytes: AtomicU64,
     expired: AtomicU64,
     closed: AtomicBool,
@@ -135,6 +140,15 @@ impl fmt::Debug for Core {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Database").field("visible", &self.marks.visible()).finish_non_exhaustive()
     }
+}
+
+/// When memory was last reclaimed.
+#[derive(Debug, Default)]
+struct Reclaimed {
+    /// The number of commits then.
+    commits: u64,
+    /// Writers that have asked for it since.
+    asked: u64,
 }
 
 /// What recovery brings to a database that is being opened.
@@ -165,7 +179,7 @@ impl Core {
                 recovered.first_new,
             ),
             prune_due: Mutex::new(Vec::with_capacity(PRUNE_COMMITS)),
-            reclaimed: Mutex::new(0),
+            reclaimed: Mutex::default(),
             marks,
             registry,
             log: recovered.log,
@@ -211,6 +225,10 @@ impl Core {
         self.durability
     }
 
+    pub(crate) fn stall_timeout(&self) -> Duration {
+        self.stall_timeout
+    }
+
     pub(crate) fn transaction_bytes_max(&self) -> usize {
         self.transaction_bytes_max
     }
@@ -238,7 +256,7 @@ impl Core {
     /// The name of a keyspace, for messages.
     pub(crate) fn name_of(&self, space: SpaceId) -> String {
         let catalog = self.catalog.read();
-        catalog.names.get(&space).map_or_else(|| format!("#{space}"), |name| name.to_string())
+        catalog.all.get(&space).map_or_else(|| format!("#{space}"), |(name, _)| name.to_string())
     }
 
     pub(crate) fn dropped(&self, space: SpaceId) -> Error {
@@ -285,7 +303,7 @@ impl Core {
         let catalog = self.catalog.read();
         // What was pruned is memory until the epoch has passed.
         let held = |space: &Arc<Space>| space.memtable.bytes() + space.memtable.retired_bytes();
-        let bytes = held(&self.system) + catalog.spaces().map(held).sum::<usize>();
+        let bytes = held(&self.system) + catalog.all().map(|space| held(&space)).sum::<usize>();
         // Relaxed: the budget is enforced to within MEMORY_SLACK per thread.
         self.memory_since.store(0, Ordering::Relaxed);
         self.memory_used.store(bytes, Ordering::Relaxed);
@@ -319,9 +337,13 @@ impl Core {
     // ---- commit
 
     /// Room in the log for a record; `None` where there is no log.
-    pub(crate) fn reserve(&self, record: Vec<u8>) -> Result<Option<(Record, Credit)>> {
+    pub(crate) fn reserve(
+        &self,
+        record: Vec<u8>,
+        patience: Option<Duration>,
+    ) -> Result<Option<(Record, Credit)>> {
         let Some(log) = &self.log else { return Ok(None) };
-        match log.reserve(record.len(), Some(self.stall_timeout)) {
+        match log.reserve(record.len(), patience) {
             Ok(credit) => Ok(Some((Record::from(record), credit))),
             Err(error) => Err(reserve_error(error)),
         }
@@ -354,14 +376,18 @@ impl Core {
         self.check_writable()?;
         let value_bytes = if let Write::Put { value, .. } = &write { value.len() } else { 0 };
         let bytes = key.len() + value_bytes + 64;
+        if bytes > self.transaction_bytes_max && space.id != SYSTEM_SPACE {
+            let bytes_max = self.transaction_bytes_max;
+            return Err(Error::TransactionTooLarge { bytes, bytes_max });
+        }
         self.admit(bytes, matches!(write, Write::Delete))?;
         let mut record = Vec::with_capacity(bytes);
         encode(&mut record, space.id, key, &write);
         // Room in the log first: it may be refused, and then nothing else was touched.
-        let record = self.reserve(record)?;
+        let record = self.reserve(record, Some(self.stall_timeout))?;
         let mut prepared = space.memtable.prepare(1);
         add(&mut prepared, space, key, write);
-        let writes = vec![SpaceWrites { space: Arc::clone(space), prepared }];
+        let writes = [SpaceWrites::new(Arc::clone(space), prepared)];
         let isolation = isolith_txn::Isolation::Serializable;
         let request = Request::new(isolation, Lsn::ZERO, writes, Vec::new());
         let commit = Commit::new(request, durability, record, drops);
@@ -371,10 +397,10 @@ impl Core {
     /// After a commit was decided, outside the window: its chains are due for pruning. They wait until
     /// a few commits have come together and are pruned then, by one fresh view: a version that was
     /// just overwritten can only go once *visible* and S have passed its successor.
-    pub(crate) fn after_commit(&self, commit: &Arc<Commit>) {
+    pub(crate) fn after_commit(&self, commit: &Commit) {
         // Held by another thread: the upkeep's sweep comes by these chains, too.
         let Some(mut due) = self.prune_due.try_lock() else { return };
-        due.push(Arc::clone(commit));
+        due.push(Arc::clone(&commit.request.writes));
         if due.len() == PRUNE_COMMITS {
             let batch = std::mem::replace(&mut *due, Vec::with_capacity(PRUNE_COMMITS));
             drop(due);
@@ -382,11 +408,21 @@ impl Core {
         }
     }
 
-    fn prune(&self, commits: &[Arc<Commit>]) {
+    fn prune(&self, commits: &[Arc<[SpaceWrites]>]) {
         let view = self.prune_view();
         let guard = pin();
-        let writes = commits.iter().flat_map(|commit| &commit.request.writes);
+        let writes = commits.iter().flat_map(|writes| writes.iter());
         self.count_pruned(writes.map(|w| w.prepared.prune(&view, &guard).bytes).sum());
+    }
+
+    /// Lets go of dropped keyspaces, as far as nobody uses them: neither pruning nor validation needs
+    /// what was written to them.
+    fn forget_dropped(&self) {
+        let due = std::mem::take(&mut *self.prune_due.lock());
+        self.prune(&due);
+        drop(due);
+        let empty = || SpaceWrites::new(Arc::clone(&self.system), self.system.memtable.prepare(0));
+        self.pipeline.forget_dropped(empty);
     }
 
     /// Prunes everything at once, for a writer that found no memory left. Returns whether it was
@@ -395,11 +431,15 @@ impl Core {
         let Some(mut last) = self.reclaimed.try_lock() else { return false };
         let spaces = self.spaces();
         let keys: usize = spaces.iter().map(|(_, space)| space.memtable.nodes()).sum();
-        let now = self.pipeline.counts().0;
-        if now.saturating_sub(*last) < 64.max(keys as u64 / 16) {
+        let commits = self.pipeline.counts().0;
+        last.asked += 1;
+        // Where nobody commits any more, a snapshot that goes may free memory, too.
+        let news = commits.saturating_sub(last.commits).max(last.asked);
+        if news < 64.max(keys as u64 / 16) {
             return false;
         }
-        *last = now;
+        *last = Reclaimed { commits, asked: 0 };
+        self.forget_dropped();
         let view = self.prune_view();
         for (_, space) in spaces {
             let all = (Bound::Unbounded, Bound::Unbounded);
@@ -474,7 +514,13 @@ impl Core {
         if self.is_acknowledged(at, info, durability) {
             return Ok(());
         }
-        let Some(log) = &self.log else { return Ok(()) };
+        let Some(log) = &self.log else {
+            // The window's leader has yet to raise weak to what it has made visible.
+            while !self.is_acknowledged(at, info, durability) {
+                std::thread::yield_now();
+            }
+            return Ok(());
+        };
         let level = Self::level(info, durability);
         log.wait(at, level).map_err(log_error)?;
         if level != Durability::Sync {
@@ -494,7 +540,11 @@ impl Core {
         if self.is_acknowledged(at, info, durability) {
             return Poll::Ready(Ok(()));
         }
-        let Some(log) = &self.log else { return Poll::Ready(Ok(())) };
+        let Some(log) = &self.log else {
+            // A few instructions of the window's leader are missing.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        };
         let level = Self::level(info, durability);
         let poll = log.poll(at, level, cx).map_err(log_error);
         if let Poll::Ready(Ok(())) = poll
@@ -522,16 +572,18 @@ impl Core {
         if fork::generation() != self.generation {
             return Err(Error::Forked);
         }
-        // AcqRel: one caller alone goes on; pairs with itself.
-        if self.closed.swap(true, Ordering::AcqRel) {
-            return Ok(());
-        }
+        // Relaxed: a hint for those who begin something; the window has the last word.
+        self.closed.store(true, Ordering::Relaxed);
+        // Whoever comes second does the same again, so that it, too, returns only when all is written
+        // and synced, and with the same failure if there was one.
         self.pipeline.close();
         let result = match &self.log {
             Some(log) => log.shutdown().map_err(log_error),
             None => Ok(()),
         };
-        self.background.lock().join();
+        // Taken out of the lock, which a thread that is being waited for must not find held.
+        let mut background = std::mem::take(&mut *self.background.lock());
+        background.join();
         result
     }
 }
@@ -696,6 +748,7 @@ impl Database {
         let lsn =
             core.decide_one(&core.system, name_bytes, write, Durability::Sync, Some(space))?;
         core.catalog.write().remove(name);
+        core.forget_dropped();
         core.sum_memory();
         let info = CommitInfo { timestamp: Some(lsn) };
         core.acknowledge(lsn, info, Durability::Sync)?;
@@ -782,7 +835,9 @@ impl Database {
     /// A future that is ready once everything at or below `observed` is acknowledged.
     pub fn pending(&self, observed: Lsn) -> Pending {
         let info = CommitInfo { timestamp: None };
-        Pending::new(Arc::clone(&self.core), info, observed, self.core.durability)
+        // Nothing beyond has been seen by anybody; nor would it ever be acknowledged.
+        let at = observed.min(self.visible());
+        Pending::new(Arc::clone(&self.core), info, at, self.core.durability)
     }
 
     /// Makes every commit so far as durable as [`Durability::Sync`].
@@ -834,5 +889,7 @@ impl Database {
     }
 }
 
+#[cfg(test)]
+mod hostile;
 #[cfg(test)]
 mod tests;

@@ -107,7 +107,8 @@ impl ConflictOn {
         match self {
             ConflictOn::Read(_) => ConflictKind::Read,
             ConflictOn::Range(_) => ConflictKind::Range,
-            ConflictOn::Write(_) | ConflictOn::WriteRange => ConflictKind::Write,
+            ConflictOn::Write(_) => ConflictKind::Write,
+            ConflictOn::WriteRange => ConflictKind::WriteRange,
         }
     }
 }

@@ -12,7 +12,7 @@ use isolith_wal::Lsn;
 
 use crate::database::Core;
 use crate::error::{Error, Result};
-use crate::options::{PutOptions, TransactionOptions};
+use crate::options::{PutOptions, TransactionOptions, stored_expiry};
 use crate::scan::{Range, prefix_interval};
 use crate::transaction::{check_key, check_value, value_of};
 
@@ -229,8 +229,8 @@ impl Keyspace {
         let (key, value) = (key.as_ref(), value.as_ref());
         check_key(key)?;
         check_value(value)?;
-        let write =
-            Write::Put { value: value_of(value), expires_at: options.expires_at.unwrap_or(0) };
+        let expires_at = stored_expiry(options.expires_at);
+        let write = Write::Put { value: value_of(value), expires_at };
         self.core.commit_one(&self.space, key, write, options.durability)
     }
 

@@ -13,6 +13,9 @@ use crate::error::OpenError;
 
 /// The longest key, in bytes.
 pub const KEY_BYTES_MAX: usize = 64 << 10;
+/// The longest that anything may be told to wait: beyond it, arithmetic on times would overflow.
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
 /// The longest value, in bytes.
 pub const VALUE_BYTES_MAX: usize = 512 << 20;
 
@@ -117,9 +120,9 @@ impl Builder {
         self
     }
 
-    /// Log batches in flight at once, 1 to 64. Default: 4.
+    /// Log batches in flight at once, 1 to 32. Default: 4.
     pub fn log_depth_max(mut self, batches: usize) -> Self {
-        self.log_depth_max = batches.clamp(1, 64);
+        self.log_depth_max = batches.clamp(1, 32);
         self
     }
 
@@ -131,13 +134,13 @@ impl Builder {
 
     /// How long a write waits for the log before it is refused with `Stalled`. Default: 10 s.
     pub fn stall_timeout(mut self, timeout: Duration) -> Self {
-        self.stall_timeout = timeout;
+        self.stall_timeout = timeout.min(FOREVER);
         self
     }
 
     /// How long a `Buffered` commit may stay in the log's buffer. Default: 10 ms.
     pub fn buffered_delay(mut self, delay: Duration) -> Self {
-        self.buffered_delay = delay;
+        self.buffered_delay = delay.min(FOREVER);
         self
     }
 
@@ -178,6 +181,12 @@ pub struct TransactionOptions {
     pub durability: Option<Durability>,
     /// A read-only transaction reads at the last acknowledged commit, never aborts and never waits.
     pub read_only: bool,
+}
+
+/// An expiry as versions store it: 0 is never. The first millisecond of Unix time is taken for the
+/// second one.
+pub(crate) fn stored_expiry(expires_at: Option<u64>) -> u64 {
+    expires_at.map_or(0, |at| at.max(1))
 }
 
 /// What a single put is asked for.

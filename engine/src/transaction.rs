@@ -16,6 +16,7 @@ use std::cell::{Cell, OnceCell, RefCell, RefMut};
 use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use isolith_index::{Kind, Slice, Value, pin};
 use isolith_txn::{
@@ -28,7 +29,7 @@ use crate::commit::Commit;
 use crate::database::Core;
 use crate::error::{ConflictOn, Error, Result};
 use crate::keyspace::{Entry, KeyRange, Keyspace};
-use crate::options::{KEY_BYTES_MAX, TransactionOptions, VALUE_BYTES_MAX};
+use crate::options::{KEY_BYTES_MAX, TransactionOptions, VALUE_BYTES_MAX, stored_expiry};
 use crate::pending::{CommitInfo, Pending};
 use crate::record;
 use crate::scan::{Range, Source, prefix_interval};
@@ -52,6 +53,8 @@ pub struct Transaction {
     reads: RefCell<ReadSet>,
     writes: WriteSet,
     observed: Cell<Lsn>,
+    /// How long its commit may wait for room in the log; `None`: not at all.
+    patience: Option<Duration>,
 }
 
 impl fmt::Debug for Transaction {
@@ -89,7 +92,7 @@ impl Transaction {
             core.check_writable()?;
         }
         let durability = options.durability.unwrap_or(core.default_durability());
-        let now = core.now();
+        let (now, patience) = (core.now(), Some(core.stall_timeout()));
         let transaction = Self {
             core,
             isolation: options.isolation,
@@ -100,6 +103,7 @@ impl Transaction {
             reads: RefCell::default(),
             writes: WriteSet::default(),
             observed: Cell::new(Lsn::ZERO),
+            patience,
         };
         if options.read_only {
             transaction.read_at()?;
@@ -125,6 +129,12 @@ impl Transaction {
     /// Bytes that it holds in its read and write sets.
     pub fn bytes(&self) -> usize {
         self.writes.bytes() + self.reads.borrow().bytes()
+    }
+
+    /// From now on its commit is refused where it would have to wait for room in the log.
+    pub(crate) fn without_patience(mut self) -> Self {
+        self.patience = None;
+        self
     }
 
     /// Fixes the read timestamp at its first use.
@@ -223,6 +233,11 @@ impl Transaction {
         let key = key.as_ref();
         check_key(key)?;
         let (entry, _) = self.read(keyspace, key, true)?;
+        if self.isolation.tracks_reads() && self.overlay(keyspace.space().id).is_some() {
+            // Its own write may have been a blind one: from here on it is not.
+            self.read_at()?;
+            self.reads.borrow_mut().point(keyspace.space(), key);
+        }
         // A touch: the same value again, a version of its own.
         let touch = match &entry {
             Some(Entry { value, expires_at }) => {
@@ -317,7 +332,7 @@ impl Transaction {
         let (key, value) = (key.as_ref(), value.as_ref());
         check_key(key)?;
         check_value(value)?;
-        let expires_at = expires_at.unwrap_or(0);
+        let expires_at = stored_expiry(expires_at);
         self.write(keyspace, key, Write::Put { value: value_of(value), expires_at })
     }
 
@@ -399,8 +414,8 @@ impl Transaction {
             .overlays()
             .iter()
             .all(|overlay| overlay.entries().all(|(_, write)| matches!(write, Write::Delete)));
-        core.admit(self.writes.bytes(), deletes_only)?;
-        let mut bytes = Vec::with_capacity(self.writes.bytes());
+        core.admit(self.writes.live_bytes(), deletes_only)?;
+        let mut bytes = Vec::with_capacity(self.writes.live_bytes());
         let mut writes = Vec::with_capacity(self.writes.overlays().len());
         for overlay in self.writes.overlays() {
             for range in overlay.ranges() {
@@ -412,7 +427,7 @@ impl Transaction {
             }
         }
         // Room in the log first: it may be refused, and then nothing else was touched.
-        let record = core.reserve(bytes)?;
+        let record = core.reserve(bytes, self.patience)?;
         for overlay in self.writes.into_overlays() {
             let space = Arc::clone(&overlay.space);
             let mut prepared = space.memtable.prepare(overlay.entries().len());
@@ -423,7 +438,7 @@ impl Transaction {
                 add(&mut prepared, &space, &key, write);
             }
             if !prepared.is_empty() {
-                writes.push(SpaceWrites { space, prepared });
+                writes.push(SpaceWrites::new(space, prepared));
             }
         }
         let reads = self.reads.into_inner().into_spaces();

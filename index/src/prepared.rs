@@ -129,6 +129,14 @@ impl Prepared {
         (0..self.writes.len()).map(|at| self.node(at))
     }
 
+    /// A key, by the place at which it was added.
+    ///
+    /// # Panics
+    /// If there is no such place.
+    pub fn key(&self, at: usize) -> &[u8] {
+        self.node(at).key()
+    }
+
     /// The keys, in the order in which they were added.
     pub fn keys(&self) -> impl ExactSizeIterator<Item = &[u8]> {
         self.nodes().map(NodePtr::key)

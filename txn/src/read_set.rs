@@ -182,8 +182,13 @@ impl ReadSet {
     /// Records a read of one key, present or not.
     pub fn point(&mut self, space: &Arc<Space>, key: &[u8]) {
         let index = self.space_index(space);
+        let points = &mut self.spaces[index].points;
+        // The same key again and again, as in a loop that counts up, is one dependency.
+        if points.len().checked_sub(1).is_some_and(|last| points.key(last) == key) {
+            return;
+        }
+        points.add(key);
         self.bytes += key.len() + 32;
-        self.spaces[index].points.add(key);
     }
 
     /// Records an interval whose ends a cursor will move with [`ReadSet::extend`].

@@ -47,8 +47,10 @@ impl RequestState {
         Self { word: AtomicU32::new(QUEUED), lsn: AtomicU64::new(0), owner: thread::current() }
     }
 
-    /// The leader's last move.
-    pub fn finish(&self, outcome: Outcome) {
+    /// The leader's last move. True: the owner sleeps, and the leader has to [`RequestState::wake`]
+    /// it, once it is out of the window.
+    #[must_use = "a sleeping owner must be woken"]
+    pub fn finish(&self, outcome: Outcome) -> bool {
         let state = match outcome {
             Outcome::Committed(lsn) => {
                 // Relaxed: published by the Release below.
@@ -60,9 +62,13 @@ impl RequestState {
         };
         // Release: publishes the LSN, the verdict and the installed versions; pairs with the
         // Acquire in `outcome`. Acquire: pairs with the owner's Release in `sleep`.
-        if self.word.swap(state, Ordering::AcqRel) & ASLEEP != 0 {
-            self.owner.unpark();
-        }
+        self.word.swap(state, Ordering::AcqRel) & ASLEEP != 0
+    }
+
+    /// Wakes the owner. It looks at the outcome before it sleeps again, so a wake-up that comes late
+    /// does no harm.
+    pub fn wake(&self) {
+        self.owner.unpark();
     }
 
     /// What became of the request; `None` while it is queued.
@@ -80,7 +86,7 @@ impl RequestState {
     /// The owner parks until the leader's last move. Must be called by the thread that created the
     /// request, and only while a leader is sure to come.
     pub fn sleep(&self) {
-        // Release: pairs with the Acquire of the swap in `finish`, which then unparks. Acquire:
+        // Release: pairs with the Acquire of the swap in `finish`, whose caller then wakes. Acquire:
         // pairs with its Release, if the decision came first.
         let before = self.word.fetch_or(ASLEEP, Ordering::AcqRel) & !ASLEEP;
         if before == QUEUED {

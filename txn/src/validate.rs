@@ -44,6 +44,36 @@ pub struct SpaceWrites {
     pub space: Arc<Space>,
     /// Nodes found and versions made, ready to be linked.
     pub prepared: Prepared,
+    /// Whether the keys ascend, so that those of an interval are found without a look at all.
+    ascending: bool,
+}
+
+impl SpaceWrites {
+    /// A share to which nothing is added any more.
+    pub fn new(space: Arc<Space>, prepared: Prepared) -> Self {
+        let ascending = prepared.keys().is_sorted();
+        Self { space, prepared, ascending }
+    }
+
+    /// Whether it writes within bounds.
+    fn writes_within(&self, ends: KeyRange<'_>) -> bool {
+        let bounds = Bounds(ends);
+        let key_within = if self.ascending {
+            let (mut from, mut to) = (0, self.prepared.len());
+            while from < to {
+                let middle = from + (to - from) / 2;
+                if bounds.is_above_lower(self.prepared.key(middle)) {
+                    to = middle;
+                } else {
+                    from = middle + 1;
+                }
+            }
+            from < self.prepared.len() && bounds.contains(self.prepared.key(from))
+        } else {
+            self.prepared.keys().any(|key| bounds.contains(key))
+        };
+        key_within || self.prepared.ranges().any(|(lower, upper)| bounds.overlaps(lower, upper))
+    }
 }
 
 /// A transaction that is ready to commit.
@@ -55,8 +85,9 @@ pub struct Request {
     pub isolation: Isolation,
     /// The timestamp that it read at; `Lsn::ZERO` if it neither read nor needs first-committer-wins.
     pub read_timestamp: Lsn,
-    /// What it changes.
-    pub writes: Vec<SpaceWrites>,
+    /// What it changes. Shared with the ring and with pruning, which outlive the request: what it
+    /// has read does not stay for them.
+    pub writes: Arc<[SpaceWrites]>,
     /// What it depends on.
     pub reads: Vec<SpaceReads>,
     /// Set once it was sent back so often that it is judged inside the window whatever it takes.
@@ -75,6 +106,8 @@ pub enum ConflictKind {
     Range,
     /// A key that the transaction writes was written since it began (first committer wins).
     Write,
+    /// A key was written in an interval that the transaction deletes (first committer wins).
+    WriteRange,
 }
 
 /// Why a request was refused. Kept small and without owned bytes: it is made inside the window.
@@ -110,14 +143,14 @@ impl Request {
     pub fn new(
         isolation: Isolation,
         read_timestamp: Lsn,
-        writes: Vec<SpaceWrites>,
+        writes: impl Into<Arc<[SpaceWrites]>>,
         reads: Vec<SpaceReads>,
     ) -> Self {
         Self {
             state: RequestState::new(),
             isolation,
             read_timestamp,
-            writes,
+            writes: writes.into(),
             reads,
             insists: AtomicBool::new(false),
             validated_to: AtomicU64::new(read_timestamp.bits()),
@@ -179,7 +212,7 @@ impl Request {
             .enumerate()
             .flat_map(|(share, writes)| {
                 writes.prepared.ranges().enumerate().map(move |(item, ends)| {
-                    (share, &writes.space, item, ConflictKind::Write, ends)
+                    (share, &writes.space, item, ConflictKind::WriteRange, ends)
                 })
             });
         examined.chain(deleted)
@@ -223,7 +256,7 @@ impl Request {
             ConflictKind::Write => {
                 Some(self.writes.get(conflict.share)?.prepared.keys().nth(conflict.item)?.into())
             }
-            ConflictKind::Range => None,
+            ConflictKind::Range | ConflictKind::WriteRange => None,
         }
     }
 
@@ -232,15 +265,6 @@ impl Request {
         let reads = self.reads.get(conflict.share)?;
         (conflict.kind == ConflictKind::Range)
             .then(|| reads.intervals.get(conflict.item).cloned())?
-    }
-
-    /// Whether this request writes within bounds.
-    fn writes_within(&self, space: SpaceId, ends: KeyRange<'_>) -> bool {
-        let interval = Bounds(ends);
-        self.writes.iter().filter(|w| w.space.id == space).any(|w| {
-            w.prepared.keys().any(|key| interval.contains(key))
-                || w.prepared.ranges().any(|(lower, upper)| interval.overlaps(lower, upper))
-        })
     }
 }
 
@@ -252,6 +276,14 @@ impl Bounds<'_> {
         std::ops::RangeBounds::<[u8]>::contains(&self.0, key)
     }
 
+    fn is_above_lower(&self, key: &[u8]) -> bool {
+        match self.0.0 {
+            Bound::Included(lower) => key >= lower,
+            Bound::Excluded(lower) => key > lower,
+            Bound::Unbounded => true,
+        }
+    }
+
     fn overlaps(&self, lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> bool {
         crate::read_set::before_or_at(self.0.0, upper)
             && crate::read_set::before_or_at(lower, self.0.1)
@@ -260,29 +292,47 @@ impl Bounds<'_> {
 
 /// The write sets of the most recent commits, oldest first. Guarded by the window's leadership.
 #[derive(Debug)]
-pub struct Recent<T> {
-    entries: VecDeque<(Lsn, T)>,
+pub struct Recent {
+    entries: VecDeque<(Lsn, Arc<[SpaceWrites]>)>,
     /// Every commit at or below this has left the ring.
     floor: Lsn,
 }
 
-impl<T: AsRef<Request>> Recent<T> {
+impl Recent {
     /// An empty ring for a database whose newest commit is `recovered`.
     pub fn new(recovered: Lsn) -> Self {
         Self { entries: VecDeque::with_capacity(RECENT_COMMITS), floor: recovered }
     }
 
     /// Adds a commit; gives back the one that leaves.
-    pub fn push(&mut self, lsn: Lsn, commit: T) -> Option<T> {
+    pub fn push(&mut self, lsn: Lsn, writes: Arc<[SpaceWrites]>) -> Option<Arc<[SpaceWrites]>> {
         let mut left = None;
         if self.entries.len() == RECENT_COMMITS
-            && let Some((lsn, commit)) = self.entries.pop_front()
+            && let Some((lsn, writes)) = self.entries.pop_front()
         {
             self.floor = lsn;
-            left = Some(commit);
+            left = Some(writes);
         }
-        self.entries.push_back((lsn, commit));
+        self.entries.push_back((lsn, writes));
         left
+    }
+
+    /// Lets go of what was written to keyspaces that were dropped since: nobody is judged by it any
+    /// more, and it would keep their memory. `empty` stands in for it. What a commit under way still
+    /// uses stays for now. The answer is for the caller to drop outside the window.
+    pub fn forget_dropped(&mut self, empty: impl Fn() -> SpaceWrites) -> Vec<SpaceWrites> {
+        let mut forgotten = Vec::new();
+        for (_, writes) in &mut self.entries {
+            if !writes.iter().any(|share| share.space.is_dropped()) {
+                continue;
+            }
+            for share in Arc::get_mut(writes).into_iter().flatten() {
+                if share.space.is_dropped() {
+                    forgotten.push(std::mem::replace(share, empty()));
+                }
+            }
+        }
+        forgotten
     }
 
     /// Whether every commit after `since` is still here.
@@ -295,13 +345,15 @@ impl<T: AsRef<Request>> Recent<T> {
             .iter()
             .rev()
             .take_while(|(lsn, _)| *lsn > since)
-            .find(|(_, commit)| commit.as_ref().writes_within(space, ends))
+            .find(|(_, writes)| {
+                writes.iter().any(|share| share.space.id == space && share.writes_within(ends))
+            })
             .map(|(lsn, _)| *lsn)
     }
 }
 
 /// Judges a request inside the commit window.
-pub fn decide<T: AsRef<Request>>(request: &Request, recent: &Recent<T>, guard: &Guard) -> Verdict {
+pub fn decide(request: &Request, recent: &Recent, guard: &Guard) -> Verdict {
     let read = request.reads.iter().map(|reads| &reads.space);
     let mut spaces = request.writes.iter().map(|writes| &writes.space).chain(read);
     if let Some(space) = spaces.find(|space| space.is_dropped()) {
@@ -338,17 +390,9 @@ mod tests {
     use crate::read_set::ReadSet;
     use isolith_index::{Kind, Memtable, Value, pin};
 
-    struct Kept(Arc<Request>);
-
-    impl AsRef<Request> for Kept {
-        fn as_ref(&self) -> &Request {
-            &self.0
-        }
-    }
-
     struct World {
         space: Arc<Space>,
-        recent: Recent<Kept>,
+        recent: Recent,
         next: Lsn,
     }
 
@@ -359,15 +403,20 @@ mod tests {
         }
 
         fn put(&mut self, key: &str) {
-            let mut prepared = self.space.memtable.prepare(1);
-            prepared.add(key.as_bytes(), Kind::Put, Value::new(b"v"), 0);
-            let writes = vec![SpaceWrites { space: Arc::clone(&self.space), prepared }];
-            let request = Request::new(Isolation::Serializable, Lsn::ZERO, writes, Vec::new());
+            self.put_all(&[key]);
+        }
+
+        fn put_all(&mut self, keys: &[&str]) {
+            let mut prepared = self.space.memtable.prepare(keys.len());
+            for key in keys {
+                prepared.add(key.as_bytes(), Kind::Put, Value::new(b"v"), 0);
+            }
+            let writes = [SpaceWrites::new(Arc::clone(&self.space), prepared)];
             let lsn = self.next;
             self.next = lsn.next();
             self.space.note_write(lsn);
-            request.writes[0].prepared.install(lsn);
-            self.recent.push(lsn, Kept(Arc::new(request)));
+            writes[0].prepared.install(lsn);
+            self.recent.push(lsn, Arc::from(writes));
         }
 
         fn visible(&self) -> Lsn {
@@ -379,7 +428,7 @@ mod tests {
             let lower = Bound::Included(lower.as_bytes().into());
             let upper = Bound::Excluded(upper.as_bytes().into());
             reads.interval(&self.space, Interval { lower, upper });
-            Request::new(Isolation::Serializable, self.visible(), Vec::new(), reads.into_spaces())
+            Request::new(Isolation::Serializable, self.visible(), [], reads.into_spaces())
         }
 
         fn decide(&self, request: &Request) -> Verdict {
@@ -418,6 +467,42 @@ mod tests {
             let validated = request.pre_validate(world.visible(), 1, &pin());
             assert_eq!(validated.is_err(), conflict, "outside the window it is seen, too");
         }
+    }
+
+    #[test]
+    fn a_commit_of_many_keys_is_found_in_an_interval_exactly_if_it_writes_there() {
+        for keys in [&["b", "d", "f", "h"][..], &["h", "b", "f", "d"]] {
+            let mut world = World::new();
+            world.put("z");
+            let since = world.visible();
+            world.put_all(keys);
+            let table = [("a", "b", false), ("a", "c", true), ("c", "d", false), ("d", "e", true)];
+            for (lower, upper, writes) in
+                table.into_iter().chain([("g", "i", true), ("i", "z", false)])
+            {
+                let ends = (Bound::Included(lower.as_bytes()), Bound::Excluded(upper.as_bytes()));
+                let found = world.recent.writer_within(since, 1, ends);
+                assert_eq!(found.is_some(), writes, "{keys:?} in [{lower}, {upper})");
+            }
+            let open = (Bound::Excluded(&b"h"[..]), Bound::Unbounded);
+            assert_eq!(world.recent.writer_within(since, 1, open), None, "{keys:?} above h");
+        }
+    }
+
+    #[test]
+    fn what_was_written_to_a_dropped_keyspace_leaves_the_ring() {
+        let mut world = World::new();
+        let other = World::new();
+        world.put("a");
+        world.put("b");
+        let held = Arc::clone(&world.recent.entries[1].1);
+        let memtable = &other.space.memtable;
+        let empty = || SpaceWrites::new(Arc::clone(&other.space), memtable.prepare(0));
+        assert!(world.recent.forget_dropped(empty).is_empty(), "it lives");
+        world.space.drop_at(world.next);
+        assert_eq!(world.recent.forget_dropped(empty).len(), 1, "the other is in use");
+        drop(held);
+        assert_eq!(world.recent.forget_dropped(empty).len(), 1);
     }
 
     #[test]

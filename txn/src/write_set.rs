@@ -5,10 +5,13 @@
 //!    database: a put after a range delete survives it, a range delete after a put removes the put.
 //! 2. Once a savepoint exists every change leaves an undo, so that rolling back restores the overlay
 //!    exactly as it was.
+//! 3. `live` is the cost of what would be committed now, `undone` that of what only a rollback could
+//!    bring back: both exact, so that what was overwritten is not charged for.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use isolith_index::Value;
 
@@ -98,9 +101,13 @@ enum Undo {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Savepoint {
     undo: usize,
-    /// Savepoints of one transaction are numbered, so that one that was rolled over is refused.
+    /// No two savepoints have the same number, so that one that was rolled over, or that belongs to
+    /// another transaction, is refused.
     number: u64,
 }
+
+/// The number of the next savepoint of any transaction.
+static NEXT_SAVEPOINT: AtomicU64 = AtomicU64::new(0);
 
 /// The private writes of one transaction.
 #[derive(Debug, Default)]
@@ -109,12 +116,35 @@ pub struct WriteSet {
     undo: Vec<Undo>,
     /// Live savepoints, oldest first.
     savepoints: Vec<Savepoint>,
-    next_savepoint: u64,
-    bytes: usize,
+    live: usize,
+    undone: usize,
 }
 
 /// What an entry costs beside its key and value, in bytes (an estimate for limits and budgets).
 const ENTRY_OVERHEAD: usize = 64;
+
+fn entry_cost(key_bytes: usize, write: &Write) -> usize {
+    let value_bytes = if let Write::Put { value, .. } = write { value.len() } else { 0 };
+    key_bytes + value_bytes + ENTRY_OVERHEAD
+}
+
+fn range_cost(range: &Interval) -> usize {
+    range.bytes() + ENTRY_OVERHEAD
+}
+
+impl Undo {
+    /// What it costs to keep.
+    fn cost(&self) -> usize {
+        match self {
+            Undo::Entry { key, before: Some(write), .. } => entry_cost(key.len(), write),
+            Undo::Entry { key, before: None, .. } => key.len() + ENTRY_OVERHEAD,
+            Undo::Range { removed, .. } => {
+                let removed = removed.iter().map(|(key, write)| entry_cost(key.len(), write));
+                ENTRY_OVERHEAD + removed.sum::<usize>()
+            }
+        }
+    }
+}
 
 impl WriteSet {
     /// Whether nothing was written.
@@ -122,9 +152,14 @@ impl WriteSet {
         self.overlays.iter().all(|o| o.entries.is_empty() && o.ranges.is_empty())
     }
 
-    /// Bytes of keys, values and overhead ever put in: an upper bound of what is held.
+    /// Bytes of keys, values and overhead held, what a rollback could bring back included.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.live + self.undone
+    }
+
+    /// Bytes of keys, values and overhead that would be committed now.
+    pub fn live_bytes(&self) -> usize {
+        self.live
     }
 
     /// The keyspaces written to.
@@ -156,8 +191,7 @@ impl WriteSet {
     /// Adds a change of one key, over any earlier one.
     pub fn write(&mut self, space: &Arc<Space>, key: &[u8], write: Write) {
         let index = self.overlay_index(space);
-        let value_bytes = if let Write::Put { value, .. } = &write { value.len() } else { 0 };
-        self.bytes += key.len() + value_bytes + ENTRY_OVERHEAD;
+        self.live += entry_cost(key.len(), &write);
         let entries = &mut self.overlays[index].entries;
         let before = match entries.get_mut(key) {
             Some(slot) => Some(std::mem::replace(slot, write)),
@@ -166,8 +200,18 @@ impl WriteSet {
                 None
             }
         };
+        if let Some(before) = &before {
+            self.live -= entry_cost(key.len(), before);
+        }
+        self.keep(|| Undo::Entry { overlay: index, key: key.into(), before });
+    }
+
+    /// Keeps what it takes to undo a change, if there is a savepoint to go back to.
+    fn keep(&mut self, undo: impl FnOnce() -> Undo) {
         if !self.savepoints.is_empty() {
-            self.undo.push(Undo::Entry { overlay: index, key: key.into(), before });
+            let undo = undo();
+            self.undone += undo.cost();
+            self.undo.push(undo);
         }
     }
 
@@ -175,7 +219,7 @@ impl WriteSet {
     pub fn delete_range(&mut self, space: &Arc<Space>, lower: KeyBound, upper: KeyBound) {
         let index = self.overlay_index(space);
         let range = Interval { lower, upper };
-        self.bytes += range.bytes() + ENTRY_OVERHEAD;
+        self.live += range_cost(&range);
         let overlay = &mut self.overlays[index];
         let covered: Vec<Box<[u8]>> = overlay
             .range(range.lower_ref(), range.upper_ref())
@@ -184,19 +228,19 @@ impl WriteSet {
         let mut removed = Vec::new();
         for key in covered {
             if let Some(write) = overlay.entries.remove(&key) {
+                self.live -= entry_cost(key.len(), &write);
                 removed.push((key, write));
             }
         }
         overlay.ranges.push(range);
-        if !self.savepoints.is_empty() {
-            self.undo.push(Undo::Range { overlay: index, removed });
-        }
+        self.keep(|| Undo::Range { overlay: index, removed });
     }
 
     /// Marks the present state; savepoints nest.
     pub fn savepoint(&mut self) -> Savepoint {
-        let savepoint = Savepoint { undo: self.undo.len(), number: self.next_savepoint };
-        self.next_savepoint += 1;
+        // Relaxed: only distinct values are wanted.
+        let number = NEXT_SAVEPOINT.fetch_add(1, Ordering::Relaxed);
+        let savepoint = Savepoint { undo: self.undo.len(), number };
         self.savepoints.push(savepoint);
         savepoint
     }
@@ -204,23 +248,36 @@ impl WriteSet {
     /// Undoes every write made since `savepoint`, which stays; later savepoints go. False if the
     /// savepoint is not one of this transaction's live ones: nothing is undone then.
     pub fn rollback_to(&mut self, savepoint: Savepoint) -> bool {
-        let Some(position) = self.savepoints.iter().position(|&s| s == savepoint) else {
+        // Their numbers ascend.
+        let Ok(position) = self.savepoints.binary_search_by_key(&savepoint.number, |s| s.number)
+        else {
             return false;
         };
         self.savepoints.truncate(position + 1);
-        while self.undo.len() > savepoint.undo {
-            match self.undo.pop() {
-                Some(Undo::Entry { overlay, key, before: Some(write) }) => {
-                    self.overlays[overlay].entries.insert(key, write);
+        while self.undo.len() > savepoint.undo
+            && let Some(undo) = self.undo.pop()
+        {
+            self.undone -= undo.cost();
+            match undo {
+                Undo::Entry { overlay, key, before } => {
+                    let entries = &mut self.overlays[overlay].entries;
+                    let key_bytes = key.len();
+                    let undone = match before {
+                        Some(write) => {
+                            self.live += entry_cost(key_bytes, &write);
+                            entries.insert(key, write)
+                        }
+                        None => entries.remove(&key),
+                    };
+                    self.live -= undone.map_or(0, |write| entry_cost(key_bytes, &write));
                 }
-                Some(Undo::Entry { overlay, key, before: None }) => {
-                    self.overlays[overlay].entries.remove(&key);
+                Undo::Range { overlay, removed } => {
+                    let overlay = &mut self.overlays[overlay];
+                    self.live -= overlay.ranges.pop().as_ref().map_or(0, range_cost);
+                    let restored = removed.iter().map(|(key, write)| entry_cost(key.len(), write));
+                    self.live += restored.sum::<usize>();
+                    overlay.entries.extend(removed);
                 }
-                Some(Undo::Range { overlay, removed }) => {
-                    self.overlays[overlay].ranges.pop();
-                    self.overlays[overlay].entries.extend(removed);
-                }
-                None => break,
             }
         }
         true
@@ -230,7 +287,7 @@ impl WriteSet {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use isolith_index::Memtable;
+    use isolith_index::{Memtable, Slice};
 
     fn space() -> Arc<Space> {
         Arc::new(Space::new(1, Arc::new(Memtable::new(1))))
@@ -288,6 +345,43 @@ mod tests {
         set.write(&space, b"d", put("4"));
         assert!(set.rollback_to(outer), "a savepoint can be used again");
         assert_eq!(show(&set), "b=1");
+    }
+
+    #[test]
+    fn the_account_is_of_what_is_there_whatever_came_before() {
+        let count = |set: &WriteSet| {
+            let entries = |o: &Overlay| -> usize {
+                o.entries().map(|(key, write)| entry_cost(key.len(), write)).sum::<usize>()
+                    + o.ranges().iter().map(range_cost).sum::<usize>()
+            };
+            set.overlays().iter().map(entries).sum::<usize>()
+        };
+        let (mut set, space) = (WriteSet::default(), space());
+        let mut random = 0x5eed_u64;
+        let mut saves = Vec::new();
+        for step in 0..20_000 {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            let key = [b'a' + (random >> 32) as u8 % 16];
+            match random % 16 {
+                0 => saves.push(set.savepoint()),
+                1 if !saves.is_empty() => {
+                    let back = (random >> 40) as usize % saves.len();
+                    assert!(set.rollback_to(saves[back]));
+                    saves.truncate(back + 1);
+                }
+                2 => {
+                    let lower = Bound::Included(Slice::from(&key[..]));
+                    set.delete_range(&space, lower, Bound::Excluded(b"k"[..].into()));
+                }
+                3 => set.write(&space, &key, Write::Delete),
+                4 if step % 100 == 0 => (set, saves) = (WriteSet::default(), Vec::new()),
+                _ => set.write(&space, &key, put(&"v".repeat(random as usize >> 8 & 63))),
+            }
+            assert_eq!(set.live_bytes(), count(&set), "step {step}");
+            assert_eq!(set.undone, set.undo.iter().map(Undo::cost).sum::<usize>(), "step {step}");
+        }
     }
 
     #[test]

@@ -130,7 +130,11 @@ fn a_sleeping_owner_is_woken_by_the_decision() {
         let state = Arc::new(RequestState::new());
         let leader = {
             let state = Arc::clone(&state);
-            thread::spawn(move || state.finish(Outcome::Committed(lsn(7))))
+            thread::spawn(move || {
+                if state.finish(Outcome::Committed(lsn(7))) {
+                    state.wake();
+                }
+            })
         };
         state.sleep();
         assert_eq!(state.outcome(), Some(Outcome::Committed(lsn(7))));

@@ -276,13 +276,13 @@ fn a_full_memory_budget_refuses_writes_and_still_admits_deletes() {
 
 #[test]
 fn limits_are_enforced_with_errors_that_name_them() {
-    let db = Builder::in_memory().transaction_bytes_max(10_000).open().unwrap();
+    let db = Builder::in_memory().transaction_bytes_max(100_000).open().unwrap();
     let a = db.keyspace("a").unwrap();
     let long = vec![b'k'; KEY_BYTES_MAX + 1];
     assert!(matches!(a.put(&long, ""), Err(Error::KeyTooLarge { bytes }) if bytes == long.len()));
     a.put(&long[1..], "fits").unwrap();
     let mut tx = db.begin().unwrap();
-    assert!(matches!(tx.put(&a, "k", vec![0; 20_000]), Err(Error::TransactionTooLarge { .. })));
+    assert!(matches!(tx.put(&a, "k", vec![0; 200_000]), Err(Error::TransactionTooLarge { .. })));
     assert!(matches!(db.keyspace(""), Err(Error::InvalidKeyspaceName)));
     assert!(matches!(db.keyspace(&"n".repeat(256)), Err(Error::InvalidKeyspaceName)));
     let other = Database::in_memory();
