@@ -60,6 +60,16 @@ fn what_came_before_an_error_is_done_and_answered() {
 }
 
 #[test]
+fn web_pages_cannot_post_commands() {
+    let server = Server::start(BINARY, &[]);
+    for head in ["POST / HTTP/1.1\r\n", "GET / HTTP/1.1\r\nHost: localhost\r\n"] {
+        let said = last_words(&server, format!("{head}\r\nSET a 1\r\n").as_bytes());
+        assert!(!said.contains("OK"), "{said}");
+    }
+    script(&mut server.connect(), "EXISTS a => :0");
+}
+
+#[test]
 fn declared_lengths_cost_nothing() {
     let server = Server::start(BINARY, &["--threads", "1"]);
     let mut bystander = server.connect();

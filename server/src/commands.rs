@@ -169,6 +169,12 @@ pub(crate) fn find(args: Args<'_>) -> Result<&'static Spec, String> {
     Ok(sub)
 }
 
+/// True for what a browser sends. A web page can make it talk to any port of this machine, and what
+/// it posts could be inline commands; but it cannot help beginning with these words.
+pub(crate) fn is_http(args: Args<'_>) -> bool {
+    is(args.at(0), "POST") || is(args.at(0), "HOST:")
+}
+
 /// Finds a command by its name, in any case.
 pub(crate) fn by_name(name: &[u8]) -> Option<&'static Spec> {
     static SORTED: OnceLock<Vec<(u128, &'static Spec)>> = OnceLock::new();

@@ -10,7 +10,7 @@
 //!    is one of the moments that each could have had alone. A batch that conflicts is run again, in
 //!    the end command by command.
 
-use crate::commands::{Handler, Spec};
+use crate::commands::{self, Handler, Spec};
 use crate::failure::{self, Failure, Remedy, TOO_LARGE};
 use crate::gates::{Class, Gate};
 use crate::resp::{Args, Reply};
@@ -77,6 +77,11 @@ impl Session {
         let mut reply = Reply::new(out, self.resp3);
         let spec = match found {
             Ok(spec) => spec,
+            Err(_) if commands::is_http(args) => {
+                let peer = &self.client.peer;
+                tracing::warn!(%peer, "speaks HTTP, as a web page that attacks would: closed");
+                return Flow::Close;
+            }
             Err(text) => {
                 self.spoil();
                 reply.error(&text);

@@ -102,8 +102,7 @@ fn set_expiry(
     args: Args<'_>,
     reply: &mut Reply<'_>,
 ) -> Outcome {
-    let amount = integer(args.at(2))?;
-    let at = scale.apply(amount, cx.now_ms()).ok_or_else(|| invalid_expiry(command))?;
+    // Options first, then the time: clients may know which error comes first.
     let (mut nx, mut xx, mut gt, mut lt) = (false, false, false, false);
     for option in args.from(3) {
         match option {
@@ -125,6 +124,8 @@ fn set_expiry(
     if gt && lt {
         return Err(Failure::text("ERR GT and LT options at the same time are not compatible"));
     }
+    let amount = integer(args.at(2))?;
+    let at = scale.apply(amount, cx.now_ms()).ok_or_else(|| invalid_expiry(command))?;
     let Some(entry) = cx.entry(args.at(1))? else {
         reply.integer(0);
         return Ok(());
@@ -160,7 +161,7 @@ pub(super) fn persist(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) ->
 /// `TTL key`: -2 no key, -1 no expiry.
 pub(super) fn ttl(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
     let left = time_left(cx, args)?;
-    reply.integer(left.map_or_else(|none| none, |left| left.saturating_add(500) / 1000));
+    reply.integer(left.map_or_else(|none| none, in_seconds));
     Ok(())
 }
 
@@ -174,7 +175,7 @@ pub(super) fn pttl(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Ou
 /// `EXPIRETIME key`
 pub(super) fn expiretime(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
     let at = end_of(cx, args)?;
-    reply.integer(at.map_or_else(|none| none, |at| at.saturating_add(500) / 1000));
+    reply.integer(at.map_or_else(|none| none, in_seconds));
     Ok(())
 }
 
@@ -183,6 +184,11 @@ pub(super) fn pexpiretime(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>
     let at = end_of(cx, args)?;
     reply.integer(at.unwrap_or_else(|none| none));
     Ok(())
+}
+
+/// Milliseconds as seconds, rounded.
+fn in_seconds(millis: i64) -> i64 {
+    millis / 1000 + i64::from(millis % 1000 >= 500)
 }
 
 /// When a key ends, in unix milliseconds; or Redis's figure for why it does not.

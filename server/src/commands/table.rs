@@ -358,6 +358,7 @@ pub(crate) static TABLE: &[Spec] = &[
     Spec::new(Group::Transactions, "watch", -2, ALL_KEYS, "2.2.0")
         .syntax("WATCH key [key ...]")
         .does("Makes the next EXEC do nothing if one of the keys changes before.")
+        .note("FLUSHDB and FLUSHALL count as a change of a key that was not there, too.")
         .runs(Handler::Control(transactions::watch))
         .fast(),
     Spec::new(Group::Isolith, "begin", -1, NO_KEYS, OURS)

@@ -4,6 +4,7 @@ use super::*;
 use isolith::storage::Reach;
 use isolith::storage::faulty::{DiskKind, Fault, FaultyStorage, Operation};
 use isolith::{Builder, Database, Durability};
+use proptest::prelude::*;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Wake, Waker};
@@ -274,4 +275,80 @@ fn connection_that_ends_is_over_when_all_is_answered() {
     bench.shared.database.sync().expect("a sync");
     assert_eq!(bench.sent(), "+OK\n");
     assert!(bench.connection.is_over());
+}
+
+/// A client's lines, with all that ends batches, fails in them or changes how the next ones run.
+fn lines() -> impl Strategy<Value = Vec<String>> {
+    let key = || prop_oneof![Just("a"), Just("b"), Just("c")];
+    let line = prop_oneof![
+        (key(), 0..3u8).prop_map(|(key, value)| format!("SET {key} {value}")),
+        key().prop_map(|key| format!("SET {key} word")),
+        key().prop_map(|key| format!("SET {key} 1 NX")),
+        key().prop_map(|key| format!("INCR {key}")),
+        key().prop_map(|key| format!("APPEND {key} 0")),
+        key().prop_map(|key| format!("GET {key}")),
+        key().prop_map(|key| format!("DEL {key}")),
+        (key(), key()).prop_map(|(one, two)| format!("RENAME {one} {two}")),
+        (key(), key()).prop_map(|(one, two)| format!("MGET {one} {two}")),
+        (key(), key()).prop_map(|(one, two)| format!("MSET {one} x {two} y")),
+        key().prop_map(|key| format!("WATCH {key}")),
+        prop_oneof![
+            Just("PING"),
+            Just("MULTI"),
+            Just("EXEC"),
+            Just("DISCARD"),
+            Just("BEGIN"),
+            Just("BEGIN READ ONLY"),
+            Just("COMMIT"),
+            Just("ROLLBACK"),
+            Just("SAVEPOINT s"),
+            Just("ROLLBACK TO s"),
+            Just("SELECT 0"),
+            Just("SELECT 1"),
+            Just("FLUSHDB"),
+            Just("RANGE - +"),
+            Just("NOPE"),
+            Just("GET"),
+            Just("HELLO 3"),
+            Just("HELLO 2"),
+        ]
+        .prop_map(str::to_owned),
+    ];
+    proptest::collection::vec(line, 1..60)
+}
+
+fn answers(pieces: &[&str], sync: bool) -> String {
+    let mut bench = Bench::new();
+    let mut answers = String::new();
+    for piece in pieces {
+        bench.work(|connection, work| connection.received(piece.as_bytes(), work));
+        if sync {
+            bench.shared.database.sync().expect("a sync");
+            answers.push_str(&bench.sent());
+        }
+    }
+    bench.shared.database.sync().expect("a sync");
+    answers + &bench.sent()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Batches depend on how the bytes arrive, and on what is acknowledged when; answers do not.
+    #[test]
+    fn answers_do_not_depend_on_how_the_bytes_arrive(
+        lines in lines(),
+        cuts in proptest::collection::vec(any::<proptest::sample::Index>(), 0..8),
+    ) {
+        let text: String = lines.iter().flat_map(|line| [line, "\r\n"]).collect();
+        let mut places: Vec<usize> = cuts.iter().map(|cut| cut.index(text.len())).collect();
+        places.extend([0, text.len()]);
+        places.sort_unstable();
+        let pieces: Vec<&str> = places.windows(2).map(|pair| &text[pair[0]..pair[1]]).collect();
+        let one_by_one: Vec<&str> = text.split_inclusive('\n').collect();
+        let expected = answers(&one_by_one, true);
+        prop_assert_eq!(&expected, &answers(&[&text], false));
+        prop_assert_eq!(&expected, &answers(&pieces, false));
+        prop_assert_eq!(&expected, &answers(&pieces, true));
+    }
 }
