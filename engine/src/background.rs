@@ -2,18 +2,19 @@
 //!
 //! The log's thread leads batches for futures and for `Buffered` commits whose delay is over, so
 //! that `poll` never waits for a disk. The other keeps a segment zero-written ahead, deletes what has
-//! expired, and prunes chains that nobody writes to any more. Neither keeps the database open: the
-//! second holds it only for the length of one round.
+//! expired, and prunes chains that nobody writes to any more. Neither keeps the database open: what
+//! they hold is no handle. They end when the database is closed, and closing waits for them: nothing
+//! of it is left when the last handle is gone.
 
 use std::collections::HashMap;
 use std::ops::{Bound, ControlFlow};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use isolith_index::{Direction, Slice, pin};
 use isolith_txn::{Space, SpaceId};
-use isolith_wal::{Durability, Log, Preparation};
+use isolith_wal::{Durability, Preparation};
 
 use crate::database::Core;
 use crate::error::Error;
@@ -42,16 +43,16 @@ impl Background {
             let named = thread::Builder::new().name("isolith-log".into());
             threads.extend(named.spawn(move || log.drive()));
         }
-        let (log, core) = (core.log().cloned(), Arc::downgrade(core));
+        let core = core.uncounted();
         let named = thread::Builder::new().name("isolith-upkeep".into());
-        threads.extend(named.spawn(move || upkeep(log.as_deref(), &core)));
+        threads.extend(named.spawn(move || upkeep(&core)));
         Self { threads }
     }
 
     /// Waits for the threads to end; they do once the log is shut down and the database closed.
     pub(crate) fn join(&mut self) {
         for thread in self.threads.drain(..) {
-            // The upkeep thread itself may hold the last handle for a moment.
+            // The user's own clock, called there, may hold a handle.
             if thread.thread().id() != thread::current().id() {
                 thread.thread().unpark();
                 // A panic in there was already reported by the panic hook.
@@ -61,16 +62,11 @@ impl Background {
     }
 }
 
-fn upkeep(log: Option<&Log>, core: &Weak<Core>) {
+fn upkeep(core: &Arc<Core>) {
+    let log = core.log();
     let mut sweeps = Sweeps::default();
-    loop {
-        {
-            let Some(core) = core.upgrade() else { return };
-            if core.check_open().is_err() {
-                return;
-            }
-            sweeps.round(&core);
-        }
+    while core.check_open().is_ok() {
+        sweeps.round(core);
         match log.map(|log| log.prepare(ROUND)) {
             // It waited for the round's length, or has prepared a segment.
             Some(Preparation::Idle | Preparation::Prepared) => {}

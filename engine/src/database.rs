@@ -14,7 +14,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::ops::Bound;
+use std::ops::{Bound, Deref};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -102,8 +102,39 @@ impl Catalog {
     }
 }
 
-/// What all handles of one database share.
+/// What a handle holds: all that the handles of one database share. With the last of them the
+/// database is closed; the engine's own thread holds a `Core` that does not count as a handle.
 pub(crate) struct Core {
+    shared: Arc<Shared>,
+    /// Whether it closes the database when it is dropped.
+    closes: bool,
+}
+
+impl Deref for Core {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.shared
+    }
+}
+
+impl fmt::Debug for Core {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.shared.fmt(f)
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        if self.closes {
+            // What fails here can be reported to nobody (module head); recovery copes with it.
+            let _ = self.close();
+        }
+    }
+}
+
+/// All there is of one database.
+pub(crate) struct Shared {
     marks: Arc<Watermarks>,
     registry: Arc<SnapshotRegistry>,
     pipeline: Pipeline,
@@ -136,7 +167,7 @@ pub(crate) struct Core {
     _lock: Option<Box<dyn StorageLock>>,
 }
 
-impl fmt::Debug for Core {
+impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Database").field("visible", &self.marks.visible()).finish_non_exhaustive()
     }
@@ -171,7 +202,7 @@ impl Core {
             log.set_horizon(Arc::clone(&marks) as Arc<dyn isolith_wal::Horizon>);
         }
         let registry = Arc::new(SnapshotRegistry::new());
-        Arc::new(Self {
+        let shared = Shared {
             pipeline: Pipeline::new(
                 options.commit_mode,
                 Arc::clone(&marks),
@@ -202,9 +233,89 @@ impl Core {
             recovery: recovered.report,
             background: Mutex::new(Background::default()),
             _lock: recovered.lock,
-        })
+        };
+        Arc::new(Self { shared: Arc::new(shared), closes: true })
     }
 
+    /// The same database without counting as a handle on it.
+    pub(crate) fn uncounted(&self) -> Arc<Self> {
+        Arc::new(Self { shared: Arc::clone(&self.shared), closes: false })
+    }
+
+    pub(crate) fn snapshot(self: &Arc<Self>, mark: fn(&Watermarks) -> Lsn) -> Result<Snapshot> {
+        self.check_open()?;
+        Ok(Snapshot::new(Arc::clone(self), self.register(mark)?))
+    }
+
+    pub(crate) fn begin(self: &Arc<Self>, options: TransactionOptions) -> Result<Transaction> {
+        Transaction::new(Arc::clone(self), options)
+    }
+
+    /// Runs `body` in transactions until one commits or the error is not worth a retry.
+    pub(crate) fn transact<T>(
+        self: &Arc<Self>,
+        options: TransactionOptions,
+        mut body: impl FnMut(&mut Transaction) -> Result<T>,
+    ) -> Result<T> {
+        let mut backoff = Backoff::new(self.seed);
+        loop {
+            let mut transaction = self.begin(options)?;
+            let result =
+                body(&mut transaction).and_then(|value| transaction.commit().map(|_| value));
+            match result {
+                Err(error) if error.retry() == Retry::Now => backoff.wait(),
+                result => return result,
+            }
+        }
+    }
+
+    /// Commits one write by itself.
+    pub(crate) fn commit_one(
+        self: &Arc<Self>,
+        space: &Arc<Space>,
+        key: &[u8],
+        write: Write,
+        durability: Option<Durability>,
+    ) -> Result<()> {
+        let durability = durability.unwrap_or(self.durability);
+        let lsn = self.decide_one(space, key, write, durability, None)?;
+        let info = CommitInfo { timestamp: Some(lsn) };
+        self.acknowledge(lsn, info, durability)
+    }
+
+    /// Commits one blind write; returns once it is decided. It may drop a keyspace with it.
+    fn decide_one(
+        self: &Arc<Self>,
+        space: &Arc<Space>,
+        key: &[u8],
+        write: Write,
+        durability: Durability,
+        drops: Option<Arc<Space>>,
+    ) -> Result<Lsn> {
+        self.check_open()?;
+        self.check_writable()?;
+        let value_bytes = if let Write::Put { value, .. } = &write { value.len() } else { 0 };
+        let bytes = key.len() + value_bytes + 64;
+        if bytes > self.transaction_bytes_max && space.id != SYSTEM_SPACE {
+            let bytes_max = self.transaction_bytes_max;
+            return Err(Error::TransactionTooLarge { bytes, bytes_max });
+        }
+        self.admit(bytes, matches!(write, Write::Delete))?;
+        let mut record = Vec::with_capacity(bytes);
+        encode(&mut record, space.id, key, &write);
+        // Room in the log first: it may be refused, and then nothing else was touched.
+        let record = self.reserve(record, Some(self.stall_timeout))?;
+        let mut prepared = space.memtable.prepare(1);
+        add(&mut prepared, space, key, write);
+        let writes = [SpaceWrites::new(Arc::clone(space), prepared)];
+        let isolation = isolith_txn::Isolation::Serializable;
+        let request = Request::new(isolation, Lsn::ZERO, writes, Vec::new());
+        let commit = Commit::new(request, durability, record, drops);
+        Queued::new(Arc::clone(self), commit).run()
+    }
+}
+
+impl Shared {
     pub(crate) fn marks(&self) -> &Watermarks {
         &self.marks
     }
@@ -269,33 +380,6 @@ impl Core {
         slot.ok_or(Error::TooManySnapshots)
     }
 
-    pub(crate) fn snapshot(self: &Arc<Self>, mark: fn(&Watermarks) -> Lsn) -> Result<Snapshot> {
-        self.check_open()?;
-        Ok(Snapshot::new(Arc::clone(self), self.register(mark)?))
-    }
-
-    pub(crate) fn begin(self: &Arc<Self>, options: TransactionOptions) -> Result<Transaction> {
-        Transaction::new(Arc::clone(self), options)
-    }
-
-    /// Runs `body` in transactions until one commits or the error is not worth a retry.
-    pub(crate) fn transact<T>(
-        self: &Arc<Self>,
-        options: TransactionOptions,
-        mut body: impl FnMut(&mut Transaction) -> Result<T>,
-    ) -> Result<T> {
-        let mut backoff = Backoff::new(self.seed);
-        loop {
-            let mut transaction = self.begin(options)?;
-            let result =
-                body(&mut transaction).and_then(|value| transaction.commit().map(|_| value));
-            match result {
-                Err(error) if error.retry() == Retry::Now => backoff.wait(),
-                result => return result,
-            }
-        }
-    }
-
     // ---- memory
 
     /// Sums up what keys, versions and index hold.
@@ -347,51 +431,6 @@ impl Core {
             Ok(credit) => Ok(Some((Record::from(record), credit))),
             Err(error) => Err(reserve_error(error)),
         }
-    }
-
-    /// Commits one write by itself.
-    pub(crate) fn commit_one(
-        self: &Arc<Self>,
-        space: &Arc<Space>,
-        key: &[u8],
-        write: Write,
-        durability: Option<Durability>,
-    ) -> Result<()> {
-        let durability = durability.unwrap_or(self.durability);
-        let lsn = self.decide_one(space, key, write, durability, None)?;
-        let info = CommitInfo { timestamp: Some(lsn) };
-        self.acknowledge(lsn, info, durability)
-    }
-
-    /// Commits one blind write; returns once it is decided. It may drop a keyspace with it.
-    fn decide_one(
-        self: &Arc<Self>,
-        space: &Arc<Space>,
-        key: &[u8],
-        write: Write,
-        durability: Durability,
-        drops: Option<Arc<Space>>,
-    ) -> Result<Lsn> {
-        self.check_open()?;
-        self.check_writable()?;
-        let value_bytes = if let Write::Put { value, .. } = &write { value.len() } else { 0 };
-        let bytes = key.len() + value_bytes + 64;
-        if bytes > self.transaction_bytes_max && space.id != SYSTEM_SPACE {
-            let bytes_max = self.transaction_bytes_max;
-            return Err(Error::TransactionTooLarge { bytes, bytes_max });
-        }
-        self.admit(bytes, matches!(write, Write::Delete))?;
-        let mut record = Vec::with_capacity(bytes);
-        encode(&mut record, space.id, key, &write);
-        // Room in the log first: it may be refused, and then nothing else was touched.
-        let record = self.reserve(record, Some(self.stall_timeout))?;
-        let mut prepared = space.memtable.prepare(1);
-        add(&mut prepared, space, key, write);
-        let writes = [SpaceWrites::new(Arc::clone(space), prepared)];
-        let isolation = isolith_txn::Isolation::Serializable;
-        let request = Request::new(isolation, Lsn::ZERO, writes, Vec::new());
-        let commit = Commit::new(request, durability, record, drops);
-        Queued::new(Arc::clone(self), commit).run()
     }
 
     /// After a commit was decided, outside the window: its chains are due for pruning. They wait until
@@ -585,13 +624,6 @@ impl Core {
         let mut background = std::mem::take(&mut *self.background.lock());
         background.join();
         result
-    }
-}
-
-impl Drop for Core {
-    fn drop(&mut self) {
-        // What fails here can be reported to nobody (module head); recovery copes with it.
-        let _ = self.close();
     }
 }
 

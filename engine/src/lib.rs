@@ -82,3 +82,19 @@ pub use isolith_wal::{
 pub mod storage {
     pub use isolith_wal::storage::*;
 }
+
+/// What may cross threads, and that nothing borrows.
+const _: () = {
+    const fn shared<T: Send + Sync + 'static>() {}
+    const fn sent<T: Send + 'static>() {}
+    shared::<Database>();
+    shared::<Keyspace>();
+    shared::<Snapshot>();
+    shared::<Pending>();
+    shared::<Error>();
+    shared::<OpenError>();
+    shared::<Slice>();
+    shared::<Builder>();
+    sent::<Transaction>();
+    sent::<CommitSteps>();
+};

@@ -1,6 +1,7 @@
 //! What no caller, schedule or option may bring about.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -237,14 +238,14 @@ fn a_writer_that_found_memory_full_gets_in_once_the_snapshot_that_held_it_is_gon
 struct Trap {
     armed: parking_lot::Mutex<bool>,
     changed: parking_lot::Condvar,
-    caught: std::sync::atomic::AtomicBool,
+    caught: AtomicBool,
 }
 
 impl Clock for Trap {
     fn unix_millis(&self) -> u64 {
         if std::thread::current().name() == Some("isolith-upkeep") {
             let mut armed = self.armed.lock();
-            self.caught.store(*armed, std::sync::atomic::Ordering::SeqCst);
+            self.caught.store(*armed, Ordering::SeqCst);
             while *armed {
                 self.changed.wait(&mut armed);
             }
@@ -254,7 +255,6 @@ impl Clock for Trap {
 }
 
 #[test]
-#[ignore = "the upkeep thread holds the database for the length of a round"]
 fn the_last_handle_closes_the_database_even_while_upkeep_is_at_work() {
     let trap = Arc::new(Trap::default());
     let (builder, _) = reopenable();
@@ -264,19 +264,26 @@ fn the_last_handle_closes_the_database_even_while_upkeep_is_at_work() {
     let options = PutOptions { durability: Some(Durability::Buffered), ..Default::default() };
     a.put_with("k", "v", options).unwrap();
     *trap.armed.lock() = true;
-    while !trap.caught.load(std::sync::atomic::Ordering::SeqCst) {
+    while !trap.caught.load(Ordering::SeqCst) {
         std::thread::yield_now();
     }
+    let over = Arc::new(AtomicBool::new(false));
     let release = {
-        let trap = Arc::clone(&trap);
+        let (trap, over) = (Arc::clone(&trap), Arc::clone(&over));
+        let shared = Arc::downgrade(&db.core().shared);
         std::thread::spawn(move || {
-            std::thread::sleep(Duration::from_millis(200));
+            // Until the last handle has begun to close the database, or has failed to.
+            let is_open = || shared.upgrade().is_some_and(|shared| shared.check_open().is_ok());
+            while is_open() && !over.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
             *trap.armed.lock() = false;
             trap.changed.notify_all();
         })
     };
     drop((a, db));
     let opened = builder.open();
+    over.store(true, Ordering::SeqCst);
     release.join().unwrap();
     opened.unwrap();
 }
