@@ -123,3 +123,48 @@ fn a_pending_future_is_woken() {
         assert!(polled.is_ready() || woken.0.load(Ordering::Relaxed));
     });
 }
+
+/// Visible is what was stored last.
+struct Visible(AtomicU64);
+
+impl crate::Horizon for Visible {
+    fn seal(&self, _: Lsn) -> Lsn {
+        // Acquire: pairs with the Release of whoever committed.
+        Lsn::from_bits(self.0.load(Ordering::Acquire))
+    }
+    fn written(&self, _: Lsn) {}
+    fn durable(&self, _: Lsn) {}
+}
+
+#[test]
+fn a_leader_that_finds_nothing_wakes_those_who_waited_for_it() {
+    model(1, |committers| {
+        let visible = Arc::new(Visible(AtomicU64::new(0)));
+        committers.log.set_horizon(visible.clone());
+        let lsn = committers.append(Durability::Sync);
+        let passer_by = {
+            let committers = committers.clone();
+            thread::spawn(move || drop(committers.log.write_out()))
+        };
+        // Release: pairs with the Acquire in `seal`.
+        visible.0.store(lsn.bits(), Ordering::Release);
+        committers.log.wait(lsn, Durability::Sync).unwrap();
+        passer_by.join().unwrap();
+    });
+}
+
+#[test]
+fn a_reserver_and_a_committer_relieve_a_full_queue() {
+    model(1, |committers| {
+        // Four places: two are taken, two more are wanted by each.
+        let first = committers.append(Durability::Buffered);
+        committers.append(Durability::Buffered);
+        let other = {
+            let committers = committers.clone();
+            thread::spawn(move || committers.commit(Durability::Sync))
+        };
+        committers.commit(Durability::Os);
+        assert!(committers.log.written() >= first);
+        other.join().unwrap();
+    });
+}

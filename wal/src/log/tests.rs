@@ -1,6 +1,6 @@
 use super::*;
 use crate::storage::memory::MemoryStorage;
-use crate::test_log::{self, copy, open, open_with, record_of, small};
+use crate::test_log::{self, SlowStorage, copy, open, open_with, record_of, small};
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::task::{Context, Poll, Wake, Waker};
 
@@ -124,49 +124,75 @@ fn a_record_beyond_the_limit_is_refused() {
     assert!(matches!(refused, ReserveError::TooLarge { bytes_max: RECORD_BYTES_MAX }));
 }
 
+/// Threads that commit at all levels, each checking what it was promised.
+fn stress(storage: Arc<dyn Storage>, options: LogOptions, threads: u64, rounds: u64) -> LogStats {
+    let opened = Log::open(storage.clone(), options.clone(), &mut |_, _| Ok(())).unwrap();
+    let log = &opened.log;
+    let next = Mutex::new(opened.first_new);
+    std::thread::scope(|scope| {
+        for thread in 0..threads {
+            let next = &next;
+            scope.spawn(move || {
+                for round in 0..rounds {
+                    let credit = log.reserve(200, Some(Duration::from_secs(60))).unwrap();
+                    let level = match (thread + round) % 4 {
+                        0 => Durability::Os,
+                        1 if round % 5 == 0 => Durability::Buffered,
+                        _ => Durability::Sync,
+                    };
+                    let lsn = {
+                        let mut next = next.lock();
+                        let lsn = *next;
+                        log.append(lsn, record_of(lsn, 100), level, credit);
+                        *next = lsn.next();
+                        lsn
+                    };
+                    log.wait(lsn, level).unwrap();
+                    match level {
+                        Durability::Sync => assert!(log.durable() >= lsn),
+                        Durability::Os => assert!(log.written() >= lsn),
+                        Durability::Buffered => {}
+                    }
+                }
+            });
+        }
+    });
+    log.sync().unwrap();
+    assert_eq!(log.durable(), Lsn::new(0, threads * rounds));
+    let stats = log.stats();
+    assert!(stats.in_flight_max as usize <= options.depth_max);
+    drop(opened);
+    let mut found = Vec::new();
+    Log::open(storage, options, &mut |lsn, record| {
+        found.push((lsn, record.to_vec()));
+        Ok(())
+    })
+    .unwrap();
+    test_log::check_prefix(&found, threads * rounds);
+    stats
+}
+
 #[test]
 fn many_threads_commit_and_every_acknowledged_record_is_durable() {
     for depth_max in [1, 2, 8] {
-        let storage = Arc::new(MemoryStorage::new());
         let options = LogOptions { depth_max, ..small() };
-        let (opened, _) = open_with(&storage, options);
-        let log = &opened.log;
-        let next = Mutex::new(opened.first_new);
-        std::thread::scope(|scope| {
-            for thread in 0..8 {
-                let next = &next;
-                scope.spawn(move || {
-                    for round in 0..200 {
-                        let credit = log.reserve(200, Some(Duration::from_secs(60))).unwrap();
-                        let level = match (thread + round) % 4 {
-                            0 => Durability::Os,
-                            1 if round % 5 == 0 => Durability::Buffered,
-                            _ => Durability::Sync,
-                        };
-                        let lsn = {
-                            let mut next = next.lock();
-                            let lsn = *next;
-                            log.append(lsn, record_of(lsn, 100), level, credit);
-                            *next = lsn.next();
-                            lsn
-                        };
-                        log.wait(lsn, level).unwrap();
-                        match level {
-                            Durability::Sync => assert!(log.durable() >= lsn),
-                            Durability::Os => assert!(log.written() >= lsn),
-                            Durability::Buffered => {}
-                        }
-                    }
-                });
-            }
-        });
-        log.sync().unwrap();
-        assert_eq!(log.durable(), Lsn::new(0, 1600));
-        assert!(log.stats().in_flight_max as usize <= depth_max);
-        drop(opened);
-        let (_, found) = open(&storage);
-        test_log::check_prefix(&found, 1600);
+        stress(Arc::new(MemoryStorage::new()), options, 8, 200);
     }
+}
+
+#[test]
+fn many_threads_commit_to_a_disk_that_takes_its_time() {
+    for (depth_max, yields) in [(1, 1), (1, 20), (3, 5), (8, 2)] {
+        let options = LogOptions { depth_max, ..small() };
+        let stats = stress(Arc::new(SlowStorage::with_yields(yields)), options, 8, 60);
+        assert!(stats.batches < stats.records, "{stats:?}");
+    }
+}
+
+#[test]
+fn many_threads_commit_through_a_queue_of_few_places() {
+    let options = LogOptions { queue_records_max: 3, batch_bytes_max: 4096, ..small() };
+    stress(Arc::new(SlowStorage::with_yields(3)), options, 8, 60);
 }
 
 /// Counts wake-ups.
@@ -205,6 +231,37 @@ fn polling_does_no_io_and_the_driver_wakes_the_future() {
         log.shutdown().unwrap();
     });
     assert_eq!(log.futures.lock().len(), 0);
+}
+
+#[test]
+fn a_future_polled_while_a_batch_is_in_flight_is_driven_after_it() {
+    let storage = SlowStorage::default();
+    // No tick of the driver helps out.
+    let options = LogOptions { depth_max: 1, buffered_delay: Duration::from_secs(3600), ..small() };
+    let opened = Log::open(Arc::new(storage.clone()), options, &mut |_, _| Ok(())).unwrap();
+    let log = &opened.log;
+    let (first, second) = (opened.first_new, opened.first_new.next());
+    let counting = Arc::new(Counting::default());
+    let waker = Waker::from(counting.clone());
+    std::thread::scope(|scope| {
+        scope.spawn(|| log.drive());
+        // The first one is unsynced, so that the second needs a flush, too.
+        append(log, first, 10, Durability::Os);
+        storage.pause();
+        let leader = scope.spawn(|| log.wait(first, Durability::Os));
+        storage.await_writes(1);
+        append(log, second, 10, Durability::Sync);
+        let mut context = Context::from_waker(&waker);
+        assert!(log.poll(second, Durability::Sync, &mut context).is_pending());
+        storage.resume();
+        leader.join().unwrap().unwrap();
+        // Nobody but the driver leads for it.
+        while counting.0.load(Ordering::Relaxed) == 0 {
+            std::thread::yield_now();
+        }
+        assert!(log.poll(second, Durability::Sync, &mut context).is_ready());
+        log.shutdown().unwrap();
+    });
 }
 
 #[test]

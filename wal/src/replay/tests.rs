@@ -253,6 +253,21 @@ fn a_batch_moved_to_another_place_does_not_count() {
 }
 
 #[test]
+fn a_batch_of_another_history_does_not_join_the_chain() {
+    // The same database, place, sequence and LSN, written after another first batch.
+    let lives = [[10, 10], [20, 10]].map(|sizes| {
+        let storage = Arc::new(MemoryStorage::new());
+        let ours = LogOptions { database: Some(DatabaseId(7)), ..small() };
+        let (opened, _) = open_with(&storage, ours);
+        write(&opened.log, opened.first_new, &sizes);
+        files(&*storage)
+    });
+    let [mut ours, theirs] = lives;
+    ours[0].1[8192..12288].copy_from_slice(&theirs[0].1[8192..12288]);
+    check_prefix(&reopened(&ours).unwrap().1, 1);
+}
+
+#[test]
 fn a_reader_that_refuses_a_record_is_told_where_it_is() {
     let files = crashed(&[10, 20, 30]);
     let error = Log::open(Arc::new(of_files(&files)), small(), &mut |lsn, _| match lsn.counter() {
