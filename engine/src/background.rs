@@ -3,8 +3,7 @@
 //! The log's thread leads batches for futures and for `Buffered` commits whose delay is over, so
 //! that `poll` never waits for a disk. The other keeps a segment zero-written ahead, deletes what has
 //! expired, and prunes chains that nobody writes to any more. Neither keeps the database open: what
-//! they hold is no handle. They end when the database is closed, and closing waits for them: nothing
-//! of it is left when the last handle is gone.
+//! they hold is no handle. They end when the database is closed, and closing waits for them.
 
 use std::collections::HashMap;
 use std::ops::{Bound, ControlFlow};
@@ -12,13 +11,15 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use isolith_index::{Direction, Slice, pin};
-use isolith_txn::{Space, SpaceId};
+use isolith_index::{Direction, Kind, Slice, Value, pin};
+use isolith_txn::{Isolation, ReadSet, Request, Space, SpaceId, SpaceWrites, Watermarks};
 use isolith_wal::{Durability, Preparation};
 
-use crate::database::Core;
-use crate::error::Error;
-use crate::options::TransactionOptions;
+use crate::commit::Commit;
+use crate::core::Core;
+use crate::error::{Error, Result};
+use crate::record;
+use crate::transaction::Queued;
 
 /// The time between two rounds of upkeep.
 const ROUND: Duration = Duration::from_millis(20);
@@ -43,7 +44,7 @@ impl Background {
             let named = thread::Builder::new().name("isolith-log".into());
             threads.extend(named.spawn(move || log.drive()));
         }
-        let core = core.uncounted();
+        let core = Arc::clone(core);
         let named = thread::Builder::new().name("isolith-upkeep".into());
         threads.extend(named.spawn(move || upkeep(&core)));
         Self { threads }
@@ -52,7 +53,7 @@ impl Background {
     /// Waits for the threads to end; they do once the log is shut down and the database closed.
     pub(crate) fn join(&mut self) {
         for thread in self.threads.drain(..) {
-            // The user's own clock, called there, may hold a handle.
+            // The user's own clock or waker, called there, may hold a handle.
             if thread.thread().id() != thread::current().id() {
                 thread.thread().unpark();
                 // A panic in there was already reported by the panic hook.
@@ -62,7 +63,7 @@ impl Background {
     }
 }
 
-fn upkeep(core: &Arc<Core>) {
+fn upkeep(core: &Core) {
     let log = core.log();
     let mut sweeps = Sweeps::default();
     while core.check_open().is_ok() {
@@ -85,13 +86,13 @@ pub(crate) struct Sweeps {
 
 impl Sweeps {
     /// Looks at the next keys of every keyspace: prunes their chains, deletes what has expired.
-    pub(crate) fn round(&mut self, core: &Arc<Core>) {
+    pub(crate) fn round(&mut self, core: &Core) {
         let spaces = core.spaces();
         self.after.retain(|id, _| spaces.iter().any(|(_, space)| space.id == *id));
-        for (name, space) in spaces {
+        for (_, space) in spaces {
             let expired = self.look(core, &space);
             for keys in expired.chunks(SWEEP_DELETES) {
-                match delete_expired(core, &name, &space, keys) {
+                match delete_expired(core, &space, keys) {
                     // A conflict means that somebody writes there: the next pass comes back.
                     Ok(()) | Err(Error::Conflict { .. }) => {}
                     Err(_) => break,
@@ -133,28 +134,36 @@ impl Sweeps {
     }
 }
 
-/// Deletes those of `keys` that are still expired. A read makes the deletion depend on it: a key that
-/// is written meanwhile makes the commit fail, and nothing is lost. It does not wait for room in the
-/// log: this thread may be the one to make it.
-fn delete_expired(
-    core: &Arc<Core>,
-    name: &Arc<str>,
-    space: &Arc<Space>,
-    keys: &[Slice],
-) -> crate::Result<()> {
-    let keyspace = crate::Keyspace::new(Arc::clone(core), Arc::clone(space), Arc::clone(name));
-    let durability = Some(Durability::Buffered);
-    let options = TransactionOptions { durability, ..Default::default() };
-    let mut transaction = core.begin(options)?.without_patience();
-    let mut count = 0;
+/// Deletes those of `keys` that are still expired. It depends on what it read: a key that is written
+/// meanwhile makes the commit fail, and nothing is lost. It does not wait for room in the log, which
+/// this thread may be the one to make, nor for the log: what a crash takes back expires again.
+fn delete_expired(core: &Core, space: &Arc<Space>, keys: &[Slice]) -> Result<()> {
+    let (slot, now) = (core.register(Watermarks::visible)?, core.now());
+    let mut reads = ReadSet::default();
+    let mut bytes = Vec::new();
+    let mut doomed = Vec::new();
     for key in keys {
-        if transaction.get(&keyspace, key)?.is_none() {
-            transaction.delete(&keyspace, key)?;
-            count += 1;
+        let guard = pin();
+        let found = space.memtable.lookup(key, slot.timestamp(), &guard);
+        if found.version.is_some_and(|version| !version.live_at(now)) {
+            reads.point(space, key);
+            record::delete(&mut bytes, space.id, key);
+            doomed.push(key);
         }
     }
-    // Decided is enough: what a crash takes back expires again.
-    let _decided = transaction.commit_pending()?;
-    core.count_expired(count);
+    if doomed.is_empty() {
+        return Ok(());
+    }
+    let record = core.reserve(bytes, None)?;
+    let mut prepared = space.memtable.prepare(doomed.len());
+    for key in &doomed {
+        prepared.add(key, Kind::Delete, Value::empty(), 0);
+    }
+    let writes = [SpaceWrites::new(Arc::clone(space), prepared)];
+    let isolation = Isolation::Serializable;
+    let request = Request::new(isolation, slot.timestamp(), writes, reads.into_spaces());
+    let commit = Commit::new(request, Durability::Buffered, record, None);
+    Queued::new(commit).run(core)?;
+    core.count_expired(doomed.len() as u64);
     Ok(())
 }

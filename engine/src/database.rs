@@ -1,4 +1,4 @@
-//! A database: what all handles share, and how it is opened, used and closed.
+//! A database: how it is opened, used and closed.
 //!
 //! # Close, drop, fork, panic
 //!
@@ -12,234 +12,49 @@
 //! - A panic inside [`Database::transact`] rolls its transaction back and goes on to the caller; the
 //!   database stays usable.
 
-use std::collections::HashMap;
-use std::fmt;
-use std::ops::{Bound, Deref};
+use std::ops::Deref;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
-use std::task::{Context, Poll};
+use std::sync::Arc;
 use std::time::Duration;
 
-use isolith_index::{Memtable, PruneView, Value, pin};
-use isolith_txn::{
-    Request, SnapshotRegistry, SnapshotSlot, Space, SpaceId, SpaceWrites, Watermarks, Write,
-};
-use isolith_wal::{
-    BackendChoice, Clock, Credit, Durability, Log, LogError, Lsn, Record, ReplayReport,
-    ReserveError, StorageLock, fork,
-};
-use parking_lot::{Mutex, RwLock};
+use isolith_txn::Watermarks;
+use isolith_wal::{BackendChoice, Lsn, ReplayReport};
 
 use crate::background::Background;
-use crate::commit::{Commit, Pipeline};
-use crate::error::{Error, OpenError, Result, Retry, StallReason};
+use crate::core::{Core, Recovered, log_error, thread_hint};
+use crate::error::{Error, OpenError, Result, Retry};
 use crate::keyspace::{Entry, Keyspace};
 use crate::options::{Builder, CommitMode, TransactionOptions};
 use crate::pending::{CommitInfo, Pending};
 use crate::snapshot::Snapshot;
 use crate::stats::Stats;
-use crate::transaction::{Observed, Queued, Transaction, add, encode};
+use crate::transaction::{Observed, Transaction};
 
-/// The number of the keyspace that holds the names of all others.
-pub(crate) const SYSTEM_SPACE: SpaceId = 0;
-/// Commits whose chains are pruned together.
-const PRUNE_COMMITS: usize = 32;
-/// The share of the budget that deletes may use on top of it.
-const DELETE_RESERVE: usize = 16;
-/// Bytes that may be prepared before the exact use is summed up again.
-const MEMORY_SLACK: usize = 256 << 10;
-/// Dropped keyspaces that may be remembered without a look whether anybody uses them.
-const DROPPED_KEPT: usize = 32;
-
-/// A small number for the calling thread, to spread threads over slots.
-pub(crate) fn thread_hint() -> usize {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    std::thread_local! {
-        // Relaxed: only distinct values are wanted.
-        static HINT: usize = NEXT.fetch_add(1, Ordering::Relaxed);
-    }
-    HINT.with(|hint| *hint)
-}
-
-/// The keyspaces by name and number.
+/// What every handle of a user holds: the last one gone closes the database.
 #[derive(Debug)]
-pub(crate) struct Catalog {
-    by_name: HashMap<Arc<str>, Arc<Space>>,
-    /// Those that were dropped and that somebody still uses included.
-    all: HashMap<SpaceId, (Arc<str>, Weak<Space>)>,
-    /// The number of the next keyspace: never given twice.
-    next: SpaceId,
+pub(crate) struct Open {
+    core: Arc<Core>,
 }
 
-impl Catalog {
-    pub(crate) fn new() -> Self {
-        Self { by_name: HashMap::new(), all: HashMap::new(), next: SYSTEM_SPACE + 1 }
-    }
+impl Deref for Open {
+    type Target = Core;
 
-    pub(crate) fn insert(&mut self, name: &str, space: Arc<Space>) {
-        let name: Arc<str> = name.into();
-        self.next = self.next.max(space.id.saturating_add(1));
-        if self.all.len() > 2 * self.by_name.len() + DROPPED_KEPT {
-            self.all.retain(|_, (_, space)| space.strong_count() > 0);
-        }
-        self.all.insert(space.id, (Arc::clone(&name), Arc::downgrade(&space)));
-        self.by_name.insert(name, space);
-    }
-
-    /// Removes a name; its number keeps it while somebody uses the keyspace, for messages.
-    pub(crate) fn remove(&mut self, name: &str) -> Option<Arc<Space>> {
-        self.by_name.remove(name)
-    }
-
-    pub(crate) fn space(&self, name: &str) -> Option<&Arc<Space>> {
-        self.by_name.get(name)
-    }
-
-    /// Every keyspace that takes memory: dropped ones, too, as long as somebody uses them.
-    fn all(&self) -> impl Iterator<Item = Arc<Space>> {
-        self.all.values().filter_map(|(_, space)| space.upgrade())
+    fn deref(&self) -> &Core {
+        &self.core
     }
 }
 
-/// What a handle holds: all that the handles of one database share. With the last of them the
-/// database is closed; the engine's own thread holds a `Core` that does not count as a handle.
-pub(crate) struct Core {
-    shared: Arc<Shared>,
-    /// Whether it closes the database when it is dropped.
-    closes: bool,
-}
-
-impl Deref for Core {
-    type Target = Shared;
-
-    fn deref(&self) -> &Shared {
-        &self.shared
-    }
-}
-
-impl fmt::Debug for Core {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.shared.fmt(f)
-    }
-}
-
-impl Drop for Core {
+impl Drop for Open {
     fn drop(&mut self) {
-        if self.closes {
-            // What fails here can be reported to nobody (module head); recovery copes with it.
-            let _ = self.close();
-        }
+        // What fails here can be reported to nobody (module head); recovery copes with it.
+        let _ = self.core.close();
     }
 }
 
-/// All there is of one database.
-pub(crate) struct Shared {
-    marks: Arc<Watermarks>,
-    registry: Arc<SnapshotRegistry>,
-    pipeline: Pipeline,
-    log: Option<Arc<Log>>,
-    clock: Arc<dyn Clock>,
-    durability: Durability,
-    transaction_bytes_max: usize,
-    stall_timeout: Duration,
-    seed: u64,
-    system: Arc<Space>,
-    catalog: RwLock<Catalog>,
-    /// Held while a keyspace is created or dropped. Taken before `catalog`.
-    definition: Mutex<()>,
-    memory_bytes_max: usize,
-    memory_used: AtomicUsize,
-    /// Bytes prepared since `memory_used` was summed up.
-    memory_since: AtomicUsize,
-    /// Commits whose chains are due for pruning.
-    prune_due: Mutex<Vec<Arc<[SpaceWrites]>>>,
-    reclaimed: Mutex<Reclaimed>,
-    pruned_bytes: AtomicU64,
-    expired: AtomicU64,
-    closed: AtomicBool,
-    /// The process generation that opened it (see `isolith_wal::fork`).
-    generation: u64,
-    backend: Option<BackendChoice>,
-    recovery: Option<ReplayReport>,
-    background: Mutex<Background>,
-    /// Held until the end; dropped last.
-    _lock: Option<Box<dyn StorageLock>>,
-}
-
-impl fmt::Debug for Shared {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Database").field("visible", &self.marks.visible()).finish_non_exhaustive()
-    }
-}
-
-/// When memory was last reclaimed.
-#[derive(Debug, Default)]
-struct Reclaimed {
-    /// The number of commits then.
-    commits: u64,
-    /// Writers that have asked for it since.
-    asked: u64,
-}
-
-/// What recovery brings to a database that is being opened.
-pub(crate) struct Recovered {
-    pub(crate) log: Option<Arc<Log>>,
-    pub(crate) backend: Option<BackendChoice>,
-    pub(crate) report: Option<ReplayReport>,
-    pub(crate) lock: Option<Box<dyn StorageLock>>,
-    pub(crate) last: Lsn,
-    pub(crate) first_new: Lsn,
-    pub(crate) system: Arc<Space>,
-    pub(crate) catalog: Catalog,
-    pub(crate) seed: u64,
-}
-
-impl Core {
-    pub(crate) fn new(options: &Builder, recovered: Recovered) -> Arc<Self> {
-        let marks = Arc::new(Watermarks::new(recovered.last));
-        if let Some(log) = &recovered.log {
-            log.set_horizon(Arc::clone(&marks) as Arc<dyn isolith_wal::Horizon>);
-        }
-        let registry = Arc::new(SnapshotRegistry::new());
-        let shared = Shared {
-            pipeline: Pipeline::new(
-                options.commit_mode,
-                Arc::clone(&marks),
-                recovered.log.clone(),
-                recovered.first_new,
-            ),
-            prune_due: Mutex::new(Vec::with_capacity(PRUNE_COMMITS)),
-            reclaimed: Mutex::default(),
-            marks,
-            registry,
-            log: recovered.log,
-            clock: Arc::clone(&options.clock),
-            durability: options.durability,
-            transaction_bytes_max: options.transaction_bytes_max,
-            stall_timeout: options.stall_timeout,
-            seed: recovered.seed,
-            system: recovered.system,
-            catalog: RwLock::new(recovered.catalog),
-            definition: Mutex::new(()),
-            memory_bytes_max: options.memory_bytes,
-            memory_used: AtomicUsize::new(0),
-            memory_since: AtomicUsize::new(usize::MAX / 2),
-            pruned_bytes: AtomicU64::new(0),
-            expired: AtomicU64::new(0),
-            closed: AtomicBool::new(false),
-            generation: fork::generation(),
-            backend: recovered.backend,
-            recovery: recovered.report,
-            background: Mutex::new(Background::default()),
-            _lock: recovered.lock,
-        };
-        Arc::new(Self { shared: Arc::new(shared), closes: true })
-    }
-
-    /// The same database without counting as a handle on it.
-    pub(crate) fn uncounted(&self) -> Arc<Self> {
-        Arc::new(Self { shared: Arc::clone(&self.shared), closes: false })
+impl Open {
+    /// What is shared, without the hold on the database's being open.
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.core
     }
 
     pub(crate) fn snapshot(self: &Arc<Self>, mark: fn(&Watermarks) -> Lsn) -> Result<Snapshot> {
@@ -257,7 +72,7 @@ impl Core {
         options: TransactionOptions,
         mut body: impl FnMut(&mut Transaction) -> Result<T>,
     ) -> Result<T> {
-        let mut backoff = Backoff::new(self.seed);
+        let mut backoff = Backoff::new(self.seed());
         loop {
             let mut transaction = self.begin(options)?;
             let result =
@@ -268,389 +83,197 @@ impl Core {
             }
         }
     }
-
-    /// Commits one write by itself.
-    pub(crate) fn commit_one(
-        self: &Arc<Self>,
-        space: &Arc<Space>,
-        key: &[u8],
-        write: Write,
-        durability: Option<Durability>,
-    ) -> Result<()> {
-        let durability = durability.unwrap_or(self.durability);
-        let lsn = self.decide_one(space, key, write, durability, None)?;
-        let info = CommitInfo { timestamp: Some(lsn) };
-        self.acknowledge(lsn, info, durability)
-    }
-
-    /// Commits one blind write; returns once it is decided. It may drop a keyspace with it.
-    fn decide_one(
-        self: &Arc<Self>,
-        space: &Arc<Space>,
-        key: &[u8],
-        write: Write,
-        durability: Durability,
-        drops: Option<Arc<Space>>,
-    ) -> Result<Lsn> {
-        self.check_open()?;
-        self.check_writable()?;
-        let value_bytes = if let Write::Put { value, .. } = &write { value.len() } else { 0 };
-        let bytes = key.len() + value_bytes + 64;
-        if bytes > self.transaction_bytes_max && space.id != SYSTEM_SPACE {
-            let bytes_max = self.transaction_bytes_max;
-            return Err(Error::TransactionTooLarge { bytes, bytes_max });
-        }
-        self.admit(bytes, matches!(write, Write::Delete))?;
-        let mut record = Vec::with_capacity(bytes);
-        encode(&mut record, space.id, key, &write);
-        // Room in the log first: it may be refused, and then nothing else was touched.
-        let record = self.reserve(record, Some(self.stall_timeout))?;
-        let mut prepared = space.memtable.prepare(1);
-        add(&mut prepared, space, key, write);
-        let writes = [SpaceWrites::new(Arc::clone(space), prepared)];
-        let isolation = isolith_txn::Isolation::Serializable;
-        let request = Request::new(isolation, Lsn::ZERO, writes, Vec::new());
-        let commit = Commit::new(request, durability, record, drops);
-        Queued::new(Arc::clone(self), commit).run()
-    }
 }
 
-impl Shared {
-    pub(crate) fn marks(&self) -> &Watermarks {
-        &self.marks
+/// A handle on an open database. Cheap to clone, usable from any thread.
+#[derive(Clone, Debug)]
+pub struct Database {
+    open: Arc<Open>,
+}
+
+impl Database {
+    /// Opens the database in a directory with the default options, creating it if there is none.
+    pub fn open(path: impl AsRef<Path>) -> Result<Database, OpenError> {
+        Self::builder(path).open()
     }
 
-    pub(crate) fn pipeline(&self) -> &Pipeline {
-        &self.pipeline
+    /// Options for the database in a directory.
+    pub fn builder(path: impl AsRef<Path>) -> Builder {
+        Builder::new(Some(path.as_ref()))
     }
 
-    pub(crate) fn log(&self) -> Option<&Arc<Log>> {
-        self.log.as_ref()
+    /// A database that lives in memory alone, with the default options.
+    pub fn in_memory() -> Database {
+        let builder = Builder::in_memory();
+        let recovered = crate::recovery::in_memory();
+        Self::start(&builder, recovered)
     }
 
-    pub(crate) fn now(&self) -> u64 {
-        self.clock.unix_millis()
+    pub(crate) fn open_with(options: Builder) -> Result<Database, OpenError> {
+        let recovered = crate::recovery::recover(&options)?;
+        Ok(Self::start(&options, recovered))
     }
 
-    pub(crate) fn default_durability(&self) -> Durability {
-        self.durability
-    }
-
-    pub(crate) fn stall_timeout(&self) -> Duration {
-        self.stall_timeout
-    }
-
-    pub(crate) fn transaction_bytes_max(&self) -> usize {
-        self.transaction_bytes_max
-    }
-
-    /// Refuses a database that is closed, or that belongs to this process's parent.
-    pub(crate) fn check_open(&self) -> Result<()> {
-        if fork::generation() != self.generation {
-            return Err(Error::Forked);
+    fn start(options: &Builder, recovered: Recovered) -> Database {
+        let core = Core::new(options, recovered);
+        if options.threads && options.commit_mode != CommitMode::Stepped {
+            core.attend(Background::start(&core));
         }
-        // Relaxed: a late look only delays the refusal; the window has the last word.
-        if self.closed.load(Ordering::Relaxed) {
-            return Err(Error::Closed);
-        }
-        Ok(())
+        Database { open: Arc::new(Open { core }) }
     }
 
-    /// Refuses writes after the log has failed.
-    pub(crate) fn check_writable(&self) -> Result<()> {
-        match self.log.as_ref().and_then(|log| log.poisoned()) {
-            Some(cause) => Err(Error::ReadOnly { cause: cause.to_string() }),
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        self.open.core()
+    }
+
+    /// Opens a keyspace, creating it durably if there is none of this name.
+    pub fn keyspace(&self, name: &str) -> Result<Keyspace> {
+        if let Some(keyspace) = self.keyspace_if_exists(name)? {
+            return Ok(keyspace);
+        }
+        if name.is_empty() || name.len() > 255 {
+            return Err(Error::InvalidKeyspaceName);
+        }
+        let (name, space) = self.open.core().define(name)?;
+        Ok(Keyspace::new(Arc::clone(&self.open), space, name))
+    }
+
+    /// Opens a keyspace; `None` if there is none of this name.
+    pub fn keyspace_if_exists(&self, name: &str) -> Result<Option<Keyspace>> {
+        self.open.check_open()?;
+        let named = self.open.named(name);
+        Ok(named.map(|(name, space)| Keyspace::new(Arc::clone(&self.open), space, name)))
+    }
+
+    /// The names of all keyspaces, sorted.
+    pub fn keyspaces(&self) -> Vec<String> {
+        let mut names: Vec<_> =
+            self.open.spaces().into_iter().map(|(name, _)| name.to_string()).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// Drops a keyspace with all its keys; false if there is none of this name. Snapshots taken
+    /// before go on reading it through the handles that they use; every other operation on it
+    /// answers [`Error::KeyspaceDropped`].
+    pub fn drop_keyspace(&self, name: &str) -> Result<bool> {
+        self.open.core().drop_keyspace(name)
+    }
+
+    /// Begins a serializable transaction at the database's default durability.
+    pub fn begin(&self) -> Result<Transaction> {
+        self.begin_with(TransactionOptions::default())
+    }
+
+    /// Begins a transaction.
+    pub fn begin_with(&self, options: TransactionOptions) -> Result<Transaction> {
+        self.open.begin(options)
+    }
+
+    /// Begins a transaction that only reads: at the last acknowledged commit; it never aborts and
+    /// never waits.
+    pub fn begin_read_only(&self) -> Result<Transaction> {
+        self.begin_with(TransactionOptions { read_only: true, ..Default::default() })
+    }
+
+    /// Runs `body` in a serializable transaction and commits it; runs it again, in a new one, as
+    /// long as that may help ([`Error::retry`]). `body` may therefore run several times: keep side
+    /// effects out of it. Leave with [`Transaction::abort`] to roll back with an error of your own.
+    pub fn transact<T>(&self, body: impl FnMut(&mut Transaction) -> Result<T>) -> Result<T> {
+        self.transact_with(TransactionOptions::default(), body)
+    }
+
+    /// [`Database::transact`] with options.
+    pub fn transact_with<T>(
+        &self,
+        options: TransactionOptions,
+        body: impl FnMut(&mut Transaction) -> Result<T>,
+    ) -> Result<T> {
+        self.open.transact(options, body)
+    }
+
+    /// A consistent view at the last acknowledged commit.
+    pub fn snapshot(&self) -> Result<Snapshot> {
+        self.open.snapshot(Watermarks::acknowledged)
+    }
+
+    /// A consistent view that includes the commit `token`, which the caller made itself and which
+    /// may not be acknowledged yet. What it shows is acknowledged once [`Database::acknowledged`]
+    /// has reached the view's timestamp.
+    pub fn snapshot_after(&self, token: Lsn) -> Result<Snapshot> {
+        if token > self.open.marks().acknowledged() {
+            self.open.snapshot(Watermarks::visible)
+        } else {
+            self.snapshot()
+        }
+    }
+
+    /// Reads a key so that the commit `token`, which the caller made itself and which may not be
+    /// acknowledged yet, is seen. The result is acknowledged once [`Database::acknowledged`] has
+    /// reached `observed`.
+    pub fn get_after(
+        &self,
+        keyspace: &Keyspace,
+        key: impl AsRef<[u8]>,
+        token: Lsn,
+    ) -> Result<Observed<Option<Entry>>> {
+        keyspace.check(&self.open)?;
+        let (value, observed) = keyspace.entry_after(key.as_ref(), token)?;
+        Ok(Observed { value, observed })
+    }
+
+    /// The last commit that somebody may have been told of: where snapshots begin.
+    pub fn acknowledged(&self) -> Lsn {
+        self.open.marks().acknowledged()
+    }
+
+    /// The last commit that is decided and installed.
+    pub fn visible(&self) -> Lsn {
+        self.open.marks().visible()
+    }
+
+    /// The last commit that is on stable storage.
+    pub fn durable(&self) -> Lsn {
+        if self.open.log().is_none() { self.visible() } else { self.open.marks().durable() }
+    }
+
+    /// A future that is ready once everything at or below `observed` is acknowledged.
+    pub fn pending(&self, observed: Lsn) -> Pending {
+        let info = CommitInfo { timestamp: None };
+        // Nothing beyond has been seen by anybody; nor would it ever be acknowledged.
+        let at = observed.min(self.visible());
+        Pending::new(Arc::clone(&self.open), info, at, self.open.default_durability())
+    }
+
+    /// Makes every commit so far as durable as [`Durability::Sync`].
+    pub fn sync(&self) -> Result<()> {
+        self.open.check_open()?;
+        match self.open.log() {
+            Some(log) => log.sync().map_err(log_error),
             None => Ok(()),
         }
     }
 
-    /// The name of a keyspace, for messages.
-    pub(crate) fn name_of(&self, space: SpaceId) -> String {
-        let catalog = self.catalog.read();
-        catalog.all.get(&space).map_or_else(|| format!("#{space}"), |(name, _)| name.to_string())
+    /// Closes the database: everything committed is written and synced. Every handle's operations
+    /// answer [`Error::Closed`] from now on. Idempotent.
+    pub fn close(&self) -> Result<()> {
+        self.open.close()
     }
 
-    pub(crate) fn dropped(&self, space: SpaceId) -> Error {
-        Error::KeyspaceDropped { keyspace: self.name_of(space) }
+    /// How the log is written, and why so; `None` in memory.
+    pub fn backend(&self) -> Option<&BackendChoice> {
+        self.open.backend()
     }
 
-    /// Registers a snapshot at the timestamp that `mark` gives.
-    pub(crate) fn register(&self, mark: fn(&Watermarks) -> Lsn) -> Result<SnapshotSlot> {
-        let slot = self.registry.register(&self.marks, thread_hint(), mark);
-        slot.ok_or(Error::TooManySnapshots)
+    /// What opening found in the log: how much was replayed, and whether a torn tail was cut; `None`
+    /// in memory.
+    pub fn recovery(&self) -> Option<&ReplayReport> {
+        self.open.recovery()
     }
 
-    // ---- memory
-
-    /// Sums up what keys, versions and index hold.
-    pub(crate) fn sum_memory(&self) -> usize {
-        let catalog = self.catalog.read();
-        // What was pruned is memory until the epoch has passed.
-        let held = |space: &Arc<Space>| space.memtable.bytes() + space.memtable.retired_bytes();
-        let bytes = held(&self.system) + catalog.all().map(|space| held(&space)).sum::<usize>();
-        // Relaxed: the budget is enforced to within MEMORY_SLACK per thread.
-        self.memory_since.store(0, Ordering::Relaxed);
-        self.memory_used.store(bytes, Ordering::Relaxed);
-        bytes
-    }
-
-    /// Admits a write of about `bytes`, or says that memory is used up. Deletes may use a reserve on
-    /// top, so that a full database can be emptied.
-    pub(crate) fn admit(&self, bytes: usize, deletes_only: bool) -> Result<()> {
-        let reserve = if deletes_only { self.memory_bytes_max / DELETE_RESERVE } else { 0 };
-        let bytes_max = self.memory_bytes_max.saturating_add(reserve);
-        // Relaxed: see `sum_memory`.
-        let since = self.memory_since.fetch_add(bytes, Ordering::Relaxed);
-        let used = self.memory_used.load(Ordering::Relaxed);
-        if since.saturating_add(bytes) <= MEMORY_SLACK
-            && used.saturating_add(since + bytes) <= bytes_max
-        {
-            return Ok(());
-        }
-        let mut used = self.sum_memory();
-        if used.saturating_add(bytes) > bytes_max && self.reclaim() {
-            used = self.sum_memory();
-        }
-        if used.saturating_add(bytes) <= bytes_max {
-            return Ok(());
-        }
-        let reason = StallReason::Memory { bytes: used, bytes_max: self.memory_bytes_max };
-        Err(Error::Stalled { reason })
-    }
-
-    // ---- commit
-
-    /// Room in the log for a record; `None` where there is no log.
-    pub(crate) fn reserve(
-        &self,
-        record: Vec<u8>,
-        patience: Option<Duration>,
-    ) -> Result<Option<(Record, Credit)>> {
-        let Some(log) = &self.log else { return Ok(None) };
-        match log.reserve(record.len(), patience) {
-            Ok(credit) => Ok(Some((Record::from(record), credit))),
-            Err(error) => Err(reserve_error(error)),
-        }
-    }
-
-    /// After a commit was decided, outside the window: its chains are due for pruning. They wait until
-    /// a few commits have come together and are pruned then, by one fresh view: a version that was
-    /// just overwritten can only go once *visible* and S have passed its successor.
-    pub(crate) fn after_commit(&self, commit: &Commit) {
-        // Held by another thread: the upkeep's sweep comes by these chains, too.
-        let Some(mut due) = self.prune_due.try_lock() else { return };
-        due.push(Arc::clone(&commit.request.writes));
-        if due.len() == PRUNE_COMMITS {
-            let batch = std::mem::replace(&mut *due, Vec::with_capacity(PRUNE_COMMITS));
-            drop(due);
-            self.prune(&batch);
-        }
-    }
-
-    fn prune(&self, commits: &[Arc<[SpaceWrites]>]) {
-        let view = self.prune_view();
-        let guard = pin();
-        let writes = commits.iter().flat_map(|writes| writes.iter());
-        self.count_pruned(writes.map(|w| w.prepared.prune(&view, &guard).bytes).sum());
-    }
-
-    /// Lets go of dropped keyspaces, as far as nobody uses them: neither pruning nor validation needs
-    /// what was written to them.
-    fn forget_dropped(&self) {
-        let due = std::mem::take(&mut *self.prune_due.lock());
-        self.prune(&due);
-        drop(due);
-        let empty = || SpaceWrites::new(Arc::clone(&self.system), self.system.memtable.prepare(0));
-        self.pipeline.forget_dropped(empty);
-    }
-
-    /// Prunes everything at once, for a writer that found no memory left. Returns whether it was
-    /// worth trying: many refused writers must not each walk through all keys.
-    fn reclaim(&self) -> bool {
-        let Some(mut last) = self.reclaimed.try_lock() else { return false };
-        let spaces = self.spaces();
-        let keys: usize = spaces.iter().map(|(_, space)| space.memtable.nodes()).sum();
-        let commits = self.pipeline.counts().0;
-        last.asked += 1;
-        // Where nobody commits any more, a snapshot that goes may free memory, too.
-        let news = commits.saturating_sub(last.commits).max(last.asked);
-        if news < 64.max(keys as u64 / 16) {
-            return false;
-        }
-        *last = Reclaimed { commits, asked: 0 };
-        self.forget_dropped();
-        let view = self.prune_view();
-        for (_, space) in spaces {
-            let all = (Bound::Unbounded, Bound::Unbounded);
-            let freed = space.memtable.prune_range(all, &view, &pin());
-            self.count_pruned(freed.bytes);
-        }
-        // What was unlinked is freed once the epoch has passed: help it along.
-        for _ in 0..4 {
-            pin().flush();
-        }
-        true
-    }
-
-    /// What pruning must keep, as of now.
-    pub(crate) fn prune_view(&self) -> PruneView {
-        self.registry.prune_view(&self.marks)
-    }
-
-    pub(crate) fn count_pruned(&self, bytes: usize) {
-        if bytes > 0 {
-            // Relaxed: a statistic.
-            self.pruned_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-        }
-    }
-
-    // ---- acknowledgement (protocol rule 17)
-
-    /// Whether everything at or below `at` is acknowledged for somebody who asks for `durability`.
-    pub(crate) fn is_acknowledged(
-        &self,
-        at: Lsn,
-        info: CommitInfo,
-        durability: Durability,
-    ) -> bool {
-        let marks = &self.marks;
-        if info.timestamp.is_none() {
-            return marks.acknowledged() >= at;
-        }
-        match durability {
-            Durability::Sync => marks.durable() >= at || self.log.is_none(),
-            // Its own way to the kernel, and nothing else: a later `Buffered` commit raises S above
-            // it without having been written.
-            Durability::Os => {
-                let written = marks.written();
-                if written >= at {
-                    marks.raise_weak(written);
-                }
-                written >= at || self.log.is_none()
-            }
-            // The window's leader raised weak before it said that the commit was decided.
-            Durability::Buffered => true,
-        }
-    }
-
-    /// What to ask of the log for an acknowledgement: a transaction that changed nothing waits for
-    /// what it saw, and even a `Buffered` one asks for a write, since only ends of batches may be
-    /// acknowledged after the fact.
-    fn level(info: CommitInfo, durability: Durability) -> Durability {
-        match durability {
-            Durability::Buffered if info.timestamp.is_none() => Durability::Os,
-            level => level,
-        }
-    }
-
-    /// Blocks until `at` is acknowledged.
-    pub(crate) fn acknowledge(
-        &self,
-        at: Lsn,
-        info: CommitInfo,
-        durability: Durability,
-    ) -> Result<()> {
-        if self.is_acknowledged(at, info, durability) {
-            return Ok(());
-        }
-        let Some(log) = &self.log else {
-            // The window's leader has yet to raise weak to what it has made visible.
-            while !self.is_acknowledged(at, info, durability) {
-                std::thread::yield_now();
-            }
-            return Ok(());
-        };
-        let level = Self::level(info, durability);
-        log.wait(at, level).map_err(log_error)?;
-        if level != Durability::Sync {
-            self.marks.raise_weak(self.marks.written());
-        }
-        Ok(())
-    }
-
-    /// The same as a poll that never does I/O.
-    pub(crate) fn poll_acknowledged(
-        &self,
-        at: Lsn,
-        info: CommitInfo,
-        durability: Durability,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<()>> {
-        if self.is_acknowledged(at, info, durability) {
-            return Poll::Ready(Ok(()));
-        }
-        let Some(log) = &self.log else {
-            // A few instructions of the window's leader are missing.
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        };
-        let level = Self::level(info, durability);
-        let poll = log.poll(at, level, cx).map_err(log_error);
-        if let Poll::Ready(Ok(())) = poll
-            && level != Durability::Sync
-        {
-            self.marks.raise_weak(self.marks.written());
-        }
-        poll
-    }
-
-    // ---- keyspaces
-
-    pub(crate) fn spaces(&self) -> Vec<(Arc<str>, Arc<Space>)> {
-        let catalog = self.catalog.read();
-        catalog.by_name.iter().map(|(name, space)| (Arc::clone(name), Arc::clone(space))).collect()
-    }
-
-    pub(crate) fn count_expired(&self, count: u64) {
-        // Relaxed: a statistic.
-        self.expired.fetch_add(count, Ordering::Relaxed);
-    }
-
-    /// Closes: refuses new work, writes and syncs all that was committed, marks the shutdown clean.
-    fn close(&self) -> Result<()> {
-        if fork::generation() != self.generation {
-            return Err(Error::Forked);
-        }
-        // Relaxed: a hint for those who begin something; the window has the last word.
-        self.closed.store(true, Ordering::Relaxed);
-        // Whoever comes second does the same again, so that it, too, returns only when all is written
-        // and synced, and with the same failure if there was one.
-        self.pipeline.close();
-        let result = match &self.log {
-            Some(log) => log.shutdown().map_err(log_error),
-            None => Ok(()),
-        };
-        // Taken out of the lock, which a thread that is being waited for must not find held.
-        let mut background = std::mem::take(&mut *self.background.lock());
-        background.join();
-        result
-    }
-}
-
-/// The error for a failed log, to somebody who waits for it.
-pub(crate) fn log_error(error: LogError) -> Error {
-    match error {
-        LogError::CommitUnknown { at, .. } => Error::CommitUnknown { at },
-        LogError::Poisoned(cause) => Error::ReadOnly { cause: cause.to_string() },
-        LogError::Closed => Error::Closed,
-        LogError::Forked => Error::Forked,
-    }
-}
-
-fn reserve_error(error: ReserveError) -> Error {
-    match error {
-        ReserveError::Stalled { reason } => Error::Stalled {
-            reason: match reason {
-                isolith_wal::StallReason::LogQueue => StallReason::LogQueue,
-                reason => StallReason::LogSpace { cause: reason.to_string() },
-            },
-        },
-        ReserveError::TooLarge { bytes_max } => {
-            Error::TransactionTooLarge { bytes: usize::MAX, bytes_max }
-        }
-        ReserveError::Poisoned(cause) => Error::ReadOnly { cause: cause.to_string() },
-        ReserveError::Closed => Error::Closed,
-        ReserveError::Forked => Error::Forked,
+    /// Counters and gauges.
+    pub fn stats(&self) -> Stats {
+        self.open.stats()
     }
 }
 
@@ -683,241 +306,6 @@ impl Backoff {
         }
         let micros_max = 1u64 << self.tries.min(12);
         std::thread::sleep(Duration::from_micros(self.random % micros_max));
-    }
-}
-
-/// A handle on an open database. Cheap to clone, usable from any thread.
-#[derive(Clone, Debug)]
-pub struct Database {
-    core: Arc<Core>,
-}
-
-impl Database {
-    /// Opens the database in a directory with the default options, creating it if there is none.
-    pub fn open(path: impl AsRef<Path>) -> Result<Database, OpenError> {
-        Self::builder(path).open()
-    }
-
-    /// Options for the database in a directory.
-    pub fn builder(path: impl AsRef<Path>) -> Builder {
-        Builder::new(Some(path.as_ref()))
-    }
-
-    /// A database that lives in memory alone, with the default options.
-    pub fn in_memory() -> Database {
-        let builder = Builder::in_memory();
-        let recovered = crate::recovery::in_memory();
-        Self::start(&builder, recovered)
-    }
-
-    pub(crate) fn open_with(options: Builder) -> Result<Database, OpenError> {
-        let recovered = crate::recovery::recover(&options)?;
-        Ok(Self::start(&options, recovered))
-    }
-
-    fn start(options: &Builder, recovered: Recovered) -> Database {
-        let core = Core::new(options, recovered);
-        if options.threads && options.commit_mode != CommitMode::Stepped {
-            *core.background.lock() = Background::start(&core);
-        }
-        Database { core }
-    }
-
-    pub(crate) fn core(&self) -> &Arc<Core> {
-        &self.core
-    }
-
-    /// Opens a keyspace, creating it durably if there is none of this name.
-    pub fn keyspace(&self, name: &str) -> Result<Keyspace> {
-        if let Some(keyspace) = self.keyspace_if_exists(name)? {
-            return Ok(keyspace);
-        }
-        if name.is_empty() || name.len() > 255 {
-            return Err(Error::InvalidKeyspaceName);
-        }
-        let core = &self.core;
-        let _definition = core.definition.lock();
-        if let Some(keyspace) = self.keyspace_if_exists(name)? {
-            return Ok(keyspace);
-        }
-        let id = core.catalog.read().next;
-        let memtable = Arc::new(Memtable::new(core.seed ^ u64::from(id)));
-        let space = Arc::new(Space::new(id, memtable));
-        let value = id.to_le_bytes();
-        let write = Write::Put { value: Value::new(&value), expires_at: 0 };
-        core.commit_one(&core.system, name.as_bytes(), write, Some(Durability::Sync))?;
-        core.catalog.write().insert(name, Arc::clone(&space));
-        Ok(Keyspace::new(Arc::clone(core), space, name.into()))
-    }
-
-    /// Opens a keyspace; `None` if there is none of this name.
-    pub fn keyspace_if_exists(&self, name: &str) -> Result<Option<Keyspace>> {
-        self.core.check_open()?;
-        let catalog = self.core.catalog.read();
-        let entry = catalog.by_name.get_key_value(name);
-        Ok(entry.map(|(name, space)| {
-            Keyspace::new(Arc::clone(&self.core), Arc::clone(space), Arc::clone(name))
-        }))
-    }
-
-    /// The names of all keyspaces, sorted.
-    pub fn keyspaces(&self) -> Vec<String> {
-        let mut names: Vec<_> =
-            self.core.spaces().into_iter().map(|(name, _)| name.to_string()).collect();
-        names.sort_unstable();
-        names
-    }
-
-    /// Drops a keyspace with all its keys; false if there is none of this name. Snapshots taken
-    /// before go on reading it through the handles that they use; every other operation on it
-    /// answers [`Error::KeyspaceDropped`].
-    pub fn drop_keyspace(&self, name: &str) -> Result<bool> {
-        let core = &self.core;
-        core.check_open()?;
-        let _definition = core.definition.lock();
-        let Some(space) = core.catalog.read().space(name).cloned() else { return Ok(false) };
-        let (name_bytes, write) = (name.as_bytes(), Write::Delete);
-        let lsn =
-            core.decide_one(&core.system, name_bytes, write, Durability::Sync, Some(space))?;
-        core.catalog.write().remove(name);
-        core.forget_dropped();
-        core.sum_memory();
-        let info = CommitInfo { timestamp: Some(lsn) };
-        core.acknowledge(lsn, info, Durability::Sync)?;
-        Ok(true)
-    }
-
-    /// Begins a serializable transaction at the database's default durability.
-    pub fn begin(&self) -> Result<Transaction> {
-        self.begin_with(TransactionOptions::default())
-    }
-
-    /// Begins a transaction.
-    pub fn begin_with(&self, options: TransactionOptions) -> Result<Transaction> {
-        self.core.begin(options)
-    }
-
-    /// Begins a transaction that only reads: at the last acknowledged commit; it never aborts and
-    /// never waits.
-    pub fn begin_read_only(&self) -> Result<Transaction> {
-        self.begin_with(TransactionOptions { read_only: true, ..Default::default() })
-    }
-
-    /// Runs `body` in a serializable transaction and commits it; runs it again, in a new one, as
-    /// long as that may help ([`Error::retry`]). `body` may therefore run several times: keep side
-    /// effects out of it. Leave with [`Transaction::abort`] to roll back with an error of your own.
-    pub fn transact<T>(&self, body: impl FnMut(&mut Transaction) -> Result<T>) -> Result<T> {
-        self.transact_with(TransactionOptions::default(), body)
-    }
-
-    /// [`Database::transact`] with options.
-    pub fn transact_with<T>(
-        &self,
-        options: TransactionOptions,
-        body: impl FnMut(&mut Transaction) -> Result<T>,
-    ) -> Result<T> {
-        self.core.transact(options, body)
-    }
-
-    /// A consistent view at the last acknowledged commit.
-    pub fn snapshot(&self) -> Result<Snapshot> {
-        self.core.snapshot(Watermarks::acknowledged)
-    }
-
-    /// A consistent view that includes the commit `token`, which the caller made itself and which
-    /// may not be acknowledged yet. What it shows is acknowledged once [`Database::acknowledged`]
-    /// has reached the view's timestamp.
-    pub fn snapshot_after(&self, token: Lsn) -> Result<Snapshot> {
-        if token > self.core.marks.acknowledged() {
-            self.core.snapshot(Watermarks::visible)
-        } else {
-            self.snapshot()
-        }
-    }
-
-    /// Reads a key so that the commit `token`, which the caller made itself and which may not be
-    /// acknowledged yet, is seen. The result is acknowledged once [`Database::acknowledged`] has
-    /// reached `observed`.
-    pub fn get_after(
-        &self,
-        keyspace: &Keyspace,
-        key: impl AsRef<[u8]>,
-        token: Lsn,
-    ) -> Result<Observed<Option<Entry>>> {
-        keyspace.check(&self.core)?;
-        let (value, observed) = keyspace.entry_after(key.as_ref(), token)?;
-        Ok(Observed { value, observed })
-    }
-
-    /// The last commit that somebody may have been told of: where snapshots begin.
-    pub fn acknowledged(&self) -> Lsn {
-        self.core.marks.acknowledged()
-    }
-
-    /// The last commit that is decided and installed.
-    pub fn visible(&self) -> Lsn {
-        self.core.marks.visible()
-    }
-
-    /// The last commit that is on stable storage.
-    pub fn durable(&self) -> Lsn {
-        if self.core.log.is_none() { self.visible() } else { self.core.marks.durable() }
-    }
-
-    /// A future that is ready once everything at or below `observed` is acknowledged.
-    pub fn pending(&self, observed: Lsn) -> Pending {
-        let info = CommitInfo { timestamp: None };
-        // Nothing beyond has been seen by anybody; nor would it ever be acknowledged.
-        let at = observed.min(self.visible());
-        Pending::new(Arc::clone(&self.core), info, at, self.core.durability)
-    }
-
-    /// Makes every commit so far as durable as [`Durability::Sync`].
-    pub fn sync(&self) -> Result<()> {
-        self.core.check_open()?;
-        match &self.core.log {
-            Some(log) => log.sync().map_err(log_error),
-            None => Ok(()),
-        }
-    }
-
-    /// Closes the database: everything committed is written and synced. Every handle's operations
-    /// answer [`Error::Closed`] from now on. Idempotent.
-    pub fn close(&self) -> Result<()> {
-        self.core.close()
-    }
-
-    /// How the log is written, and why so; `None` in memory.
-    pub fn backend(&self) -> Option<&BackendChoice> {
-        self.core.backend.as_ref()
-    }
-
-    /// What opening found in the log: how much was replayed, and whether a torn tail was cut; `None`
-    /// in memory.
-    pub fn recovery(&self) -> Option<&ReplayReport> {
-        self.core.recovery.as_ref()
-    }
-
-    /// Counters and gauges.
-    pub fn stats(&self) -> Stats {
-        let core = &self.core;
-        let (commits, refusals, sent_back) = core.pipeline.counts();
-        let (oldest_snapshot, snapshots) = core.registry.oldest();
-        // Relaxed: statistics.
-        Stats {
-            commits,
-            refusals,
-            sent_back,
-            memory_bytes: core.sum_memory(),
-            memory_bytes_max: core.memory_bytes_max,
-            snapshots,
-            oldest_snapshot,
-            visible: self.visible(),
-            durable: self.durable(),
-            pruned_bytes: core.pruned_bytes.load(Ordering::Relaxed),
-            expired: core.expired.load(Ordering::Relaxed),
-            log: core.log.as_ref().map(|log| log.stats()),
-        }
     }
 }
 

@@ -10,7 +10,7 @@ use isolith_index::{Slice, VersionRef, pin};
 use isolith_txn::{Interval, KeyBound, Space, Watermarks, Write};
 use isolith_wal::Lsn;
 
-use crate::database::Core;
+use crate::database::Open;
 use crate::error::{Error, Result};
 use crate::options::{PutOptions, TransactionOptions, stored_expiry};
 use crate::scan::{Range, prefix_interval};
@@ -97,7 +97,7 @@ impl<K: AsRef<[u8]>> KeyRange for (Bound<K>, Bound<K>) {
 /// memory that threads share.
 #[derive(Clone)]
 pub struct Keyspace {
-    core: Arc<Core>,
+    open: Arc<Open>,
     space: Arc<Space>,
     name: Arc<str>,
 }
@@ -109,8 +109,8 @@ impl fmt::Debug for Keyspace {
 }
 
 impl Keyspace {
-    pub(crate) fn new(core: Arc<Core>, space: Arc<Space>, name: Arc<str>) -> Self {
-        Self { core, space, name }
+    pub(crate) fn new(open: Arc<Open>, space: Arc<Space>, name: Arc<str>) -> Self {
+        Self { open, space, name }
     }
 
     /// Its name.
@@ -127,8 +127,8 @@ impl Keyspace {
     }
 
     /// Refuses a keyspace of another database.
-    pub(crate) fn check(&self, core: &Arc<Core>) -> Result<()> {
-        if Arc::ptr_eq(&self.core, core) {
+    pub(crate) fn check(&self, open: &Arc<Open>) -> Result<()> {
+        if Arc::ptr_eq(&self.open, open) {
             return Ok(());
         }
         Err(Error::ForeignKeyspace { keyspace: self.name.to_string() })
@@ -143,8 +143,8 @@ impl Keyspace {
         mark: fn(&Watermarks) -> Lsn,
         read: impl FnOnce(Option<VersionRef<'_>>) -> R,
     ) -> Result<(R, Lsn)> {
-        self.core.check_open()?;
-        let marks = self.core.marks();
+        self.open.check_open()?;
+        let marks = self.open.marks();
         let guard = pin();
         for _ in 0..SLOTLESS_TRIES {
             // First the timestamp, then the versions.
@@ -155,7 +155,7 @@ impl Keyspace {
             }
             return Ok((read(self.alive(found.version, at)?), found.observed));
         }
-        let slot = self.core.register(mark)?;
+        let slot = self.open.register(mark)?;
         let at = slot.timestamp();
         let found = self.space.memtable.lookup(key, at, &guard);
         Ok((read(self.alive(found.version, at)?), found.observed))
@@ -171,7 +171,7 @@ impl Keyspace {
             return Err(self.dropped());
         }
         // The clock is read only for a value that can expire.
-        Ok(version.filter(|v| v.expires_at() == 0 || v.live_at(self.core.now())))
+        Ok(version.filter(|v| v.expires_at() == 0 || v.live_at(self.open.now())))
     }
 
     /// The value of a key, if there is one.
@@ -200,7 +200,7 @@ impl Keyspace {
     /// Reads at *visible*, or at `S` if that covers `token` already; with the newest LSN seen.
     pub(crate) fn entry_after(&self, key: &[u8], token: Lsn) -> Result<(Option<Entry>, Lsn)> {
         let entry = |version: Option<VersionRef<'_>>| version.map(Entry::of);
-        let mark = if token > self.core.marks().acknowledged() {
+        let mark = if token > self.open.marks().acknowledged() {
             Watermarks::visible
         } else {
             Watermarks::acknowledged
@@ -231,19 +231,19 @@ impl Keyspace {
         check_value(value)?;
         let expires_at = stored_expiry(options.expires_at);
         let write = Write::Put { value: value_of(value), expires_at };
-        self.core.commit_one(&self.space, key, write, options.durability)
+        self.open.core().commit_one(&self.space, key, write, options.durability)
     }
 
     /// Removes a key; fine if it is absent.
     pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<()> {
         let key = key.as_ref();
         check_key(key)?;
-        self.core.commit_one(&self.space, key, Write::Delete, None)
+        self.open.core().commit_one(&self.space, key, Write::Delete, None)
     }
 
     /// Removes every key within bounds: one operation, visible at once, whatever it covers.
     pub fn delete_range(&self, bounds: impl KeyRange) -> Result<()> {
-        let mut transaction = self.core.begin(TransactionOptions::default())?;
+        let mut transaction = self.open.begin(TransactionOptions::default())?;
         transaction.delete_range(self, bounds)?;
         transaction.commit()?;
         Ok(())
@@ -258,7 +258,7 @@ impl Keyspace {
         new: Option<&[u8]>,
     ) -> Result<Result<(), Option<Slice>>> {
         let key = key.as_ref();
-        self.core.transact(TransactionOptions::default(), |transaction| {
+        self.open.transact(TransactionOptions::default(), |transaction| {
             let found = transaction.get(self, key)?;
             if found.as_deref() != expected {
                 return Ok(Err(found));
@@ -283,7 +283,7 @@ impl Keyspace {
     }
 
     fn scan(&self, bounds: Interval) -> Range<'static> {
-        match self.core.snapshot(Watermarks::acknowledged) {
+        match self.open.snapshot(Watermarks::acknowledged) {
             Ok(snapshot) => snapshot.scan(self, bounds),
             Err(error) => Range::failed(self.clone(), error),
         }

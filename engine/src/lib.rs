@@ -46,6 +46,7 @@ mod options;
 mod transaction;
 
 mod commit;
+mod core;
 mod pending;
 mod scan;
 mod snapshot;

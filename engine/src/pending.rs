@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use isolith_wal::{Durability, Lsn};
 
-use crate::database::Core;
+use crate::database::Open;
 use crate::error::Result;
 
 /// What a commit came to.
@@ -25,7 +25,7 @@ pub struct CommitInfo {
 #[must_use = "the commit is not acknowledged until this is awaited"]
 #[derive(Debug)]
 pub struct Pending {
-    core: Arc<Core>,
+    open: Arc<Open>,
     info: CommitInfo,
     /// What must be acknowledged; `Lsn::ZERO` for nothing.
     at: Lsn,
@@ -33,8 +33,8 @@ pub struct Pending {
 }
 
 impl Pending {
-    pub(crate) fn new(core: Arc<Core>, info: CommitInfo, at: Lsn, durability: Durability) -> Self {
-        Self { core, info, at, durability }
+    pub(crate) fn new(open: Arc<Open>, info: CommitInfo, at: Lsn, durability: Durability) -> Self {
+        Self { open, info, at, durability }
     }
 
     /// The commit's timestamp; for a transaction that changed nothing, the newest commit that it
@@ -45,12 +45,12 @@ impl Pending {
 
     /// Whether it is acknowledged, without waiting or registering anything.
     pub fn is_ready(&self) -> bool {
-        self.core.is_acknowledged(self.at, self.info, self.durability)
+        self.open.is_acknowledged(self.at, self.info, self.durability)
     }
 
     /// Blocks until the commit is acknowledged at its durability.
     pub fn wait(self) -> Result<CommitInfo> {
-        self.core.acknowledge(self.at, self.info, self.durability)?;
+        self.open.acknowledge(self.at, self.info, self.durability)?;
         Ok(self.info)
     }
 }
@@ -60,6 +60,6 @@ impl Future for Pending {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let info = self.info;
-        self.core.poll_acknowledged(self.at, info, self.durability, cx).map_ok(|()| info)
+        self.open.poll_acknowledged(self.at, info, self.durability, cx).map_ok(|()| info)
     }
 }

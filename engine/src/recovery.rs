@@ -13,7 +13,7 @@ use isolith_index::{Kind, Memtable, PruneView, Value, pin};
 use isolith_txn::{Space, SpaceId};
 use isolith_wal::{Log, LogOpenError, LogOptions, Lsn, Storage, open_storage, random_seed};
 
-use crate::database::{Catalog, Recovered, SYSTEM_SPACE};
+use crate::core::{Catalog, Recovered, SYSTEM_SPACE};
 use crate::error::OpenError;
 use crate::options::Builder;
 use crate::record::{Operation, Operations};

@@ -6,7 +6,7 @@ use isolith_index::{Slice, pin};
 use isolith_txn::SnapshotSlot;
 use isolith_wal::Lsn;
 
-use crate::database::Core;
+use crate::database::Open;
 use crate::error::{Error, Result};
 use crate::keyspace::{Entry, KeyRange, Keyspace};
 use crate::scan::{Range, Source, prefix_interval};
@@ -15,15 +15,15 @@ use crate::scan::{Range, Source, prefix_interval};
 /// it lives, what it can see is kept. Cheap to clone, tied to no thread.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    core: Arc<Core>,
+    open: Arc<Open>,
     slot: Arc<SnapshotSlot>,
     now: u64,
 }
 
 impl Snapshot {
-    pub(crate) fn new(core: Arc<Core>, slot: SnapshotSlot) -> Self {
-        let now = core.now();
-        Self { core, slot: Arc::new(slot), now }
+    pub(crate) fn new(open: Arc<Open>, slot: SnapshotSlot) -> Self {
+        let now = open.now();
+        Self { open, slot: Arc::new(slot), now }
     }
 
     /// The timestamp that this snapshot reads at: it sees every commit at or below it.
@@ -39,7 +39,7 @@ impl Snapshot {
     /// The value of a key and when it expires, if there is one.
     pub fn get_entry(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Entry>> {
         self.check()?;
-        keyspace.check(&self.core)?;
+        keyspace.check(&self.open)?;
         let read = self.timestamp();
         if !keyspace.space().exists_at(read) {
             return Err(keyspace.dropped());
@@ -71,7 +71,7 @@ impl Snapshot {
     ) -> Range<'static> {
         let keyspace = keyspace.clone();
         let read = self.timestamp();
-        if let Err(error) = keyspace.check(&self.core) {
+        if let Err(error) = keyspace.check(&self.open) {
             return Range::failed(keyspace, error);
         }
         if !keyspace.space().exists_at(read) {
@@ -83,6 +83,6 @@ impl Snapshot {
 
     /// Whether the snapshot may still be read.
     pub(crate) fn check(&self) -> Result<(), Error> {
-        self.core.check_open()
+        self.open.check_open()
     }
 }

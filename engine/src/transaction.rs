@@ -16,7 +16,6 @@ use std::cell::{Cell, OnceCell, RefCell, RefMut};
 use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use isolith_index::{Kind, Slice, Value, pin};
 use isolith_txn::{
@@ -26,7 +25,8 @@ use isolith_txn::{
 use isolith_wal::{Durability, Lsn};
 
 use crate::commit::Commit;
-use crate::database::Core;
+use crate::core::Core;
+use crate::database::Open;
 use crate::error::{ConflictOn, Error, Result};
 use crate::keyspace::{Entry, KeyRange, Keyspace};
 use crate::options::{KEY_BYTES_MAX, TransactionOptions, VALUE_BYTES_MAX, stored_expiry};
@@ -44,7 +44,7 @@ const SENT_BACK_MAX: u32 = 3;
 /// What a read-write transaction reads before its commit carries no promise until the commit is
 /// acknowledged: it reads at *visible*, which a crash may still take back.
 pub struct Transaction {
-    core: Arc<Core>,
+    open: Arc<Open>,
     isolation: Isolation,
     durability: Durability,
     read_only: bool,
@@ -53,8 +53,6 @@ pub struct Transaction {
     reads: RefCell<ReadSet>,
     writes: WriteSet,
     observed: Cell<Lsn>,
-    /// How long its commit may wait for room in the log; `None`: not at all.
-    patience: Option<Duration>,
 }
 
 impl fmt::Debug for Transaction {
@@ -86,15 +84,15 @@ pub(crate) fn value_of(bytes: &[u8]) -> Value {
 }
 
 impl Transaction {
-    pub(crate) fn new(core: Arc<Core>, options: TransactionOptions) -> Result<Self> {
-        core.check_open()?;
+    pub(crate) fn new(open: Arc<Open>, options: TransactionOptions) -> Result<Self> {
+        open.check_open()?;
         if !options.read_only {
-            core.check_writable()?;
+            open.check_writable()?;
         }
-        let durability = options.durability.unwrap_or(core.default_durability());
-        let (now, patience) = (core.now(), Some(core.stall_timeout()));
+        let durability = options.durability.unwrap_or(open.default_durability());
+        let now = open.now();
         let transaction = Self {
-            core,
+            open,
             isolation: options.isolation,
             durability,
             read_only: options.read_only,
@@ -103,7 +101,6 @@ impl Transaction {
             reads: RefCell::default(),
             writes: WriteSet::default(),
             observed: Cell::new(Lsn::ZERO),
-            patience,
         };
         if options.read_only {
             transaction.read_at()?;
@@ -131,24 +128,18 @@ impl Transaction {
         self.writes.bytes() + self.reads.borrow().bytes()
     }
 
-    /// From now on its commit is refused where it would have to wait for room in the log.
-    pub(crate) fn without_patience(mut self) -> Self {
-        self.patience = None;
-        self
-    }
-
     /// Fixes the read timestamp at its first use.
     fn read_at(&self) -> Result<Lsn> {
         if let Some(slot) = self.slot.get() {
             return Ok(slot.timestamp());
         }
         let mark = if self.read_only { Watermarks::acknowledged } else { Watermarks::visible };
-        let slot = self.core.register(mark)?;
+        let slot = self.open.register(mark)?;
         Ok(self.slot.get_or_init(|| slot).timestamp())
     }
 
     pub(crate) fn check(&self) -> Result<()> {
-        self.core.check_open()
+        self.open.check_open()
     }
 
     pub(crate) fn observe(&self, lsn: Lsn) {
@@ -166,7 +157,7 @@ impl Transaction {
 
     /// Refuses a keyspace that is not there at the read timestamp.
     fn check_keyspace(&self, keyspace: &Keyspace, read: Lsn) -> Result<()> {
-        keyspace.check(&self.core)?;
+        keyspace.check(&self.open)?;
         if !keyspace.space().exists_at(read) {
             return Err(keyspace.dropped());
         }
@@ -174,7 +165,7 @@ impl Transaction {
     }
 
     fn check_size(&self) -> Result<()> {
-        let (bytes, bytes_max) = (self.bytes(), self.core.transaction_bytes_max());
+        let (bytes, bytes_max) = (self.bytes(), self.open.transaction_bytes_max());
         if bytes > bytes_max {
             return Err(Error::TransactionTooLarge { bytes, bytes_max });
         }
@@ -187,7 +178,7 @@ impl Transaction {
         self.check()?;
         let space = keyspace.space();
         if let Some(own) = self.writes.overlay(space.id).and_then(|own| own.lookup(key)) {
-            keyspace.check(&self.core)?;
+            keyspace.check(&self.open)?;
             let entry = match own {
                 Write::Put { value, expires_at } if *expires_at == 0 => {
                     Some(Entry { value: value.slice(), expires_at: None })
@@ -401,20 +392,20 @@ impl Transaction {
     fn prepare(self) -> Result<Prepared> {
         self.check()?;
         self.check_size()?;
-        let core = self.core;
+        let open = self.open;
         let read = self.slot.get().map_or(Lsn::ZERO, SnapshotSlot::timestamp);
         if self.writes.is_empty() {
             let info = CommitInfo { timestamp: None };
-            let pending = Pending::new(core, info, self.observed.get(), self.durability);
+            let pending = Pending::new(open, info, self.observed.get(), self.durability);
             return Ok(Prepared::Nothing(pending));
         }
-        core.check_writable()?;
+        open.check_writable()?;
         let deletes_only = self
             .writes
             .overlays()
             .iter()
             .all(|overlay| overlay.entries().all(|(_, write)| matches!(write, Write::Delete)));
-        core.admit(self.writes.live_bytes(), deletes_only)?;
+        open.admit(self.writes.live_bytes(), deletes_only)?;
         let mut bytes = Vec::with_capacity(self.writes.live_bytes());
         let mut writes = Vec::with_capacity(self.writes.overlays().len());
         for overlay in self.writes.overlays() {
@@ -427,7 +418,7 @@ impl Transaction {
             }
         }
         // Room in the log first: it may be refused, and then nothing else was touched.
-        let record = core.reserve(bytes, self.patience)?;
+        let record = open.reserve(bytes, Some(open.stall_timeout()))?;
         for overlay in self.writes.into_overlays() {
             let space = Arc::clone(&overlay.space);
             let mut prepared = space.memtable.prepare(overlay.entries().len());
@@ -444,7 +435,7 @@ impl Transaction {
         let reads = self.reads.into_inner().into_spaces();
         let request = Request::new(self.isolation, read, writes, reads);
         let commit = Commit::new(request, self.durability, record, None);
-        Ok(Prepared::Commit(Queued { core, commit, slot: self.slot.into_inner(), attempt: 0 }))
+        Ok(Prepared::Commit(open, Queued { slot: self.slot.into_inner(), ..Queued::new(commit) }))
     }
 }
 
@@ -473,7 +464,7 @@ pub(crate) fn add(prepared: &mut isolith_index::Prepared, space: &Space, key: &[
 
 enum Prepared {
     Nothing(Pending),
-    Commit(Queued),
+    Commit(Arc<Open>, Queued),
 }
 
 /// A value with the newest LSN that was seen in reading it.
@@ -489,7 +480,6 @@ pub struct Observed<T> {
 /// A request on its way through the window.
 #[derive(Debug)]
 pub(crate) struct Queued {
-    core: Arc<Core>,
     commit: Arc<Commit>,
     /// Held until the outcome is known.
     slot: Option<SnapshotSlot>,
@@ -497,41 +487,41 @@ pub(crate) struct Queued {
 }
 
 impl Queued {
-    pub(crate) fn new(core: Arc<Core>, commit: Arc<Commit>) -> Self {
-        Self { core, commit, slot: None, attempt: 0 }
+    pub(crate) fn new(commit: Arc<Commit>) -> Self {
+        Self { commit, slot: None, attempt: 0 }
     }
 
     /// Validates outside the window and hands the request in.
-    fn submit(&mut self) -> Result<()> {
+    fn submit(&mut self, core: &Core) -> Result<()> {
         let request = &self.commit.request;
         // First the view, then the timestamp up to which it is checked.
-        let visible = self.core.marks().visible();
+        let visible = core.marks().visible();
         if let Err(conflict) = request.pre_validate(visible, self.attempt, &pin()) {
-            return Err(self.core.conflict(request, &conflict));
+            return Err(core.conflict(request, &conflict));
         }
         if self.attempt > 0 {
             request.state.requeue();
         }
-        self.core.pipeline().decide(&self.commit);
+        core.pipeline().decide(&self.commit);
         Ok(())
     }
 
     /// Looks at the outcome; hands the request in again if it was sent back. `None`: not decided.
-    fn outcome(&mut self) -> Result<Option<Lsn>> {
+    fn outcome(&mut self, core: &Core) -> Result<Option<Lsn>> {
         loop {
             let request = &self.commit.request;
             match request.state.outcome() {
                 None => return Ok(None),
                 Some(Outcome::Committed(lsn)) => {
                     self.slot = None;
-                    self.core.after_commit(&self.commit);
+                    core.after_commit(&self.commit);
                     return Ok(Some(lsn));
                 }
                 Some(Outcome::Refused) => {
                     return Err(match request.take_refusal() {
-                        Some(Verdict::Conflict(conflict)) => self.core.conflict(request, &conflict),
-                        Some(Verdict::Dropped(space)) => self.core.dropped(space),
-                        _ => self.core.check_open().err().unwrap_or(Error::Closed),
+                        Some(Verdict::Conflict(conflict)) => core.conflict(request, &conflict),
+                        Some(Verdict::Dropped(space)) => core.dropped(space),
+                        _ => core.check_open().err().unwrap_or(Error::Closed),
                     });
                 }
                 Some(Outcome::SentBack) => {
@@ -539,8 +529,8 @@ impl Queued {
                     if self.attempt >= SENT_BACK_MAX {
                         request.insist();
                     }
-                    self.submit()?;
-                    if self.core.pipeline().is_stepped() {
+                    self.submit(core)?;
+                    if core.pipeline().is_stepped() {
                         return Ok(None);
                     }
                 }
@@ -549,10 +539,10 @@ impl Queued {
     }
 
     /// Submits and waits for the outcome.
-    pub(crate) fn run(mut self) -> Result<Lsn> {
-        self.submit()?;
+    pub(crate) fn run(mut self, core: &Core) -> Result<Lsn> {
+        self.submit(core)?;
         loop {
-            if let Some(lsn) = self.outcome()? {
+            if let Some(lsn) = self.outcome(core)? {
                 return Ok(lsn);
             }
             std::thread::yield_now();
@@ -562,7 +552,7 @@ impl Queued {
 
 enum Stage {
     Active(Box<Transaction>),
-    Queued(Queued),
+    Queued(Arc<Open>, Queued),
     Decided(Pending),
     Over,
 }
@@ -577,7 +567,7 @@ impl fmt::Debug for CommitSteps {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.stage {
             Stage::Active(_) => "CommitSteps::Active",
-            Stage::Queued(_) => "CommitSteps::Queued",
+            Stage::Queued(..) => "CommitSteps::Queued",
             Stage::Decided(_) => "CommitSteps::Decided",
             Stage::Over => "CommitSteps::Over",
         })
@@ -618,27 +608,27 @@ impl CommitSteps {
 
     /// Goes on until the commit is decided and visible.
     fn decide_step(&mut self) -> Step<Pending, Error> {
-        let mut queued = match std::mem::replace(&mut self.stage, Stage::Over) {
+        let (open, mut queued) = match std::mem::replace(&mut self.stage, Stage::Over) {
             Stage::Active(transaction) => match transaction.prepare() {
                 Ok(Prepared::Nothing(pending)) => return Step::Ready(pending),
-                Ok(Prepared::Commit(mut queued)) => match queued.submit() {
-                    Ok(()) => queued,
+                Ok(Prepared::Commit(open, mut queued)) => match queued.submit(&open) {
+                    Ok(()) => (open, queued),
                     Err(error) => return Step::Aborted(error),
                 },
                 Err(error) => return Step::Aborted(error),
             },
-            Stage::Queued(queued) => queued,
+            Stage::Queued(open, queued) => (open, queued),
             Stage::Decided(pending) => return Step::Ready(pending),
             Stage::Over => return Step::Aborted(Error::Closed),
         };
-        match queued.outcome() {
+        match queued.outcome(&open) {
             Ok(Some(lsn)) => {
                 let info = CommitInfo { timestamp: Some(lsn) };
                 let durability = queued.commit.durability;
-                Step::Ready(Pending::new(queued.core, info, lsn, durability))
+                Step::Ready(Pending::new(open, info, lsn, durability))
             }
             Ok(None) => {
-                self.stage = Stage::Queued(queued);
+                self.stage = Stage::Queued(open, queued);
                 Step::Blocked(BlockedBy::Round)
             }
             Err(error) => Step::Aborted(error),
