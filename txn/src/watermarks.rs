@@ -6,8 +6,10 @@
 //! 2. *written* and *durable* take only ends of contiguous batches, each cut from the prefix at or
 //!    below *visible*; *weak* is the highest point acknowledged below `Sync`.
 //! 3. `S = max(durable, weak) <= visible`. All four only grow.
-//! 4. An end is in the list from before its batch is written until after *durable* has taken it, so
-//!    whoever reads *visible*, then the ends, then `S` (the pruner) misses no future value of `S`.
+//! 4. An end is in the list from before its batch is written until `S` has reached it, so whoever
+//!    reads *visible*, then the ends, then `S` (the pruner) misses no future value of `S`. An end that
+//!    `S` has passed can never become it again: commits below `Sync` raise *weak* above their batches'
+//!    ends, and the list stays short although *durable* may not move for long.
 //!
 //! Cutting a batch reads *visible* and publishes it as the batch's end under one mutex, and the
 //! pruner copies the ends under the same mutex: the two are atomic to each other, so the cut needs
@@ -25,7 +27,7 @@ pub struct Watermarks {
     written: CachePadded<AtomicU64>,
     durable: CachePadded<AtomicU64>,
     weak: CachePadded<AtomicU64>,
-    /// Ends of batches that are sealed and not yet durable, ascending.
+    /// Ends of sealed batches that `S` has not reached yet, ascending.
     ends: Mutex<Vec<Lsn>>,
 }
 
@@ -88,6 +90,8 @@ impl Watermarks {
     /// beyond `last_end`. Returns that end; `last_end` itself means that there is nothing to write.
     pub fn seal(&self, last_end: Lsn) -> Lsn {
         let mut ends = self.ends.lock();
+        let acknowledged = self.acknowledged();
+        ends.retain(|&end| end > acknowledged);
         let end = self.visible();
         if end > last_end {
             ends.push(end);
@@ -153,6 +157,21 @@ mod tests {
         assert_eq!(marks.acknowledged(), lsn(2));
         marks.raise_weak(lsn(1));
         assert_eq!(marks.acknowledged(), lsn(2));
+    }
+
+    #[test]
+    fn ends_do_not_pile_up_while_nothing_is_synced() {
+        let marks = Watermarks::new(Lsn::ZERO);
+        let mut last = Lsn::ZERO;
+        for counter in 1..1000 {
+            marks.publish(lsn(counter));
+            marks.raise_weak(lsn(counter));
+            last = marks.seal(last);
+        }
+        assert_eq!(marks.durable(), Lsn::ZERO);
+        let mut ends = Vec::new();
+        marks.ends(&mut ends);
+        assert!(ends.len() <= 1, "{} ends", ends.len());
     }
 
     #[test]
