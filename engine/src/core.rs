@@ -38,6 +38,10 @@ const PRUNE_COMMITS: usize = 32;
 const DELETE_RESERVE: usize = 16;
 /// Bytes that may be prepared before the exact use is summed up again.
 const MEMORY_SLACK: usize = 256 << 10;
+/// Times that a writer without memory gives way to those who keep the epoch from passing: half of
+/// them it yields, then it pauses.
+const EPOCH_WAITS: usize = 200;
+const EPOCH_PAUSE: Duration = Duration::from_micros(200);
 /// Dropped keyspaces that may be remembered without a look whether anybody uses them.
 const DROPPED_KEPT: usize = 32;
 
@@ -272,6 +276,13 @@ impl Core {
         bytes
     }
 
+    /// Of these, what is unlinked and waits for the epoch to pass.
+    fn retired_bytes(&self) -> usize {
+        let retired = |space: &Arc<Space>| space.memtable.retired_bytes();
+        let catalog = self.catalog.read();
+        retired(&self.system) + catalog.all().map(|space| retired(&space)).sum::<usize>()
+    }
+
     /// Admits a write of about `bytes`, or says that memory is used up. Deletes may use a reserve on
     /// top, so that a full database can be emptied.
     pub(crate) fn admit(&self, bytes: usize, deletes_only: bool) -> Result<()> {
@@ -287,6 +298,21 @@ impl Core {
         }
         let mut used = self.sum_memory();
         if used.saturating_add(bytes) > bytes_max && self.reclaim() {
+            used = self.sum_memory();
+        }
+        // What only waits for the epoch to pass is as good as free: somebody has lost the processor for
+        // a moment while pinned.
+        for wait in 0..EPOCH_WAITS {
+            let fits = |used: usize| used.saturating_add(bytes) <= bytes_max;
+            if fits(used) || !fits(used.saturating_sub(self.retired_bytes())) {
+                break;
+            }
+            pin().flush();
+            if wait < EPOCH_WAITS / 2 {
+                std::thread::yield_now();
+            } else {
+                std::thread::sleep(EPOCH_PAUSE);
+            }
             used = self.sum_memory();
         }
         if used.saturating_add(bytes) <= bytes_max {
