@@ -14,6 +14,7 @@ use crate::database::Open;
 use crate::error::{Error, Result};
 use crate::options::{PutOptions, TransactionOptions, stored_expiry};
 use crate::scan::{Range, prefix_interval};
+use crate::snapshot::Snapshot;
 use crate::transaction::{check_key, check_value, value_of};
 
 /// Tries without a snapshot slot before an autocommit read takes one.
@@ -273,16 +274,16 @@ impl Keyspace {
 
     /// The keys and values within bounds at the last acknowledged commit, in key order, from either
     /// end. The iterator reads one snapshot, which it holds.
-    pub fn range(&self, bounds: impl KeyRange) -> Range<'static> {
+    pub fn range(&self, bounds: impl KeyRange) -> Range<Snapshot> {
         self.scan(bounds.into_interval())
     }
 
     /// The keys that begin with `prefix`, and their values.
-    pub fn prefix(&self, prefix: impl AsRef<[u8]>) -> Range<'static> {
+    pub fn prefix(&self, prefix: impl AsRef<[u8]>) -> Range<Snapshot> {
         self.scan(prefix_interval(prefix.as_ref()))
     }
 
-    fn scan(&self, bounds: Interval) -> Range<'static> {
+    fn scan(&self, bounds: Interval) -> Range<Snapshot> {
         match self.open.snapshot(Watermarks::acknowledged) {
             Ok(snapshot) => snapshot.scan(self, bounds),
             Err(error) => Range::failed(self.clone(), error),

@@ -98,4 +98,5 @@ const _: () = {
     shared::<Builder>();
     sent::<Transaction>();
     sent::<CommitSteps>();
+    sent::<Range<Snapshot>>();
 };

@@ -32,19 +32,43 @@ const VISITS_MAX: usize = 1024;
 /// A key and its value.
 pub type Pair = (Slice, Slice);
 
-/// What a range reads through.
-pub(crate) enum Source<'t> {
-    Transaction(&'t Transaction),
-    Snapshot(Snapshot),
-    /// The range could not be begun: its first item says why.
-    Failed(Option<Error>),
+/// What a range reads through: a [`Snapshot`] or a [`Transaction`].
+pub trait View {
+    /// The transaction whose own writes lie over what is read, and which depends on it.
+    fn transaction(&self) -> Option<&Transaction>;
+    /// Whether it may still be read.
+    fn check(&self) -> Result<()>;
 }
 
-/// An iterator over keys and values in key order, from both ends. See
+impl View for Snapshot {
+    fn transaction(&self) -> Option<&Transaction> {
+        None
+    }
+
+    fn check(&self) -> Result<()> {
+        Snapshot::check(self)
+    }
+}
+
+impl View for &Transaction {
+    fn transaction(&self) -> Option<&Transaction> {
+        Some(self)
+    }
+
+    fn check(&self) -> Result<()> {
+        Transaction::check(self)
+    }
+}
+
+/// The view, or why there is none: told once, as the next item.
+type Source<V> = Result<V, Option<Error>>;
+
+/// An iterator over keys and values in key order, from both ends, through a [`Snapshot`] (then it may
+/// be sent to another thread) or a `&Transaction`. See
 /// [`Transaction::range`](crate::Transaction::range), [`Snapshot::range`](crate::Snapshot::range)
 /// and [`Keyspace::range`](crate::Keyspace::range).
-pub struct Range<'t> {
-    source: Source<'t>,
+pub struct Range<V> {
+    source: Source<V>,
     keyspace: Keyspace,
     read: Lsn,
     now: u64,
@@ -59,7 +83,7 @@ pub struct Range<'t> {
     back_interval: Option<IntervalId>,
 }
 
-impl fmt::Debug for Range<'_> {
+impl<V> fmt::Debug for Range<V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Range")
             .field("keyspace", &self.keyspace.name())
@@ -85,14 +109,12 @@ pub(crate) fn prefix_interval(prefix: &[u8]) -> Interval {
     Interval { lower: Bound::Included(Slice::from(prefix)), upper }
 }
 
-impl<'t> Range<'t> {
-    pub(crate) fn new(
-        source: Source<'t>,
-        keyspace: Keyspace,
-        read: Lsn,
-        now: u64,
-        bounds: Interval,
-    ) -> Self {
+impl<V: View> Range<V> {
+    pub(crate) fn new(view: V, keyspace: Keyspace, read: Lsn, now: u64, bounds: Interval) -> Self {
+        Self::of(Ok(view), keyspace, read, now, bounds)
+    }
+
+    fn of(source: Source<V>, keyspace: Keyspace, read: Lsn, now: u64, bounds: Interval) -> Self {
         let middle = (!bounds.is_empty()).then(|| bounds.clone());
         Self {
             source,
@@ -111,7 +133,7 @@ impl<'t> Range<'t> {
 
     pub(crate) fn failed(keyspace: Keyspace, error: Error) -> Self {
         let bounds = Interval { lower: Bound::Unbounded, upper: Bound::Unbounded };
-        Self::new(Source::Failed(Some(error)), keyspace, Lsn::ZERO, 0, bounds)
+        Self::of(Err(Some(error)), keyspace, Lsn::ZERO, 0, bounds)
     }
 
     /// Fetches the next chunk from one end of what is left.
@@ -154,7 +176,7 @@ impl<'t> Range<'t> {
                 Some(Interval { lower: middle.lower, upper: Bound::Excluded(key) }),
             ),
         };
-        if let Source::Transaction(transaction) = &self.source {
+        if let Some(transaction) = self.transaction() {
             transaction.observe(observed);
             self.lay_over(transaction, &covered, &mut pairs, direction);
         }
@@ -163,6 +185,10 @@ impl<'t> Range<'t> {
             Direction::Forward => self.front.extend(pairs),
             Direction::Reverse => self.back.extend(pairs),
         }
+    }
+
+    fn transaction(&self) -> Option<&Transaction> {
+        self.source.as_ref().ok()?.transaction()
     }
 
     /// Lays the transaction's own writes over a chunk.
@@ -193,11 +219,11 @@ impl<'t> Range<'t> {
 
     /// Records how far the front end has looked.
     fn examined_front(&mut self, upper: KeyBound) {
-        let Source::Transaction(transaction) = &self.source else { return };
         if self.bounds.is_empty() {
             return;
         }
-        let Some(mut reads) = transaction.tracked_reads() else { return };
+        let transaction = self.source.as_ref().ok().and_then(V::transaction);
+        let Some(mut reads) = transaction.and_then(Transaction::tracked_reads) else { return };
         match self.front_interval {
             Some(id) => reads.extend_upper(id, upper),
             None => {
@@ -209,11 +235,11 @@ impl<'t> Range<'t> {
 
     /// Records how far the back end has looked.
     fn examined_back(&mut self, lower: KeyBound) {
-        let Source::Transaction(transaction) = &self.source else { return };
         if self.bounds.is_empty() {
             return;
         }
-        let Some(mut reads) = transaction.tracked_reads() else { return };
+        let transaction = self.source.as_ref().ok().and_then(V::transaction);
+        let Some(mut reads) = transaction.and_then(Transaction::tracked_reads) else { return };
         match self.back_interval {
             Some(id) => reads.extend_lower(id, lower),
             None => {
@@ -227,14 +253,13 @@ impl<'t> Range<'t> {
     /// that it reads may not be read any more.
     fn failure(&mut self) -> Option<Error> {
         let error = match &mut self.source {
-            Source::Failed(error) => {
+            Err(error) => {
                 self.middle = None;
                 return error.take();
             }
-            Source::Transaction(transaction) => transaction.check().err(),
-            Source::Snapshot(snapshot) => snapshot.check().err(),
+            Ok(view) => view.check().err(),
         }?;
-        self.source = Source::Failed(None);
+        self.source = Err(None);
         self.middle = None;
         self.front.clear();
         self.back.clear();
@@ -242,7 +267,7 @@ impl<'t> Range<'t> {
     }
 }
 
-impl Iterator for Range<'_> {
+impl<V: View> Iterator for Range<V> {
     type Item = Result<Pair>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -265,7 +290,7 @@ impl Iterator for Range<'_> {
     }
 }
 
-impl DoubleEndedIterator for Range<'_> {
+impl<V: View> DoubleEndedIterator for Range<V> {
     fn next_back(&mut self) -> Option<Self::Item> {
         if let Some(error) = self.failure() {
             return Some(Err(error));

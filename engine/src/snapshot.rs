@@ -9,7 +9,7 @@ use isolith_wal::Lsn;
 use crate::database::Open;
 use crate::error::{Error, Result};
 use crate::keyspace::{Entry, KeyRange, Keyspace};
-use crate::scan::{Range, Source, prefix_interval};
+use crate::scan::{Range, prefix_interval};
 
 /// A consistent view of the whole database at one timestamp. It never aborts and never waits; while
 /// it lives, what it can see is kept. Cheap to clone, tied to no thread.
@@ -55,12 +55,12 @@ impl Snapshot {
     }
 
     /// The keys and values within bounds, in key order, from either end.
-    pub fn range(&self, keyspace: &Keyspace, bounds: impl KeyRange) -> Range<'static> {
+    pub fn range(&self, keyspace: &Keyspace, bounds: impl KeyRange) -> Range<Snapshot> {
         self.scan(keyspace, bounds.into_interval())
     }
 
     /// The keys that begin with `prefix`, and their values.
-    pub fn prefix(&self, keyspace: &Keyspace, prefix: impl AsRef<[u8]>) -> Range<'static> {
+    pub fn prefix(&self, keyspace: &Keyspace, prefix: impl AsRef<[u8]>) -> Range<Snapshot> {
         self.scan(keyspace, prefix_interval(prefix.as_ref()))
     }
 
@@ -68,7 +68,7 @@ impl Snapshot {
         &self,
         keyspace: &Keyspace,
         bounds: isolith_txn::Interval,
-    ) -> Range<'static> {
+    ) -> Range<Snapshot> {
         let keyspace = keyspace.clone();
         let read = self.timestamp();
         if let Err(error) = keyspace.check(&self.open) {
@@ -78,7 +78,7 @@ impl Snapshot {
             let error = keyspace.dropped();
             return Range::failed(keyspace, error);
         }
-        Range::new(Source::Snapshot(self.clone()), keyspace, read, self.now, bounds)
+        Range::new(self.clone(), keyspace, read, self.now, bounds)
     }
 
     /// Whether the snapshot may still be read.

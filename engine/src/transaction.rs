@@ -32,7 +32,7 @@ use crate::keyspace::{Entry, KeyRange, Keyspace};
 use crate::options::{KEY_BYTES_MAX, TransactionOptions, VALUE_BYTES_MAX, stored_expiry};
 use crate::pending::{CommitInfo, Pending};
 use crate::record;
-use crate::scan::{Range, Source, prefix_interval};
+use crate::scan::{Range, prefix_interval};
 
 /// How often a request whose evidence left the ring is validated again outside the window before it
 /// insists on being judged inside.
@@ -258,16 +258,16 @@ impl Transaction {
     }
 
     /// The keys and values within bounds, own writes laid over, in key order, from either end.
-    pub fn range(&self, keyspace: &Keyspace, bounds: impl KeyRange) -> Range<'_> {
+    pub fn range(&self, keyspace: &Keyspace, bounds: impl KeyRange) -> Range<&Transaction> {
         self.scan(keyspace, bounds.into_interval())
     }
 
     /// The keys that begin with `prefix`, and their values.
-    pub fn prefix(&self, keyspace: &Keyspace, prefix: impl AsRef<[u8]>) -> Range<'_> {
+    pub fn prefix(&self, keyspace: &Keyspace, prefix: impl AsRef<[u8]>) -> Range<&Transaction> {
         self.scan(keyspace, prefix_interval(prefix.as_ref()))
     }
 
-    fn scan(&self, keyspace: &Keyspace, bounds: isolith_txn::Interval) -> Range<'_> {
+    fn scan(&self, keyspace: &Keyspace, bounds: isolith_txn::Interval) -> Range<&Transaction> {
         let begin = || {
             self.check()?;
             self.check_size()?;
@@ -276,10 +276,7 @@ impl Transaction {
             Ok(read)
         };
         match begin() {
-            Ok(read) => {
-                let source = Source::Transaction(self);
-                Range::new(source, keyspace.clone(), read, self.now, bounds)
-            }
+            Ok(read) => Range::new(self, keyspace.clone(), read, self.now, bounds),
             Err(error) => Range::failed(keyspace.clone(), error),
         }
     }

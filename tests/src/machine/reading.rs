@@ -1,7 +1,7 @@
 //! How the machine reads: through every way that there is, which must all say the same; and what a
 //! walk over a range gives and examines, by the model.
 
-use isolith::{Entry, Keyspace, Range, Result, Snapshot, Transaction};
+use isolith::{Entry, Keyspace, Pair, Result, Snapshot, Transaction};
 
 use crate::model::{Bounds, Bytes, Stored};
 use crate::operations::{Look, Walk, key};
@@ -47,19 +47,23 @@ pub(super) fn read(through: &Through<'_>, keyspace: &Keyspace, look: &Look) -> R
             Ok(Answer::Entry(entry.map(stored_of)))
         }
         Look::Scan(_, span, walk) => {
-            let range: Range<'_> = match (through, span.prefix()) {
-                (Through::Nobody, Some(prefix)) => keyspace.prefix(prefix),
-                (Through::Nobody, None) => keyspace.range(span.bounds()),
-                (Through::Snapshot(snapshot), Some(prefix)) => snapshot.prefix(keyspace, prefix),
-                (Through::Snapshot(snapshot), None) => snapshot.range(keyspace, span.bounds()),
+            let pairs = match (through, span.prefix()) {
+                (Through::Nobody, Some(prefix)) => walk_range(keyspace.prefix(prefix), walk),
+                (Through::Nobody, None) => walk_range(keyspace.range(span.bounds()), walk),
+                (Through::Snapshot(snapshot), Some(prefix)) => {
+                    walk_range(snapshot.prefix(keyspace, prefix), walk)
+                }
+                (Through::Snapshot(snapshot), None) => {
+                    walk_range(snapshot.range(keyspace, span.bounds()), walk)
+                }
                 (Through::Transaction(transaction), Some(prefix)) => {
-                    transaction.prefix(keyspace, prefix)
+                    walk_range(transaction.prefix(keyspace, prefix), walk)
                 }
                 (Through::Transaction(transaction), None) => {
-                    transaction.range(keyspace, span.bounds())
+                    walk_range(transaction.range(keyspace, span.bounds()), walk)
                 }
             };
-            walk_range(range, walk).map(Answer::Pairs)
+            pairs.map(Answer::Pairs)
         }
     }
 }
@@ -68,7 +72,10 @@ fn stored_of(entry: Entry) -> Stored {
     Stored { value: entry.value.to_vec(), expires_at: entry.expires_at }
 }
 
-fn walk_range(mut range: Range<'_>, walk: &Walk) -> Result<Vec<(Bytes, Bytes)>> {
+fn walk_range(
+    mut range: impl DoubleEndedIterator<Item = Result<Pair>>,
+    walk: &Walk,
+) -> Result<Vec<(Bytes, Bytes)>> {
     let mut pairs = Vec::new();
     for back in &walk.backs {
         let pair = if *back { range.next_back() } else { range.next() };
@@ -82,7 +89,10 @@ fn walk_range(mut range: Range<'_>, walk: &Walk) -> Result<Vec<(Bytes, Bytes)>> 
     Ok(pairs)
 }
 
-pub(super) fn collect(mut range: Range<'_>, back: bool) -> Result<Vec<(Bytes, Bytes)>> {
+pub(super) fn collect(
+    mut range: impl DoubleEndedIterator<Item = Result<Pair>>,
+    back: bool,
+) -> Result<Vec<(Bytes, Bytes)>> {
     let mut pairs = Vec::new();
     while let Some(pair) = if back { range.next_back() } else { range.next() } {
         let (key, value) = pair?;
