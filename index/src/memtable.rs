@@ -166,11 +166,13 @@ impl Memtable {
     }
 
     /// Prunes the chains of a whole range and folds the range deletes: for keys that no writer comes
-    /// by again. Linear in the keys of the range; pins per call, so go by stretches.
+    /// by again. What a range delete hides from everybody gives its memory back here, and only here.
+    /// Linear in the keys of the range; pins per call, so go by stretches.
     pub fn prune_range(&self, range: KeyRange<'_>, view: &PruneView, guard: &Guard) -> Freed {
         let mut freed = self.range_deletes.fold(view, guard);
+        let hiding = (!self.range_deletes.is_empty(guard)).then_some(&self.range_deletes);
         self.map.scan(range, Direction::Forward, guard, |node| {
-            freed.add(prune_chain(node, view, &self.accounting, guard));
+            freed.add(prune_chain(node, view, hiding, &self.accounting, guard));
             ControlFlow::Continue(())
         });
         freed

@@ -4,15 +4,17 @@
 //!
 //! | offset | size | what | who writes it |
 //! |---|---|---|---|
-//! | 0 | 8 | newest version, null = none yet | the window's leader, in `link` |
+//! | 0 | 8 | newest version, null = none yet | the window's leader, in `link`; the chain's pruner, in `replace` |
 //! | 8 | 4 | length of the key | `create` |
 //! | 12 | 4 | 1 while a pruner works on the chain | `try_lock`, `unlock` |
 //! | 16 | … | the key | `create` |
 //!
 //! 1. A node is never unlinked or freed while its memtable lives. So a pointer to it may be kept
 //!    without a pin, as long as the memtable is kept.
-//! 2. `head` is written by one thread at a time (the commit window has one leader) and never by the
-//!    pruner, which keeps the newest version always.
+//! 2. `head` is written by two: the window's leader puts versions on top (`link`), and the chain's
+//!    pruner may put a tombstone in the newest one's place (`replace`). Both exchange it for what they
+//!    saw, so that neither undoes what the other did. It never goes back to no version, and its
+//!    stamp never falls.
 //! 3. One pruner per chain: whoever has the bit.
 #![expect(unsafe_code, reason = "nodes are variable-length allocations behind raw pointers")]
 
@@ -130,7 +132,8 @@ impl<'m> NodePtr<'m> {
     #[inline(always)]
     pub(crate) fn newest_version(self) -> Option<NonNull<Version>> {
         // SAFETY: not freed while `'m` lasts (`new`).
-        // Acquire: pairs with the Release in `link`; the version's header and bytes are whole.
+        // Acquire: pairs with the Release in `link` and `replace`; the version's header and bytes are
+        // whole.
         NonNull::new(unsafe { (*self.node.as_ptr()).head.load(Ordering::Acquire) })
     }
 
@@ -166,8 +169,9 @@ impl<'m> NodePtr<'m> {
     pub(crate) unsafe fn link(self, version: NonNull<Version>, stamp: Lsn) {
         // SAFETY: not freed while `'m` lasts (`new`).
         let head = unsafe { &(*self.node.as_ptr()).head };
-        // Acquire: pairs with the Release below in an earlier link. The window's handover orders
-        // the two already; the assertion needs it where a test has no window.
+        // Acquire: pairs with the Release in `replace`, whose tombstone is published along with
+        // `version`, and with the one below in an earlier link (those two the window's handover
+        // orders already).
         let mut below = head.load(Ordering::Acquire);
         loop {
             debug_assert!(
@@ -178,7 +182,10 @@ impl<'m> NodePtr<'m> {
             // SAFETY: `version` is the caller's and not linked yet.
             unsafe { Version::stamp_for_link(version, stamp, below) };
             // Release: publishes the version's header and bytes. Pairs with the Acquire in
-            // `newest_version`. The exchange fails only if two leaders are at work; none is lost.
+            // `newest_version`. The exchange fails if the pruner has replaced `below` meanwhile: then
+            // its tombstone is what this goes on top of. It cannot succeed on another version at the
+            // address of `below`: what is replaced is freed through the epoch, and this thread is
+            // pinned since before it loaded `below`.
             match head.compare_exchange(
                 below,
                 version.as_ptr(),
@@ -189,6 +196,36 @@ impl<'m> NodePtr<'m> {
                 Err(newer) => below = newer,
             }
         }
+    }
+
+    /// Puts `tombstone` in the place of the newest version, with its stamp, if that is still
+    /// `newest`. Returns whether it is done; then `newest` is the caller's to retire.
+    ///
+    /// # Safety
+    /// The caller is the chain's pruner (it has the bit), and pinned since before it loaded `newest`
+    /// from this chain. It owns `tombstone`, and gives it up if this succeeds.
+    pub(crate) unsafe fn replace(
+        self,
+        newest: NonNull<Version>,
+        tombstone: NonNull<Version>,
+    ) -> bool {
+        // SAFETY: `newest` is not freed, since the caller is pinned. Its link is written by the
+        // pruner only, so the tombstone goes on where it does. `tombstone` is not linked yet.
+        unsafe {
+            let below = Version::next(newest).map_or(std::ptr::null_mut(), NonNull::as_ptr);
+            Version::stamp_for_link(tombstone, Version::stamp(newest), below);
+        }
+        // SAFETY: not freed while `'m` lasts (`new`).
+        let head = unsafe { &(*self.node.as_ptr()).head };
+        // Release: publishes the tombstone. Pairs with the Acquire in `newest_version` and `link`.
+        // Relaxed: what came on top is not looked at.
+        head.compare_exchange(
+            newest.as_ptr(),
+            tombstone.as_ptr(),
+            Ordering::Release,
+            Ordering::Relaxed,
+        )
+        .is_ok()
     }
 
     /// Becomes the chain's pruner, unless somebody is.

@@ -183,12 +183,13 @@ impl Prepared {
         }
     }
 
-    /// Prunes the chains that it extended, and folds the range deletes when there are many. For
-    /// outside the window, after `install`.
+    /// Prunes the chains that it extended, and folds the range deletes when there are many. What its
+    /// own range deletes hide is left to [`Memtable::prune_range`]. For outside the window, after
+    /// `install`.
     pub fn prune(&self, view: &PruneView, guard: &Guard) -> Freed {
         let mut freed = Freed::default();
         for node in self.nodes() {
-            freed.add(prune_chain(node, view, &self.memtable.accounting, guard));
+            freed.add(prune_chain(node, view, None, &self.memtable.accounting, guard));
         }
         if self.memtable.range_deletes.wants_fold() {
             freed.add(self.memtable.range_deletes.fold(view, guard));

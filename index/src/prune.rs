@@ -4,12 +4,18 @@
 //! is Steam's (Böttcher et al., 2019): judge against every timestamp that somebody may read at, not
 //! only the oldest, so that one forgotten snapshot keeps one version of a key and not all since.
 //!
-//! 1. Kept, per key: the newest version, always (it is the validators' evidence); every version above
-//!    the horizon (a reader may register anywhere there); for each needed timestamp the newest version
-//!    at or below it.
+//! 1. Kept, per key: the newest version's stamp, always (it is the validators' evidence); every
+//!    version above the horizon (a reader may register anywhere there); for each needed timestamp the
+//!    newest version at or below it, unless a range delete hides it there.
 //! 2. A stale view keeps more, never less: timestamps leave the needed set only by moving up, and new
 //!    ones are taken at or above the horizon or below it at a timestamp already needed.
-//! 3. The chain's head is never unlinked, and only one thread unlinks from a chain at a time.
+//! 3. A version is read at the timestamps from its own stamp up to the next newer one's. A range
+//!    delete hides it from some timestamp on, if at all: so if it is hidden at the least needed one
+//!    of them, it is hidden at all of them, and those below it likewise.
+//! 4. The chain's head is never unlinked. If nobody needs its value, a tombstone of the same stamp
+//!    takes its place: no reader at a needed timestamp sees a difference, and what the validators look
+//!    at stays the same.
+//! 5. Only one thread unlinks from a chain, or replaces its head, at a time.
 #![expect(unsafe_code, reason = "unlinks and retires versions behind raw pointers")]
 
 use std::ptr::NonNull;
@@ -19,8 +25,9 @@ use isolith_wal::Lsn;
 
 use crate::accounting::Accounting;
 use crate::node::NodePtr;
+use crate::range_deletes::RangeDeletes;
 use crate::sync::Guard;
-use crate::version::Version;
+use crate::version::{Kind, Value, Version};
 
 /// What readers may still ask for.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -45,15 +52,24 @@ impl PruneView {
         PruneView { horizon, needed }
     }
 
+    /// The least needed timestamp that a version stamped `stamp` can be read at.
+    fn first_reader(&self, stamp: Lsn) -> Option<Lsn> {
+        debug_assert!(self.needed.is_sorted(), "the needed timestamps ascend");
+        self.needed.get(self.needed.partition_point(|&needed| needed < stamp)).copied()
+    }
+
     /// Whether a version stamped `stamp` stays, when `newer` is the stamp of the next newer version of
     /// its key: it is above the horizon, or some needed timestamp is in `stamp..newer`.
     pub fn keeps(&self, stamp: Lsn, newer: Lsn) -> bool {
-        debug_assert!(self.needed.is_sorted(), "the needed timestamps ascend");
-        if stamp > self.horizon {
-            return true;
-        }
-        let at = self.needed.partition_point(|&needed| needed < stamp);
-        self.needed.get(at).is_some_and(|&needed| needed < newer)
+        stamp > self.horizon || self.first_reader(stamp).is_some_and(|reader| reader < newer)
+    }
+
+    /// Whether a range delete hides a version of `key` stamped `stamp` wherever it would be needed.
+    fn hides(&self, stamp: Lsn, key: &[u8], ranges: &RangeDeletes, guard: &Guard) -> bool {
+        stamp <= self.horizon
+            && self
+                .first_reader(stamp)
+                .is_some_and(|reader| ranges.cover(key, reader, guard).stamp > stamp)
     }
 }
 
@@ -73,19 +89,25 @@ impl Freed {
     }
 }
 
-/// Unlinks and retires the versions of one chain that `view` does not keep. Does nothing if another
-/// thread is at it.
+/// Unlinks and retires the versions of one chain that `view` does not keep; with `hiding`, also what
+/// these range deletes hide. Does nothing if another thread is at it.
 pub(crate) fn prune_chain(
     node: NodePtr<'_>,
     view: &PruneView,
+    hiding: Option<&RangeDeletes>,
     accounting: &Arc<Accounting>,
     guard: &Guard,
 ) -> Freed {
     let mut freed = Freed::default();
+    let hidden = |stamp| hiding.is_some_and(|r| view.hides(stamp, node.key(), r, guard));
+    // SAFETY: it is called below with heads that were loaded under `guard`.
+    let is_waste = |version| unsafe {
+        Version::outweighs_tombstone(version) && hidden(Version::stamp(version))
+    };
     // A look without the bit, for the usual chain of one version.
     // SAFETY: pinned by `guard` since before the head was loaded.
-    let several = node.newest_version().is_some_and(|v| unsafe { Version::next(v) }.is_some());
-    if !several || !node.try_lock() {
+    let any = |version| unsafe { Version::next(version) }.is_some() || is_waste(version);
+    if !node.newest_version().is_some_and(any) || !node.try_lock() {
         return freed;
     }
     // Loaded anew, under the bit: the head seen before may have been superseded and unlinked by
@@ -95,15 +117,17 @@ pub(crate) fn prune_chain(
         return freed;
     };
     // SAFETY: `guard` pins this thread, and the bit makes it the chain's only pruner,
-    // so that what is linked stays linked but for this loop; a new head may come on top of `newest`,
-    // which is no matter here. Each run of unlinked versions is retired once, after it was unlinked.
+    // so that what is linked stays linked but for what is done here; a new head may come on top of
+    // `newest`, which is no matter in the loop, and makes `replace` fail. Each run of unlinked versions
+    // is retired once, after it was unlinked.
     unsafe {
         let mut kept = newest;
         let mut above = Version::stamp(newest);
         let mut at = Version::next(newest);
+        let stays = |stamp, above| view.keeps(stamp, above) && !hidden(stamp);
         while let Some(version) = at {
             let stamp = Version::stamp(version);
-            if view.keeps(stamp, above) {
+            if stays(stamp, above) {
                 kept = version;
                 above = stamp;
                 at = Version::next(version);
@@ -114,7 +138,7 @@ pub(crate) fn prune_chain(
             let mut run = Freed::default();
             while let Some(version) = at {
                 let stamp = Version::stamp(version);
-                if view.keeps(stamp, above) {
+                if stays(stamp, above) {
                     break;
                 }
                 above = stamp;
@@ -124,6 +148,18 @@ pub(crate) fn prune_chain(
             Version::relink(kept, at);
             accounting.retire(guard, run.bytes, move || free_run(first, run.versions));
             freed.add(run);
+        }
+        if is_waste(newest) {
+            let tombstone = Value::empty().into_version(Kind::Delete, 0);
+            let (bytes, less) = (Version::footprint(newest), Version::footprint(tombstone));
+            if node.replace(newest, tombstone) {
+                accounting.add(less);
+                accounting.retire(guard, bytes, move || free_run(newest, 1));
+                freed.add(Freed { versions: 1, bytes: bytes - less });
+            } else {
+                // Somebody wrote the key meanwhile. What they put it on is pruned another time.
+                Version::free(tombstone);
+            }
         }
     }
     node.unlock();

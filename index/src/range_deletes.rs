@@ -1,27 +1,33 @@
 //! Range deletes: one entry for a whole interval, with the stamp of its commit.
 //!
 //! ```text
-//!   recent ──► 41 [d, k) ──► 38 [a, c) ──► ∅          a list, newest first, linked in the window
-//!   skyline    [a, c): 30, 12   [c, f): 12   …         sorted, immutable, replaced as a whole
+//!   recent ──► 41 [d, k) ──► 38 [a, c) ──► ∅                  a list, newest first, linked in the window
+//!   skyline ─► { [a, c): 38 } ─► { [a, c): 30, 12  [c, f): 12  … } ─► ∅      immutable, larger and older
 //! ```
 //!
-//! A reader looks through the short list, and then finds its key's stretch in the skyline by binary
+//! A reader looks through the short list, and then finds its key's stretch in each skyline by binary
 //! search. *Folding*, outside the window, moves what the horizon has passed from the list's end into
-//! a new skyline, and drops the stamps that no reader needs. A memtable without range deletes costs
-//! its readers one load of a word that nobody writes.
+//! a new skyline on top of the others, and drops the stamps that no reader needs. The new one takes in
+//! those below it that are not [`GROWTH`] times as large (the logarithmic method of Bentley and Saxe,
+//! 1980): so there are few, logarithmically many, and a range delete is copied logarithmically often.
+//! A memtable without range deletes costs its readers one load of a word that nobody writes.
 //!
 //! 1. A range delete hides a version if it covers the key and the version's stamp is *smaller*: a put
 //!    in the same commit comes after it and survives. (A delete after the put is the commit's own
 //!    business: its write set drops the put.)
-//! 2. The list descends by stamp, and every stamp in it is above every stamp in the skyline, or equal
-//!    while a fold is between publishing the skyline and cutting the list: then it is in both.
-//! 3. The newest range delete stays in the list. So the window's leader is the only writer of the
-//!    list's head, and the folder the only writer of the links behind it.
-//! 4. One folder at a time (`folding`).
+//! 2. Newest first: the list descends by stamp, so does each stretch's share of a skyline, and no
+//!    stamp of a skyline is above one of a skyline on top of it, or of the list. What a fold has put
+//!    into a skyline and not yet cut off the list is in both.
+//! 3. The newest range delete stays in the list, be it folded or not (`folded`). So the window's leader
+//!    is the only writer of the list's head, and the folder the only writer of the links behind it.
+//! 4. One folder at a time (`folding`). A skyline's link to the one below is written before it is
+//!    published and never again: who loads the topmost has all of them, of one moment.
+//! 5. A stamp is dropped only for a newer one that covers the same key *in the skylines of the same
+//!    moment*. So a reader at a timestamp that nobody holds, which misses the stamp that it wanted,
+//!    passes a newer one and is told (`skipped_newer`), even if it looked at the list before.
 #![expect(unsafe_code, reason = "links, cuts and retires list entries and skylines")]
 
 use std::ops::Bound;
-use std::ptr::NonNull;
 use std::sync::Arc;
 
 use isolith_wal::Lsn;
@@ -34,9 +40,13 @@ use crate::sync::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Guard, Ordering
 /// The list may be this long before a writer folds it.
 const RECENT_MAX: usize = if cfg!(loom) { 1 } else { 16 };
 
+/// A skyline has more than this many times the stretches of the one on top of it.
+const GROWTH: usize = 4;
+
 /// The range deletes of one memtable.
 pub(crate) struct RangeDeletes {
     recent: AtomicPtr<RangeDelete>,
+    /// The topmost one.
     skyline: AtomicPtr<Skyline>,
     /// Entries of the list, for the decision to fold. A sum: Relaxed throughout.
     recent_len: AtomicUsize,
@@ -53,6 +63,8 @@ unsafe impl Sync for RangeDeletes {}
 pub(crate) struct RangeDelete {
     stamp: AtomicU64,
     next: AtomicPtr<RangeDelete>,
+    /// Whether it is in a skyline, too. The folder's own: Relaxed, `folding` orders folders.
+    folded: AtomicBool,
     start: Box<[u8]>,
     /// None: to the last key of all.
     end: Option<Box<[u8]>>,
@@ -80,6 +92,7 @@ impl RangeDelete {
         Some(Box::new(RangeDelete {
             stamp: AtomicU64::new(0),
             next: AtomicPtr::new(std::ptr::null_mut()),
+            folded: AtomicBool::new(false),
             start,
             end,
         }))
@@ -152,6 +165,11 @@ impl RangeDeletes {
         unsafe { self.skyline.load(Ordering::Acquire).as_ref() }
     }
 
+    /// All skylines of one moment, newest first.
+    fn skylines<'g>(&'g self, guard: &'g Guard) -> impl Iterator<Item = &'g Skyline> {
+        std::iter::successors(self.skyline(guard), |skyline| skyline.below(guard))
+    }
+
     /// Whether there are none.
     #[inline(always)]
     pub(crate) fn is_empty(&self, guard: &Guard) -> bool {
@@ -181,14 +199,14 @@ impl RangeDeletes {
             }
             at = entry.next(guard);
         }
-        // The list first, then the skyline: what a fold takes off the list is in the skyline before.
-        if let Some(stamps) = self.skyline(guard).map(|skyline| skyline.stamps(key)) {
-            match stamps.iter().position(|&stamp| stamp <= read) {
-                Some(at) => {
-                    cover.stamp = stamps[at];
-                    cover.skipped_newer |= at > 0;
+        // The list first, then the skylines: what a fold takes off the list is in a skyline before.
+        for skyline in self.skylines(guard) {
+            for &stamp in skyline.stamps(key) {
+                if stamp <= read {
+                    cover.stamp = stamp;
+                    return cover;
                 }
-                None => cover.skipped_newer |= !stamps.is_empty(),
+                cover.skipped_newer = true;
             }
         }
         cover
@@ -206,9 +224,10 @@ impl RangeDeletes {
             }
             at = entry.next(guard);
         }
-        self.skyline(guard).map_or(Lsn::ZERO, |skyline| {
-            skyline.newest_overlapping(&interval.start, interval.end.as_deref())
-        })
+        self.skylines(guard)
+            .map(|skyline| skyline.newest_overlapping(&interval.start, interval.end.as_deref()))
+            .find(|&newest| newest > Lsn::ZERO)
+            .unwrap_or(Lsn::ZERO)
     }
 
     /// Links an entry, stamped. For the window's leader: no allocation, nothing freed.
@@ -237,8 +256,9 @@ impl RangeDeletes {
         self.recent_len.load(Ordering::Relaxed) > RECENT_MAX
     }
 
-    /// Moves what is at or below the view's horizon from the list into the skyline, the newest entry
-    /// excepted, and drops stamps that nobody needs. Does nothing if another thread is at it.
+    /// Moves what is at or below the view's horizon from the list into the skylines (the newest entry
+    /// stays in the list, too), and drops stamps that nobody needs. Does nothing if another thread is
+    /// at it.
     pub(crate) fn fold(&self, view: &PruneView, guard: &Guard) -> Freed {
         // Acquire: pairs with the Release at the end; the last fold's links and skyline are seen.
         if self.folding.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_err()
@@ -257,49 +277,93 @@ impl RangeDeletes {
         {
             last_kept = next;
         }
-        let mut folded = Vec::new();
-        let mut at = last_kept.next(guard);
-        while let Some(entry) = at {
-            folded.push(entry);
-            at = entry.next(guard);
+        let cut: Vec<&RangeDelete> =
+            std::iter::successors(last_kept.next(guard), |entry| entry.next(guard)).collect();
+        let passed = Some(last_kept).filter(|entry| entry.stamp() <= view.horizon);
+        let fresh = |entry: &&RangeDelete| !entry.folded.load(Ordering::Relaxed);
+        let added: Vec<&RangeDelete> =
+            passed.into_iter().chain(cut.iter().copied()).filter(fresh).collect();
+        let mut freed = Freed::default();
+        if !added.is_empty() {
+            freed.add(self.stack(&added, view, guard));
         }
-        if folded.is_empty() {
-            return Freed::default();
+        if let Some(entry) = passed {
+            entry.folded.store(true, Ordering::Relaxed);
         }
-        let old = self.skyline(guard);
-        let skyline = Skyline::fold(old, &folded, view);
-        let list_bytes: usize = folded.iter().map(|entry| entry.footprint()).sum();
-        let before = list_bytes + old.map_or(0, Skyline::footprint);
-        let after = skyline.footprint();
-        let count = folded.len();
-        self.accounting.add(after);
-        // Relaxed: the folder alone writes it, and `folding` orders folders.
-        let old = self.skyline.load(Ordering::Relaxed);
-        // Release: publishes the skyline. Pairs with the Acquire in `skyline`.
-        self.skyline.store(Box::into_raw(Box::new(skyline)), Ordering::Release);
+        if cut.is_empty() {
+            return freed;
+        }
+        let list_bytes: usize = cut.iter().map(|entry| entry.footprint()).sum();
         let first_cut = last_kept.next.load(Ordering::Relaxed);
         // Release: whoever finds the list cut here finds the new skyline. Pairs with the Acquire in
         // `RangeDelete::next`.
         last_kept.next.store(std::ptr::null_mut(), Ordering::Release);
-        self.recent_len.fetch_sub(count, Ordering::Relaxed);
-        // SAFETY: unlinked just now, by the only folder: the entries behind the cut, and the skyline
-        // that was replaced. Both came from boxes and are freed once; the entries' links, from
-        // `first_cut` on, are written by nobody any more.
+        self.recent_len.fetch_sub(cut.len(), Ordering::Relaxed);
+        // SAFETY: unlinked just now, by the only folder. The entries came from boxes and are freed
+        // once; their links, from `first_cut` on, are written by nobody any more.
         unsafe {
             self.accounting.retire(guard, list_bytes, move || free_list(first_cut));
-            if let Some(old) = NonNull::new(old) {
-                self.accounting.retire(guard, old.as_ref().footprint(), move || free_skyline(old));
+        }
+        freed.add(Freed { versions: 0, bytes: list_bytes });
+        freed
+    }
+
+    /// Puts entries (newest first, and none older than what is there) on top of the skylines, and
+    /// merges what has to be. For the only folder.
+    fn stack(&self, added: &[&RangeDelete], view: &PruneView, guard: &Guard) -> Freed {
+        let top = self.skyline(guard);
+        // What stays of the published ones; and on top of that, oldest first, what is new.
+        let mut rest = top;
+        let mut fresh: Vec<Skyline> = Vec::new();
+        // Few at a time: a skyline is made of entries in quadratic time, and merged in linear.
+        for entries in added.rchunks(RECENT_MAX) {
+            let mut run = Skyline::of(entries, view);
+            while let Some(below) = fresh.last().or(rest) {
+                if !run.replaces(below, view) {
+                    if below.len() > GROWTH * run.len() {
+                        break;
+                    }
+                    run = Skyline::merge(&run, below, view);
+                }
+                if fresh.pop().is_none() {
+                    rest = rest.and_then(|skyline| skyline.below(guard));
+                }
             }
+            fresh.push(run);
+        }
+        let rest = rest.map_or(std::ptr::null(), std::ptr::from_ref);
+        let mut linked = rest.cast_mut();
+        let mut after = 0;
+        for mut skyline in fresh {
+            after += skyline.footprint();
+            skyline.below = linked;
+            linked = Box::into_raw(Box::new(skyline));
+        }
+        self.accounting.add(after);
+        // Release: publishes the skylines. Pairs with the Acquire in `skyline`.
+        self.skyline.store(linked, Ordering::Release);
+
+        let mut before = 0;
+        let mut at = top;
+        while let Some(skyline) = at
+            && !std::ptr::eq(skyline, rest)
+        {
+            let bytes = skyline.footprint();
+            before += bytes;
+            at = skyline.below(guard);
+            let taken = std::ptr::from_ref(skyline).cast_mut();
+            // SAFETY: it came from a box, and no published skyline leads to it any more: what is
+            // reachable begins with the new ones, and goes on at `rest`, which is further down. It is
+            // taken off by the only folder, and so retired and freed once.
+            unsafe { self.accounting.retire(guard, bytes, move || free_skyline(taken)) };
         }
         Freed { versions: 0, bytes: before.saturating_sub(after) }
     }
 
-    /// Entries in the list, and stretches in the skyline.
+    /// Entries in the list, and stretches in the skylines.
     pub(crate) fn lens(&self, guard: &Guard) -> (usize, usize) {
-        (
-            self.recent_len.load(Ordering::Relaxed),
-            self.skyline(guard).map_or(0, |skyline| skyline.starts.len()),
-        )
+        let stretches = self.skylines(guard).map(Skyline::len).sum();
+        (self.recent_len.load(Ordering::Relaxed), stretches)
     }
 }
 
@@ -320,103 +384,209 @@ unsafe fn free_list(first: *mut RangeDelete) -> usize {
     freed
 }
 
-/// Frees a skyline; returns its bytes.
+/// Frees one skyline; returns its bytes. Those below are left alone.
 ///
 /// # Safety
 /// It came from a box, and no thread can reach it any more.
-unsafe fn free_skyline(skyline: NonNull<Skyline>) -> usize {
+unsafe fn free_skyline(skyline: *mut Skyline) -> usize {
     // SAFETY: exclusive (caller), and freed once.
-    let skyline = unsafe { Box::from_raw(skyline.as_ptr()) };
+    let skyline = unsafe { Box::from_raw(skyline) };
     skyline.footprint()
 }
 
 impl Drop for RangeDeletes {
     fn drop(&mut self) {
-        // SAFETY: `&mut self`: no thread looks any more. Relaxed: exclusive.
+        // SAFETY: `&mut self`: no thread looks any more, and what was retired is not linked. Relaxed:
+        // exclusive.
         unsafe {
             free_list(self.recent.load(Ordering::Relaxed));
-            if let Some(skyline) = NonNull::new(self.skyline.load(Ordering::Relaxed)) {
-                free_skyline(skyline);
+            let mut at = self.skyline.load(Ordering::Relaxed);
+            while !at.is_null() {
+                let below = (*at).below;
+                free_skyline(at);
+                at = below;
             }
         }
     }
 }
 
-/// Where the range deletes' stamps stand over the keys: stretch `i` goes from `starts[i]` to
-/// `starts[i + 1]`, the last one to the end of all keys. Immutable.
-#[derive(Default)]
+/// Where some of the range deletes stand over the keys: stretch `i` goes from start `i` to the next
+/// one, the last stretch to the end of all keys. Immutable.
 struct Skyline {
-    starts: Box<[Box<[u8]>]>,
+    /// The starts, one after the other, the first one that of a range delete.
+    keys: Box<[u8]>,
+    /// Of each start, where it ends in `keys`.
+    key_ends: Box<[usize]>,
     /// Of each stretch, where its stamps end in `stamps`.
     ends: Box<[usize]>,
     /// Each stretch's stamps, descending. A gap between range deletes has none.
     stamps: Box<[Lsn]>,
+    /// The least of the stamps.
+    oldest: Lsn,
+    /// The next older skyline, or null. Constant once published.
+    below: *mut Skyline,
 }
 
 impl Skyline {
+    fn len(&self) -> usize {
+        self.ends.len()
+    }
+
     fn footprint(&self) -> usize {
         size_of::<Skyline>()
-            + self.starts.len() * (size_of::<Box<[u8]>>() + size_of::<usize>())
-            + self.starts.iter().map(|start| start.len()).sum::<usize>()
+            + self.keys.len()
+            + (self.key_ends.len() + self.ends.len()) * size_of::<usize>()
             + self.stamps.len() * size_of::<Lsn>()
     }
 
-    fn of(&self, stretch: usize) -> &[Lsn] {
+    fn below<'g>(&self, _: &'g Guard) -> Option<&'g Skyline> {
+        // SAFETY: it was reachable when this one was published. If it is retired, then not before
+        // this one: so the pin that keeps this one keeps it, too.
+        unsafe { self.below.as_ref() }
+    }
+
+    fn start(&self, stretch: usize) -> &[u8] {
+        let from = if stretch == 0 { 0 } else { self.key_ends[stretch - 1] };
+        &self.keys[from..self.key_ends[stretch]]
+    }
+
+    fn of_stretch(&self, stretch: usize) -> &[Lsn] {
         let from = if stretch == 0 { 0 } else { self.ends[stretch - 1] };
         &self.stamps[from..self.ends[stretch]]
     }
 
+    /// How many stretches begin at or before `key`: the last of them is the key's.
+    fn begun(&self, key: &[u8]) -> usize {
+        let (mut from, mut to) = (0, self.len());
+        while from < to {
+            let middle = from.midpoint(to);
+            if self.start(middle) <= key {
+                from = middle + 1;
+            } else {
+                to = middle;
+            }
+        }
+        from
+    }
+
+    /// The stamps of the last of so many stretches.
+    fn last_of(&self, begun: usize) -> &[Lsn] {
+        begun.checked_sub(1).map_or(&[], |stretch| self.of_stretch(stretch))
+    }
+
     /// The stamps of the range deletes that cover `key`, newest first.
     fn stamps(&self, key: &[u8]) -> &[Lsn] {
-        match self.starts.partition_point(|start| **start <= *key) {
-            0 => &[],
-            after => self.of(after - 1),
-        }
+        self.last_of(self.begun(key))
     }
 
     fn newest_overlapping(&self, start: &[u8], end: Option<&[u8]>) -> Lsn {
-        let from = self.starts.partition_point(|other| **other <= *start).saturating_sub(1);
-        (from..self.starts.len())
-            .take_while(|&at| end.is_none_or(|end| *self.starts[at] < *end))
-            .filter_map(|at| self.of(at).first().copied())
+        let from = self.begun(start).saturating_sub(1);
+        (from..self.len())
+            .take_while(|&at| end.is_none_or(|end| self.start(at) < end))
+            .filter_map(|at| self.of_stretch(at).first().copied())
             .max()
             .unwrap_or(Lsn::ZERO)
     }
 
-    /// The skyline of `old` and the entries of `added` (newest first, newer than all in `old`),
-    /// without the stamps that `view` does not keep. Each stretch keeps its newest, as a key keeps
-    /// its newest version.
-    fn fold(old: Option<&Skyline>, added: &[&RangeDelete], view: &PruneView) -> Skyline {
-        let empty = Skyline::default();
-        let old = old.unwrap_or(&empty);
-        let mut cuts: Vec<&[u8]> = old.starts.iter().map(|start| &**start).collect();
-        cuts.extend(added.iter().map(|entry| &*entry.start));
-        cuts.extend(added.iter().filter_map(|entry| entry.end.as_deref()));
+    /// Whether `older` may go as a whole: this one, which is newer, covers wherever it does, and
+    /// nobody needs a timestamp from between the two.
+    fn replaces(&self, older: &Skyline, view: &PruneView) -> bool {
+        let Some(last) = older.len().checked_sub(1) else { return true };
+        let Some(from) = self.begun(older.start(0)).checked_sub(1) else { return false };
+        let open = !older.of_stretch(last).is_empty();
+        let mut oldest = Lsn::ZERO;
+        for at in from..self.len() {
+            if at > from && !open && self.start(at) >= older.start(last) {
+                break;
+            }
+            match self.of_stretch(at).last() {
+                Some(&stamp) => oldest = oldest.max(stamp),
+                None => return false,
+            }
+        }
+        !view.keeps(older.oldest, oldest)
+    }
+
+    /// The skyline of some entries (newest first), without the stamps that `view` does not keep.
+    fn of(entries: &[&RangeDelete], view: &PruneView) -> Skyline {
+        let mut cuts: Vec<&[u8]> = entries.iter().map(|entry| &*entry.start).collect();
+        cuts.extend(entries.iter().filter_map(|entry| entry.end.as_deref()));
         cuts.sort_unstable();
         cuts.dedup();
-
-        let (mut starts, mut ends, mut stamps) = (Vec::new(), Vec::new(), Vec::<Lsn>::new());
-        let mut before = 0..0;
+        let mut outline = Outline::default();
         for cut in cuts {
-            let from = stamps.len();
-            let all = added.iter().filter(|entry| entry.covers(cut)).map(|entry| entry.stamp());
-            let mut above = None;
-            for stamp in all.chain(old.stamps(cut).iter().copied()) {
-                if above.is_none_or(|above| view.keeps(stamp, above)) {
-                    stamps.push(stamp);
-                }
-                above = Some(stamp);
-            }
-            // A stretch that says the same as the one before it is one with it.
-            if !starts.is_empty() && stamps[before.clone()] == stamps[from..] {
-                stamps.truncate(from);
-                continue;
-            }
-            starts.push(cut.into());
-            ends.push(stamps.len());
-            before = from..stamps.len();
+            let covering = entries.iter().filter(|entry| entry.covers(cut));
+            outline.add(cut, covering.map(|entry| entry.stamp()), view);
         }
-        Skyline { starts: starts.into(), ends: ends.into(), stamps: stamps.into() }
+        outline.finish()
+    }
+
+    /// Two in one, without the stamps that `view` does not keep.
+    fn merge(newer: &Skyline, older: &Skyline, view: &PruneView) -> Skyline {
+        let mut outline = Outline::default();
+        // Stretches begun of each.
+        let (mut in_newer, mut in_older) = (0, 0);
+        let next = |of: &Skyline, begun: usize| (begun < of.len()).then_some(begun);
+        loop {
+            let cut = match (next(newer, in_newer), next(older, in_older)) {
+                (Some(a), Some(b)) => newer.start(a).min(older.start(b)),
+                (Some(a), None) => newer.start(a),
+                (None, Some(b)) => older.start(b),
+                (None, None) => return outline.finish(),
+            };
+            in_newer += usize::from(next(newer, in_newer).is_some_and(|at| newer.start(at) == cut));
+            in_older += usize::from(next(older, in_older).is_some_and(|at| older.start(at) == cut));
+            let stamps = newer.last_of(in_newer).iter().chain(older.last_of(in_older));
+            outline.add(cut, stamps.copied(), view);
+        }
+    }
+}
+
+/// A skyline in the making.
+#[derive(Default)]
+struct Outline {
+    keys: Vec<u8>,
+    key_ends: Vec<usize>,
+    ends: Vec<usize>,
+    stamps: Vec<Lsn>,
+    /// Where in `stamps` those of the last stretch begin.
+    last_from: usize,
+}
+
+impl Outline {
+    /// The next stretch, with all its stamps (newest first). It keeps its newest, as a key keeps its
+    /// newest version, and those that `view` keeps. One that says the same as the stretch before it
+    /// is one with it.
+    fn add(&mut self, start: &[u8], stamps: impl Iterator<Item = Lsn>, view: &PruneView) {
+        #[cfg(all(test, not(loom)))]
+        tests::STRETCHES_MADE.set(tests::STRETCHES_MADE.get() + 1);
+        let from = self.stamps.len();
+        let mut above = None;
+        for stamp in stamps {
+            if above.is_none_or(|above| view.keeps(stamp, above)) {
+                self.stamps.push(stamp);
+            }
+            above = Some(stamp);
+        }
+        if !self.ends.is_empty() && self.stamps[self.last_from..from] == self.stamps[from..] {
+            self.stamps.truncate(from);
+            return;
+        }
+        self.keys.extend_from_slice(start);
+        self.key_ends.push(self.keys.len());
+        self.ends.push(self.stamps.len());
+        self.last_from = from;
+    }
+
+    fn finish(self) -> Skyline {
+        Skyline {
+            oldest: self.stamps.iter().min().copied().unwrap_or(Lsn::ZERO),
+            keys: self.keys.into(),
+            key_ends: self.key_ends.into(),
+            ends: self.ends.into(),
+            stamps: self.stamps.into(),
+            below: std::ptr::null_mut(),
+        }
     }
 }
 

@@ -157,6 +157,15 @@ impl Version {
         Lsn::from_bits(unsafe { (*this.as_ptr()).stamp.load(Ordering::Relaxed) })
     }
 
+    /// Whether a tombstone in its place would take less memory.
+    ///
+    /// # Safety
+    /// As for [`Version::bytes`].
+    pub(crate) unsafe fn outweighs_tombstone(this: NonNull<Version>) -> bool {
+        // SAFETY: the header is readable (caller), `len` is constant.
+        unsafe { (*this.as_ptr()).len > 0 }
+    }
+
     /// The next older version.
     ///
     /// # Safety
@@ -188,7 +197,8 @@ impl Version {
     /// The caller owns `this`: it is not linked yet.
     pub(crate) unsafe fn stamp_for_link(this: NonNull<Version>, stamp: Lsn, below: *mut Version) {
         // SAFETY: the header is readable, and no other thread has the version (caller).
-        // Relaxed, both: the linking Release in `Node::link` follows and publishes them.
+        // Relaxed, both: the linking Release in `NodePtr::link` or `replace` follows and publishes
+        // them.
         unsafe {
             (*this.as_ptr()).stamp.store(stamp.bits(), Ordering::Relaxed);
             (*this.as_ptr()).next.store(below, Ordering::Relaxed);

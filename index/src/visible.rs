@@ -3,6 +3,9 @@
 //! 1. The newest version at or below the read timestamp decides, unless a range delete at or below
 //!    the read timestamp covers the key with a larger stamp. At equal stamps the version wins: within
 //!    one commit it was written after the range delete.
+//! 2. First the chain, then the range deletes: whoever finds the tombstone that a pruner put in a
+//!    hidden version's place finds the range delete that hid it, or a newer one over the key. So a
+//!    reader from before that range delete is told that it skipped something newer.
 #![expect(unsafe_code, reason = "walks chains under the caller's pin")]
 
 use isolith_wal::Lsn;

@@ -205,7 +205,6 @@ fn of_two_reads_for_update_one_is_refused_even_after_blind_puts() {
 }
 
 #[test]
-#[ignore = "pruning keeps the newest version of a key, hidden or not"]
 fn a_range_delete_gives_its_memory_back() {
     let db = Builder::in_memory().memory(4 << 20).threads(false).open().unwrap();
     let a = db.keyspace("a").unwrap();

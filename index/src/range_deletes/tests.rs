@@ -1,12 +1,37 @@
-//! The list and the skyline against a plain vector of range deletes.
+//! The list and the skylines against a plain vector of range deletes.
 
+use std::cell::Cell;
 use std::ops::Bound;
 
 use super::*;
 use crate::testing::Random;
 
+thread_local! {
+    /// Stretches that this thread has laid out: what folding costs.
+    pub(super) static STRETCHES_MADE: Cell<usize> = const { Cell::new(0) };
+}
+
 fn at(counter: u64) -> Lsn {
     Lsn::new(0, counter)
+}
+
+fn link(ranges: &RangeDeletes, start: &str, end: &str, stamp: u64) {
+    let bounds = (Bound::Included(start.as_bytes()), Bound::Excluded(end.as_bytes()));
+    let entry = RangeDelete::new(bounds).expect("an interval with keys");
+    ranges.accounting.add(entry.footprint());
+    ranges.link(entry, at(stamp));
+}
+
+/// Disjoint range deletes of one key each, folded when a writer would fold them.
+fn disjoint(ranges: &RangeDeletes, stamps: std::ops::RangeInclusive<u64>, guard: &Guard) {
+    for stamp in stamps {
+        // In no order, as far as a generator of the residues is none.
+        let n = stamp * 7919 % 100_003;
+        link(ranges, &format!("{:06}", n * 2), &format!("{:06}", n * 2 + 1), stamp);
+        if ranges.wants_fold() {
+            ranges.fold(&PruneView::new(at(stamp), []), guard);
+        }
+    }
 }
 
 #[test]
@@ -86,29 +111,69 @@ fn readers_before_at_and_after_a_fold_see_the_same() {
             }
         }
         let (recent, stretches) = ranges.lens(&guard);
-        assert!(stretches <= 60, "at most two cuts for each key and length: {stretches}");
+        assert!(stretches <= 2 * 60, "few cuts for each key and length: {stretches}");
         assert!(recent >= 1);
     }
 }
 
 #[test]
-fn thousands_of_range_deletes_leave_a_short_list() {
-    let accounting = Accounting::new();
-    let ranges = RangeDeletes::new(Arc::clone(&accounting));
+fn thousands_of_range_deletes_leave_a_short_list_and_few_skylines() {
+    let ranges = RangeDeletes::new(Accounting::new());
     let guard = crate::sync::pin();
-    for stamp in 1..=5000u64 {
-        let (start, end) = (format!("{:05}", stamp * 2), format!("{:05}", stamp * 2 + 1));
-        let bounds = (Bound::Included(start.as_bytes()), Bound::Excluded(end.as_bytes()));
-        let entry = RangeDelete::new(bounds).expect("an interval with keys");
-        accounting.add(entry.footprint());
-        ranges.link(entry, at(stamp));
-        if ranges.wants_fold() {
-            ranges.fold(&PruneView::new(at(stamp), []), &guard);
-        }
-    }
+    disjoint(&ranges, 1..=5000, &guard);
     let (recent, stretches) = ranges.lens(&guard);
     assert!(recent <= RECENT_MAX + 1);
-    assert!((9_900..=10_000).contains(&stretches), "{stretches}");
-    assert_eq!(ranges.cover(b"00500", at(5000), &guard).stamp, at(250));
-    assert_eq!(ranges.cover(b"00501", at(5000), &guard).stamp, Lsn::ZERO);
+    assert!((9_900..=10_100).contains(&stretches), "{stretches}");
+    let sizes: Vec<usize> = ranges.skylines(&guard).map(Skyline::len).collect();
+    assert!(sizes.is_sorted_by(|above, below| GROWTH * above < *below), "{sizes:?}");
+    for stamp in 1..=5000 {
+        let n = stamp * 7919 % 100_003;
+        let (key, gap) = (format!("{:06}", n * 2), format!("{:06}", n * 2 + 1));
+        assert_eq!(ranges.cover(key.as_bytes(), Lsn::MAX, &guard).stamp, at(stamp));
+        assert_eq!(ranges.cover(gap.as_bytes(), Lsn::MAX, &guard).stamp, Lsn::ZERO);
+        let read = ranges.cover(key.as_bytes(), at(stamp - 1), &guard);
+        assert!(read.stamp == Lsn::ZERO && read.skipped_newer);
+    }
+}
+
+#[test]
+fn folding_the_next_range_delete_costs_no_more_for_those_before_it() {
+    let ranges = RangeDeletes::new(Accounting::new());
+    let guard = crate::sync::pin();
+    let cost = |stamps: std::ops::RangeInclusive<u64>| {
+        let before = STRETCHES_MADE.get();
+        let count = stamps.end() - stamps.start() + 1;
+        disjoint(&ranges, stamps, &guard);
+        (STRETCHES_MADE.get() - before) / count as usize
+    };
+    let (early, late) = (cost(1..=2_000), cost(2_001..=60_000));
+    println!("stretches made for each range delete: {early} early, {late} late");
+    // It was as many as there are.
+    assert!(late <= 2 * early && late < 100, "{early} early, {late} late");
+}
+
+#[test]
+fn one_range_delete_over_many_takes_their_memory_unless_somebody_needs_them() {
+    for needed in [None, Some(at(1500))] {
+        let ranges = RangeDeletes::new(Accounting::new());
+        let guard = crate::sync::pin();
+        disjoint(&ranges, 1..=3000, &guard);
+        link(&ranges, "", "9", 3001);
+        let full = ranges.accounting.bytes();
+        ranges.fold(&PruneView::new(at(3001), needed), &guard);
+        let held = ranges.accounting.bytes();
+        let n = 1000 * 7919 % 100_003;
+        let cover = ranges.cover(format!("{:06}", n * 2).as_bytes(), at(1500), &guard);
+        assert!(cover.skipped_newer);
+        match needed {
+            None => assert!(held < 1000 && full > 100_000, "{full} bytes, then {held}"),
+            Some(_) => assert_eq!(cover.stamp, at(1000)),
+        }
+        // The newest is in the list and in a skyline: once it is cut, it is in one place.
+        link(&ranges, "x", "y", 3002);
+        ranges.fold(&PruneView::new(at(3002), []), &guard);
+        assert_eq!(ranges.cover(b"0", at(3001), &guard).stamp, at(3001));
+        assert_eq!(ranges.lens(&guard).0, 1);
+        assert!(ranges.accounting.bytes() < 1000);
+    }
 }
