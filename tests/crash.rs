@@ -259,9 +259,8 @@ fn damage_to_whole_files_is_told() {
 // ---- what was found, each as small as it can be told
 
 /// A failed fdatasync leaves the bytes in the page cache, clean: a reopening on the same boot reads
-/// them there, and its own sync writes nothing. What it then calls durable a power cut takes away.
+/// them there, and its own sync writes nothing. So it writes them again before it builds on them.
 #[test]
-#[ignore = "known: recovery trusts the page cache after a failed sync on the same boot"]
 fn a_failed_sync_and_a_reopening_do_not_promise_what_is_only_cached() {
     let disk = FaultyStorage::new(DiskKind::Fua);
     let db = crash::open(&disk).unwrap();

@@ -567,9 +567,19 @@ struct Opening<'a> {
 impl Opening<'_> {
     /// Keeps blank segments that are whole; removes those whose preparation was cut short. They may
     /// hold the space that the next step needs.
+    ///
+    /// The syncs of a preparation may have failed, and it may have ended before the segment was
+    /// removed: then its length is in the cache only, and no sync brings it to the disk. So the last
+    /// block is written again. What a power cut takes of the zeros before it reads as zeros again.
     fn sort_out(&mut self, blank: Vec<Segment>) -> Result<(), LogOpenError> {
         for segment in blank {
             if segment.capacity == self.options.segment_bytes {
+                let last = segment.capacity - BLOCK;
+                segment
+                    .file
+                    .write_at(last, &[0; BLOCK as usize])
+                    .and_then(|()| segment.file.sync())
+                    .map_err(|error| io_error(self.storage, &segment::path(segment.id), error))?;
                 self.spare.push(segment);
             } else {
                 let path = segment::path(segment.id);
@@ -616,7 +626,7 @@ impl Opening<'_> {
             previous_lsn: tail.last,
             previous_crc: tail.crc.0,
             first_batch: tail.sequence + 1,
-            // Replay synced all of it before it read it.
+            // Replay made sure of it.
             durable_batch: tail.sequence,
         })
     }

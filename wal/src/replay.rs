@@ -1,8 +1,9 @@
 //! Reading the log back: follows it from its first batch to its last, and tells a torn tail from
-//! damage. Changes nothing on disk; `log.rs` then cuts, durably, or goes on.
+//! damage. Changes no byte on disk; `log.rs` then cuts, durably, or goes on.
 //!
-//! 1. Every file and the directory is synced before it is read: what recovery builds on cannot be in
-//!    the page cache only.
+//! 1. Every file and the directory is synced before it is read, and what no header says to be durable
+//!    is written again, with the same bytes, and synced, before replay returns (`rewrite.rs`): what
+//!    recovery builds on cannot be in the page cache only.
 //! 2. The log ends at the first batch that is not whole, out of sequence or off the chain. That end
 //!    is a torn tail only if nothing later bears witness against it. A witness is any batch header or
 //!    segment header, of the same recovery epoch, that was written when the batch missing here was
@@ -32,6 +33,8 @@ use crate::format::{
 use crate::lsn::Lsn;
 use crate::segment::{self, DIRECTORY, Segment};
 use crate::storage::{Access, BLOCK_BYTES, Storage, StorageFile};
+
+mod rewrite;
 
 /// Bytes read at once.
 const WINDOW_BYTES: usize = 1 << 20;
@@ -116,7 +119,7 @@ impl Found {
     }
 }
 
-/// Reads the whole log. `each` gets every record in order.
+/// Reads the whole log, and makes durable what it read. `each` gets every record in order.
 pub(crate) fn replay(
     storage: &dyn Storage,
     database: Option<DatabaseId>,
@@ -130,6 +133,7 @@ pub(crate) fn replay(
     let mut report = ReplayReport::default();
     let (end, visited) = Walk::new(&reader).from(first, &mut report, each)?;
     let rest = reader.judge(&end, &visited)?;
+    reader.rewrite(&end, &visited)?;
     reader.take_stock(end, rest, last_id, report, &visited)
 }
 
@@ -423,6 +427,8 @@ struct End {
     capacity: u64,
     offset: u64,
     sequence: u64,
+    /// The last batch that a header on the way says to be durable.
+    attested: u64,
     crc: HeaderCrc,
     last: Lsn,
     next: Lsn,
@@ -447,6 +453,7 @@ impl<'a> Walk<'a> {
             capacity: 0,
             offset: 0,
             sequence: 0,
+            attested: 0,
             crc: HeaderCrc::default(),
             last: Lsn::ZERO,
             next: Lsn::ZERO,
@@ -498,6 +505,7 @@ impl<'a> Walk<'a> {
         self.at.segment = id;
         self.at.capacity = header.capacity;
         self.at.offset = BLOCK;
+        self.at.attested = self.at.attested.max(header.durable_batch);
         self.at.next = header.start;
         self.at.closed = false;
         Ok(())
@@ -648,6 +656,7 @@ impl<'a> Walk<'a> {
         };
         at.offset += bytes;
         at.sequence = header.sequence;
+        at.attested = at.attested.max(header.durable_batch);
         at.crc = crc;
         at.next = next;
         at.closed = header.kind == BatchKind::Clean;

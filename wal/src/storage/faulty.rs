@@ -38,8 +38,8 @@
 //! 3. A completed write at [`Reach::Stable`] is on `disk`. On a [`DiskKind::Fua`] disk it is
 //!    alone there; on a [`DiskKind::WriteThrough`] disk every write completed before it follows.
 //! 4. `sync` brings the file's completed writes to `disk`, and says nothing of its name. A failed
-//!    `sync` drops them from the list for good: reads still see them, the next `sync` succeeds,
-//!    and no crash finds them again. That is what kernels do.
+//!    `sync` drops them from the list for good: reads still see them (until the cache drops its clean
+//!    pages), the next `sync` succeeds, and no crash finds them again. That is what kernels do.
 //! 5. A created, renamed or removed name is sure once its directory was synced. Before that each
 //!    change may survive or not, except that a change brings along the earlier ones of its names.
 //! 6. Everything is decided by the calls and the seed: the same run gives the same states.
@@ -182,6 +182,13 @@ impl FaultyStorage {
         let mut disk = self.disk.lock();
         let file = disk.names.file(&normal(path)?)?;
         disk.flip_bits(file, offset, mask)
+    }
+
+    /// Forgets what the page cache holds clean: from here on reads see the medium, and the completed
+    /// writes that are still to be synced. It makes a difference after a failed `sync` only (model
+    /// 4). Not a counted call.
+    pub fn drop_clean_pages(&self) {
+        self.disk.lock().drop_clean_pages();
     }
 
     // ---- looking

@@ -255,6 +255,18 @@ impl Disk {
         fate.refuse()
     }
 
+    pub(super) fn drop_clean_pages(&mut self) {
+        for state in self.files.values_mut() {
+            let bytes = state.now.len();
+            state.now = state.disk.clone();
+            // The cached length of a file is no page.
+            state.now.extend_to(bytes);
+            for write in state.writes.iter().filter(|write| write.progress == Progress::Completed) {
+                state.now.write(write.offset, &write.bytes);
+            }
+        }
+    }
+
     /// The space that named files take, in whole blocks.
     pub(super) fn used(&self) -> u64 {
         let files = self.names.now.values().filter_map(|node| match node {

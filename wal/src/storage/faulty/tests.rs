@@ -273,6 +273,22 @@ fn a_failed_sync_loses_its_bytes_for_good_and_the_next_one_lies() {
 }
 
 #[test]
+fn a_cache_without_clean_pages_shows_the_medium_and_what_is_still_to_be_synced() {
+    let disk = FaultyStorage::new(DiskKind::Fua);
+    let file = prepared(&disk, "f", 3);
+    write_block(&*file, 0, 1, Reach::Stable).unwrap();
+    write_block(&*file, 1, 2, Reach::Kernel).unwrap();
+    disk.fail_next(Operation::Sync, "f", Fault::Io);
+    assert!(file.sync().is_err());
+    write_block(&*file, 2, 3, Reach::Kernel).unwrap();
+    assert_eq!(heads(&bytes_of(&disk, "f").unwrap()), [1, 2, 3]);
+    disk.drop_clean_pages();
+    assert_eq!(heads(&bytes_of(&disk, "f").unwrap()), [1, 0, 3]);
+    file.sync().unwrap();
+    assert_eq!(heads(&after(&disk, Survival::Nothing, "f").unwrap()), [1, 0, 3]);
+}
+
+#[test]
 fn a_failed_write_may_have_landed_until_its_place_is_written_again() {
     for operation in [Operation::Complete(Reach::Stable), Operation::Submit(Reach::Stable)] {
         let disk = FaultyStorage::new(DiskKind::Fua);
