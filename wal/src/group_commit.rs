@@ -384,15 +384,20 @@ impl Log {
         self.send(leading, writer, cut).ok()
     }
 
-    /// Writes a batch without records, when nothing else is under way; `false` if something is.
+    /// Writes a batch without records, when nothing else is under way; `false` if something is, or
+    /// there is no room for it.
     pub(crate) fn write_mark(&self, kind: BatchKind) -> Result<bool, PoisonCause> {
         if !self.commit.pipeline.lock().lead_mark() {
             return Ok(false);
         }
         let leading = Leading { log: self, held: true };
         let mut writer = self.writer.lock();
-        let cut = writer.cut_mark(kind, &self.space);
-        let (leading, flight) = self.send(leading, writer, cut)?;
+        let Some(cut) = writer.cut_mark(kind, &self.space) else {
+            drop(writer);
+            leading.nothing();
+            return Ok(false);
+        };
+        let (leading, flight) = self.send(leading, writer, Ok(cut))?;
         leading.end();
         self.attend(flight)?;
         Ok(true)
@@ -621,7 +626,7 @@ impl Log {
         let still = old.batches == batches && appended == pipeline.taken();
         let mark = still && pipeline.wants_mark();
         drop(pipeline);
-        if mark && self.space.with(|ledger| ledger.spare_block()) {
+        if mark {
             // If something came in between, the mark is not needed yet; if it failed, the next look
             // at the pipeline finds the poison.
             let _ = self.write_mark(BatchKind::Mark);

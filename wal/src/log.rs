@@ -316,7 +316,8 @@ impl Log {
         if !report.created && clean {
             // Durable before any LSN is given out, so that a crash from here on is not taken for the
             // shutdown that the log ended with.
-            log.write_mark(BatchKind::Open).map_err(LogOpenError::Write)?;
+            let marked = log.write_mark(BatchKind::Open).map_err(LogOpenError::Write)?;
+            assert!(marked, "a segment for the mark was prepared above");
         }
         Ok(Opened { log: Arc::new(log), last, first_new: next, clean, database, report })
     }

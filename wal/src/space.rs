@@ -58,6 +58,15 @@ pub(crate) struct Ledger {
     queue_records: usize,
 }
 
+/// Where a mark finds its block.
+#[derive(Debug)]
+pub(crate) enum Block {
+    /// In the segment in use.
+    Here,
+    /// In this one, which is in use from now on.
+    Next(Segment),
+}
+
 /// What [`Ledger::reserve`] lacks.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Lack {
@@ -144,12 +153,22 @@ impl Ledger {
         Ok(())
     }
 
-    /// Whether one more block may go to a mark, which carries no credit.
-    pub(crate) fn spare_block(&self) -> bool {
-        self.room(self.largest()) >= self.charged + KEPT_BYTES + BLOCK
+    /// Takes a block for a mark, which carries no credit: out of what is kept for the last one, or
+    /// only of what is to spare.
+    pub(crate) fn take_block(&mut self, kept: bool) -> Option<Block> {
+        if !kept && self.room(self.largest()) < self.charged + KEPT_BYTES + BLOCK {
+            return None;
+        }
+        if self.active_left >= BLOCK {
+            self.active_left -= BLOCK;
+            return Some(Block::Here);
+        }
+        let segment = self.pool.pop_front()?;
+        self.active_left = segment.capacity - 2 * BLOCK;
+        Some(Block::Next(segment))
     }
 
-    /// Whether one more block fits, counting what is kept.
+    /// Whether the last mark finds its block.
     pub(crate) fn has_block(&self) -> bool {
         self.active_left >= BLOCK || !self.pool.is_empty()
     }

@@ -17,7 +17,7 @@ use crate::format::{
 use crate::log::{Queue, Queued};
 use crate::lsn::Lsn;
 use crate::segment::Segment;
-use crate::space::Space;
+use crate::space::{Block, Space};
 use crate::storage::{IoBuffer, StorageFile};
 use crate::sync::Mutex;
 
@@ -195,19 +195,17 @@ impl Writer {
         })
     }
 
-    /// Cuts a batch without records.
-    pub(crate) fn cut_mark(&mut self, kind: BatchKind, space: &Space) -> Result<Cut, NoSegment> {
-        if self.left() < BLOCK {
-            let next = space.with(|ledger| {
-                let segment = ledger.next_segment()?;
-                ledger.move_to(segment.capacity - BLOCK);
-                Some(segment)
-            });
-            self.begin(next.ok_or(NoSegment)?);
+    /// Cuts a batch without records. `None`: there is no room for it.
+    pub(crate) fn cut_mark(&mut self, kind: BatchKind, space: &Space) -> Option<Cut> {
+        // An open precedes all promises, and a close uses what is kept for it. The marks in between
+        // must leave that, and what was promised.
+        let kept = kind != BatchKind::Mark;
+        match space.with(|ledger| ledger.take_block(kept))? {
+            Block::Here => {}
+            Block::Next(segment) => self.begin(segment),
         }
-        space.with(|ledger| ledger.use_up(BLOCK));
         self.sequence += 1;
-        Ok(Cut {
+        Some(Cut {
             kind,
             sequence: self.sequence,
             first: self.next,

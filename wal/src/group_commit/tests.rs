@@ -306,12 +306,12 @@ fn a_failed_write_freezes_durable_and_leaves_the_fate_unknown() {
             log.wait(first, Durability::Sync).unwrap();
 
             // Three in flight; one fails, then the others land, in reverse order.
-            let mut flights: Vec<_> = (0..3)
-                .map(|_| {
-                    next = append(log, next, 10, Durability::Sync);
+            let mut flights: Vec<_> = [1, 1, 2]
+                .map(|records| {
+                    (0..records).for_each(|_| next = append(log, next, 10, Durability::Sync));
                     launch(log).unwrap()
                 })
-                .collect();
+                .into();
             disk.fail_next(Operation::Complete(Reach::Stable), "wal", Fault::Io);
             assert!(log.attend(flights.remove(failing)).is_err());
             flights.into_iter().rev().for_each(|flight| drop(log.attend(flight)));
@@ -321,7 +321,7 @@ fn a_failed_write_freezes_durable_and_leaves_the_fate_unknown() {
             assert!(cause.file.ends_with(".log"), "{cause}");
 
             log.wait(first, Durability::Sync).unwrap();
-            for counter in 2..=4 {
+            for counter in 2..=5 {
                 let at = Lsn::new(0, counter);
                 for level in [Durability::Os, Durability::Sync] {
                     let error = log.wait(at, level).unwrap_err();
@@ -394,19 +394,40 @@ fn batches_that_land_out_of_order_move_the_watermarks_in_order() {
     let log = &opened.log;
     let mut next = opened.first_new;
     let mut flights = Vec::new();
-    for _ in 0..4 {
-        next = append(log, next, 10, Durability::Sync);
+    for records in [1, 1, 2, 4] {
+        (0..records).for_each(|_| next = append(log, next, 10, Durability::Sync));
         flights.push(launch(log).unwrap());
     }
-    next = append(log, next, 10, Durability::Sync);
+    (0..9).for_each(|_| next = append(log, next, 10, Durability::Sync));
     assert!(launch(log).is_none(), "four may be in flight");
-    for (index, expected) in [(2, 0), (1, 0), (0, 3), (0, 4)] {
+    for (index, expected) in [(2, 0), (1, 0), (0, 4), (0, 8)] {
         log.attend(flights.remove(index)).unwrap();
         assert_eq!(log.durable().counter(), expected);
     }
     log.sync().unwrap();
     assert_eq!(log.durable().next(), next);
     // Had the power gone while the first was in flight, the others would have been lost with it.
+}
+
+#[test]
+fn a_few_records_wait_for_the_batch_in_flight_to_come_back() {
+    let disk = FaultyStorage::new(DiskKind::Fua);
+    let (opened, _) = open(&disk).unwrap();
+    let log = &opened.log;
+    let mut next = opened.first_new;
+    (0..4).for_each(|_| next = append(log, next, 10, Durability::Sync));
+    let first = launch(log).unwrap();
+    (0..3).for_each(|_| next = append(log, next, 10, Durability::Sync));
+    assert!(launch(log).is_none(), "three wait, four are in flight");
+    next = append(log, next, 10, Durability::Sync);
+    let second = launch(log).expect("as many wait as are in flight");
+    next = append(log, next, 10, Durability::Sync);
+    assert!(launch(log).is_none());
+    log.attend(second).unwrap();
+    assert!(launch(log).is_none(), "the first one is still in flight");
+    log.attend(first).unwrap();
+    log.attend(launch(log).expect("nothing is in flight")).unwrap();
+    assert_eq!(log.durable().next(), next);
 }
 
 #[test]

@@ -74,15 +74,12 @@ fn whoever_holds_a_credit_finds_room_however_batches_are_cut() {
                     ledger.leave_queue(unused.bytes, 1);
                     unused.own.into_iter().for_each(|own| ledger.add_segment(own));
                 }
-                8 if ledger.spare_block() => {
-                    // A mark.
-                    if left < BLOCK {
-                        left = ledger.next_segment().unwrap().capacity - BLOCK;
-                        ledger.move_to(left);
-                    }
-                    ledger.use_up(BLOCK);
-                    left -= BLOCK;
-                }
+                // A mark.
+                8 => match ledger.take_block(false) {
+                    Some(Block::Here) => left -= BLOCK,
+                    Some(Block::Next(segment)) => left = segment.capacity - 2 * BLOCK,
+                    None => {}
+                },
                 _ => {
                     let Some(first) = queue.front_mut() else { continue };
                     let needed = batch_bytes(framed_bytes(first.bytes));
