@@ -17,6 +17,8 @@
 //! | [`explorer`] | drives them through every interleaving |
 //! | [`acknowledged`] | the same for what is decided and not yet acknowledged |
 //! | [`crash`] | ends a database's life at any storage call, and says what must be true afterwards |
+//! | [`threads`] | loads for real threads, and the invariants that they keep |
+//! | [`executor`] | waits for futures, in thirty lines |
 //! | [`server`] | starts the real binary and speaks to it |
 
 #![forbid(unsafe_code)]
@@ -39,6 +41,10 @@ pub mod explorer;
 pub mod acknowledged;
 
 pub mod crash;
+
+pub mod threads;
+
+pub mod executor;
 
 pub mod server;
 
