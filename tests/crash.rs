@@ -6,7 +6,7 @@
 
 use isolith::storage::faulty::{DiskKind, Fault, FaultyStorage, Operation, Survival};
 use isolith::{Durability, Error, PutOptions, Retry, StallReason};
-use isolith_testkit::crash::damage::{self, Damage, Image, Told};
+use isolith_testkit::crash::damage::{self, Damage, Tally, Told};
 use isolith_testkit::crash::enumerate::{Counts, Plan, enumerate, fail_each_call};
 use isolith_testkit::crash::{self, DISKS, Life, Script};
 use isolith_testkit::dice::{Dice, effort, run_seed, stride};
@@ -120,76 +120,15 @@ fn a_full_disk_opens_after_an_orderly_close() {
 
 // ---- damage
 
-/// Tells what became of damage.
-#[derive(Debug, Default)]
-struct Tally {
-    corrupt: u64,
-    refused: u64,
-    harmless: u64,
-    cut: u64,
-    cut_most: usize,
-}
-
-impl Tally {
-    fn add(&mut self, told: Told) {
-        match told {
-            Told::Corrupt => self.corrupt += 1,
-            Told::Refused => self.refused += 1,
-            Told::Harmless => self.harmless += 1,
-            Told::Cut(lost) => {
-                self.cut += 1;
-                self.cut_most = self.cut_most.max(lost);
-            }
-        }
-    }
-}
-
-/// Bytes that are worth a flip: all of each header, some of the rest.
-fn flips(image: &Image, dice: &mut Dice, each: usize) -> Vec<Damage> {
-    let mut flips = Vec::new();
-    for (file, block) in image.used_blocks() {
-        let places = (0..112).chain((112..4096).step_by(each.max(1) * 97));
-        for place in places.skip(dice.below(each)).step_by(each) {
-            let (offset, mask) = (block * 4096 + place, 1 << dice.below(8));
-            flips.push(Damage::Flip { file: file.clone(), offset, mask });
-        }
-    }
-    flips
-}
-
-/// Damage of whole blocks.
-fn blocks(image: &Image, dice: &mut Dice) -> Vec<Damage> {
-    let used = image.used_blocks();
-    let mut all = Vec::new();
-    for (file, block) in &used {
-        all.push(Damage::Zero(file.clone(), *block));
-        for _ in 0..3 {
-            let from = dice.pick(&used).clone();
-            all.push(Damage::Misdirect { from, to: (file.clone(), *block) });
-        }
-        // The block after it: perhaps still zeros, perhaps the batch that follows.
-        if (block + 1) * 4096 < image.files[file].len() {
-            let from = (file.clone(), *block);
-            all.push(Damage::Misdirect { from, to: (file.clone(), block + 1) });
-        }
-    }
-    all
-}
-
 #[test]
 fn damage_to_a_database_closed_in_order_is_told_or_makes_no_difference() {
     let name = "damage_to_a_database_closed_in_order_is_told_or_makes_no_difference";
     let mut dice = Dice::new(run_seed(name));
     for script in [damage::synced_commits(24), Script::every_corner()] {
         let closed = damage::closed(&script, true).unwrap();
-        let mut tally = Tally::default();
-        let mut all = flips(&closed.image, &mut dice, stride(8));
-        all.extend(blocks(&closed.image, &mut dice));
-        for damage in all {
-            let told = closed.open_with(&damage).unwrap();
-            assert!(!matches!(told, Told::Cut(_)), "{damage:?}: {told:?}");
-            tally.add(told);
-        }
+        let mut all = damage::flips(&closed.image, &mut dice, stride(4));
+        all.extend(damage::blocks(&closed.image, &mut dice));
+        let tally = closed.open_with_each(&all, 0).unwrap();
         println!("{name}: {tally:?}");
         assert!(tally.corrupt > 0);
     }
@@ -201,16 +140,11 @@ fn damage_after_a_power_cut_is_told_but_for_the_last_batch() {
     let name = "damage_after_a_power_cut_is_told_but_for_the_last_batch";
     let mut dice = Dice::new(run_seed(name));
     let closed = damage::closed(&damage::synced_commits(24), false).unwrap();
-    let mut tally = Tally::default();
-    let mut all = flips(&closed.image, &mut dice, stride(8));
-    all.extend(blocks(&closed.image, &mut dice));
-    for damage in all {
-        let told = closed.open_with(&damage).unwrap();
-        assert!(!matches!(told, Told::Cut(2..)), "{damage:?}: {told:?}");
-        tally.add(told);
-    }
+    let mut all = damage::flips(&closed.image, &mut dice, stride(4));
+    all.extend(damage::blocks(&closed.image, &mut dice));
+    let tally = closed.open_with_each(&all, 1).unwrap();
     println!("{name}: {tally:?}");
-    assert!(tally.corrupt > 0 && tally.cut > 0);
+    assert!(tally.corrupt > 0 && tally.cut.0 > 0);
 }
 
 /// Files cut short, missing, exchanged. A last segment that is gone takes its witnesses along: the

@@ -6,7 +6,7 @@
 
 use isolith::Isolation;
 use isolith_testkit::acknowledged::{self, LEVELS, READERS, Stage};
-use isolith_testkit::dice::{run_seed, stride};
+use isolith_testkit::dice::{effort, run_seed, stride};
 use isolith_testkit::explorer::{Explored, Explorer, level_mixes, schedules};
 use isolith_testkit::programs::{Act, Key, Program, sequences};
 
@@ -99,7 +99,7 @@ fn explore(name: &str, all: &[Vec<Act>], count: usize, everyday: Everyday) -> Ex
 fn two_transactions_of_two_operations_keep_their_levels() {
     let all = sequences(&TWO_KEYS, 2);
     let name = "two_transactions_of_two_operations_keep_their_levels";
-    let explored = explore(name, &all, 2, Everyday { case: 10, schedule: 1 });
+    let explored = explore(name, &all, 2, Everyday { case: 20, schedule: 1 });
     assert!(explored.verdicts.committed > 0 && explored.verdicts.refused > 0);
 }
 
@@ -152,4 +152,12 @@ fn readers_see_what_is_acknowledged_and_no_more() {
         "readers_see_what_is_acknowledged_and_no_more: {runs} runs, {} schedules",
         schedules.len()
     );
+}
+
+#[test]
+fn readers_find_their_versions_while_visible_runs_ahead() {
+    let seed = run_seed("readers_find_their_versions_while_visible_runs_ahead");
+    for round in 0..8 * effort() as u64 {
+        acknowledged::lagging(seed ^ round, 1_000).unwrap();
+    }
 }

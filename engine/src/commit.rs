@@ -266,6 +266,16 @@ impl Pipeline {
                     {
                         log.append(lsn, record, commit.durability, credit);
                     }
+                    #[cfg(planted)]
+                    if isolith_wal::planted!("batch-cut-beyond-visible") {
+                        self.marks.note_appended(lsn);
+                        isolith_wal::planted::dawdle();
+                    }
+                    #[cfg(planted)]
+                    if isolith_wal::planted!("visible-before-installed") {
+                        self.marks.publish(lsn);
+                        isolith_wal::planted::dawdle();
+                    }
                     left = window.recent.push(lsn, Arc::clone(&request.writes));
                     for writes in request.writes.iter() {
                         writes.space.note_write(lsn);
@@ -274,8 +284,11 @@ impl Pipeline {
                     if let Some(space) = &commit.drops {
                         space.drop_at(lsn);
                     }
-                    self.marks.publish(lsn);
-                    if self.log.is_none() || commit.durability == Durability::Buffered {
+                    if !isolith_wal::planted!("visible-before-installed") {
+                        self.marks.publish(lsn);
+                    }
+                    let weak = self.log.is_none() || commit.durability == Durability::Buffered;
+                    if weak && !isolith_wal::planted!("weak-not-raised") {
                         self.marks.raise_weak(lsn);
                     }
                     self.count(&self.commits);

@@ -473,9 +473,16 @@ impl Core {
             Durability::Os => {
                 let written = marks.written();
                 if written >= at {
-                    marks.raise_weak(written);
+                    marks.raise_weak(match isolith_wal::planted!("weak-raised-too-far") {
+                        true => marks.visible(),
+                        false => written,
+                    });
                 }
-                written >= at || self.log.is_none()
+                let reached = match isolith_wal::planted!("os-acknowledged-unwritten") {
+                    true => marks.acknowledged(),
+                    false => written,
+                };
+                reached >= at || self.log.is_none()
             }
             // The window's leader raised weak before it said that the commit was decided.
             Durability::Buffered => true,

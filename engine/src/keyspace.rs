@@ -151,6 +151,12 @@ impl Keyspace {
             // First the timestamp, then the versions.
             let at = mark(marks);
             let found = self.space.memtable.lookup(key, at, &guard);
+            #[cfg(planted)]
+            if isolith_wal::planted!("read-without-recheck") {
+                isolith_wal::planted::dawdle();
+                let found = self.space.memtable.lookup(key, at, &guard);
+                return Ok((read(self.alive(found.version, at)?), found.observed));
+            }
             if found.skipped_newer && mark(marks) != at {
                 continue;
             }

@@ -179,6 +179,9 @@ impl Replay {
                 self.define(operation)?;
             }
         }
+        if isolith_wal::planted!("torn-multi-keyspace-replay") {
+            shares.truncate(1);
+        }
         let guard = pin();
         let view = PruneView::newest_only();
         for (_, prepared) in &shares {

@@ -152,7 +152,7 @@ impl<V: View> Range<V> {
             let found = node.lookup(self.read);
             observed = observed.max(found.observed);
             if let Some(version) = found.version
-                && version.live_at(self.now)
+                && (version.live_at(self.now) || isolith_wal::planted!("expired-value-scanned"))
             {
                 pairs.push((Slice::from(node.key()), version.slice()));
             }
@@ -200,6 +200,9 @@ impl<V: View> Range<V> {
         direction: Direction,
     ) {
         let Some(overlay) = transaction.overlay(self.keyspace.space().id) else { return };
+        if isolith_wal::planted!("own-write-missed-in-scan") {
+            return;
+        }
         pairs.retain(|(key, _)| overlay.lookup(key).is_none());
         let before = pairs.len();
         for (key, write) in overlay.range(covered.lower_ref(), covered.upper_ref()) {
@@ -224,6 +227,12 @@ impl<V: View> Range<V> {
         }
         let transaction = self.source.as_ref().ok().and_then(V::transaction);
         let Some(mut reads) = transaction.and_then(Transaction::tracked_reads) else { return };
+        if isolith_wal::planted!("range-phantom") {
+            if let KeyBound::Included(key) = &upper {
+                reads.interval(self.keyspace.space(), Interval::point(key));
+            }
+            return;
+        }
         match self.front_interval {
             Some(id) => reads.extend_upper(id, upper),
             None => {

@@ -195,7 +195,8 @@ impl Transaction {
         let guard = pin();
         let found = space.memtable.lookup(key, read, &guard);
         self.observe(found.observed);
-        if track && !self.read_only {
+        let untracked = isolith_wal::planted!("absent-key-untracked") && found.version.is_none();
+        if track && !self.read_only && !untracked {
             self.reads.borrow_mut().point(space, key);
             self.check_size()?;
         }

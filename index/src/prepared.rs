@@ -152,7 +152,8 @@ impl Prepared {
     pub fn newest_above(&self, read: Lsn) -> Option<usize> {
         let guard = pin();
         let ranges = &self.memtable.range_deletes;
-        let any_ranges = !ranges.is_empty(&guard);
+        let any_ranges =
+            !ranges.is_empty(&guard) && !isolith_wal::planted!("put-misses-range-delete");
         self.nodes().position(|node| {
             visible::newest_version(node, &guard) > read
                 || any_ranges && ranges.cover(node.key(), Lsn::MAX, &guard).stamp > read
@@ -293,7 +294,8 @@ impl Watched {
     pub fn changed_since(&self, read: Lsn) -> Option<usize> {
         let guard = pin();
         let ranges = &self.memtable.range_deletes;
-        let any_ranges = !ranges.is_empty(&guard);
+        let any_ranges =
+            !ranges.is_empty(&guard) && !isolith_wal::planted!("read-misses-range-delete");
         (0..self.reads.len()).find(|&at| {
             let node = match self.reads[at] {
                 // SAFETY: nodes live with the memtable, which this value holds.

@@ -33,7 +33,11 @@ pub(crate) fn lookup<'g>(
     // SAFETY: reached through its chain under `guard`; node and memtable last for 'g.
     let version = unsafe { VersionRef::new(version) };
     let stamp = version.stamp();
-    let shown = version.kind().is_put() && cover.stamp <= stamp;
+    let hidden = match isolith_wal::planted!("range-delete-hides-its-own-commit") {
+        true => cover.stamp >= stamp,
+        false => cover.stamp > stamp,
+    };
+    let shown = version.kind().is_put() && !hidden;
     Lookup { version: shown.then_some(version), observed: stamp.max(cover.stamp), skipped_newer }
 }
 

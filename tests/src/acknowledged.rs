@@ -13,6 +13,7 @@ use isolith::{
     Timestamp, Transaction, TransactionOptions, steps::Steps,
 };
 
+use crate::dice::Dice;
 use crate::finding::{Checked, Finding};
 use crate::{ensure, ensure_eq};
 
@@ -347,4 +348,48 @@ impl Stage {
         }
         Ok((place(at), found))
     }
+}
+
+/// *Visible* runs far ahead of `S`: a few keys are overwritten by commits that nobody acknowledges,
+/// pruned all the while, and now and then one is awaited. Readers at `S` must find its versions.
+pub fn lagging(seed: u64, commits: usize) -> Checked {
+    let db = Builder::in_memory()
+        .storage(Arc::new(MemoryStorage::new()))
+        .threads(false)
+        .open()
+        .map_err(|error| Finding::new(error.to_string()))?;
+    let space = db.keyspace("space").map_err(fail)?;
+    let mut dice = Dice::new(seed);
+    // What each key held, by the commit that wrote it.
+    let mut history: Vec<Vec<(Timestamp, u64)>> = vec![Vec::new(); 3];
+    let mut pending = Vec::new();
+    for number in 0..commits as u64 {
+        let mut transaction = db.begin().map_err(fail)?;
+        let first = dice.below(history.len());
+        for key in first..history.len() {
+            transaction.put(&space, [key as u8], number.to_be_bytes()).map_err(fail)?;
+        }
+        let commit = transaction.commit_pending().map_err(fail)?;
+        for versions in &mut history[first..] {
+            versions.push((commit.timestamp(), number));
+        }
+        pending.push(commit);
+        if dice.is(1, 80) {
+            let commit = pending.swap_remove(dice.below(pending.len()));
+            commit.wait().map_err(fail)?;
+        }
+        let s = db.acknowledged();
+        let snapshot = db.snapshot().map_err(fail)?;
+        ensure_eq!(snapshot.timestamp(), s, "a snapshot's timestamp");
+        for (key, versions) in history.iter().enumerate() {
+            let expected = versions.iter().rev().find(|(at, _)| *at <= s);
+            let expected = expected.map(|(_, number)| number.to_be_bytes().to_vec());
+            let found = space.get([key as u8]).map_err(fail)?.map(|value| value.to_vec());
+            ensure_eq!(found, expected, "key {key} at S = {s}, visible {}", db.visible());
+            let found = snapshot.get(&space, [key as u8]).map_err(fail)?;
+            let found = found.map(|value| value.to_vec());
+            ensure_eq!(found, expected, "key {key} of a snapshot at {s}");
+        }
+    }
+    Ok(())
 }

@@ -517,7 +517,7 @@ impl Machine {
             (Look::Get(_, number), Answer::Entry(found)) => {
                 let key = key(*number);
                 ensure_eq!(found, model.read(&self.model, space, &key), "key {key:?}");
-                model.track_point(space, &key, false);
+                model.track_point(space, &key);
                 self.tally.reads += 1;
             }
             (Look::Scan(_, span, walk), Answer::Pairs(found)) => {
@@ -554,7 +554,7 @@ impl Machine {
         let found = result.map_err(unexpected)?.map(|slice| slice.to_vec());
         let expected = model.read(&self.model, space, key);
         ensure_eq!(found, expected.clone().map(|stored| stored.value), "key {key:?} for update");
-        model.track_point(space, key, true);
+        model.track_claim(space, key);
         model.change(Change::Write(space, key.to_vec(), expected));
         self.tally.reads += 1;
         Ok(())

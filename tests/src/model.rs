@@ -345,10 +345,19 @@ impl ModelTransaction {
         live_within(self.view(model, space), bounds, self.now)
     }
 
-    /// Notes that a key was read: now the commit depends on it. `always`: at every level.
-    pub fn track_point(&mut self, space: SpaceNumber, key: &[u8], always: bool) {
-        let tracks = always || self.isolation == Isolation::Serializable;
+    /// Notes that a key was read: now the commit depends on it, if its level tracks reads and the key
+    /// was not its own.
+    pub fn track_point(&mut self, space: SpaceNumber, key: &[u8]) {
+        let tracks = self.isolation == Isolation::Serializable;
         if tracks && !self.read_only && !self.is_own(space, key) {
+            self.points.insert((space, key.to_owned()));
+        }
+    }
+
+    /// Notes that a key was read for update: the commit depends on it at every level, and under
+    /// serializable even if the transaction has written it before, blindly.
+    pub fn track_claim(&mut self, space: SpaceNumber, key: &[u8]) {
+        if self.isolation == Isolation::Serializable || !self.is_own(space, key) {
             self.points.insert((space, key.to_owned()));
         }
     }
@@ -475,7 +484,7 @@ mod tests {
         let conflict = |isolation, reads: &[&str], writes: &[&str]| {
             let mut transaction = ModelTransaction::new(isolation, false, 0);
             transaction.read_at = Some(at(3));
-            reads.iter().for_each(|key| transaction.track_point(0, key.as_bytes(), false));
+            reads.iter().for_each(|key| transaction.track_point(0, key.as_bytes()));
             writes.iter().for_each(|key| transaction.change(put(key, "x")));
             transaction.conflict(&model)
         };

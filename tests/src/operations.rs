@@ -278,14 +278,15 @@ fn action() -> impl Strategy<Value = Action> {
             .prop_map(|(space, key, value, lives)| Action::Put(space, key, value, lives)),
         2 => (space(), key_number()).prop_map(|(space, key)| Action::Delete(space, key)),
         2 => (space(), span()).prop_map(|(space, span)| Action::DeleteRange(space, span)),
-        1 => Just(Action::Savepoint),
-        1 => any::<u8>().prop_map(Action::RollbackTo),
+        2 => Just(Action::Savepoint),
+        2 => any::<u8>().prop_map(Action::RollbackTo),
     ]
 }
 
 /// One operation.
 pub fn operation() -> impl Strategy<Value = Operation> {
-    let slot = 0..SLOTS as u8;
+    // Mostly the first, so that transactions grow.
+    let slot = prop_oneof![4 => Just(0), 2 => Just(1), 1 => 0..SLOTS as u8].boxed();
     let isolation = prop_oneof![
         2 => Just(Isolation::Serializable),
         1 => Just(Isolation::Snapshot),

@@ -143,8 +143,9 @@ fn judge_one(commits: &[Commit], who: usize, trace: &Trace, verdicts: &mut Verdi
             let reasons = |place: usize| {
                 let alone = trace.program.alone(who, &commits[place].state);
                 match trace.program.isolation {
-                    // A scan depends on all that it went over, own writes or not.
-                    Isolation::Serializable => &alone.read | &alone.scanned,
+                    // A scan depends on all that it went over, own writes or not; so does a read
+                    // for update.
+                    Isolation::Serializable => &(&alone.read | &alone.scanned) | &alone.claimed,
                     Isolation::Snapshot => alone.written,
                 }
             };

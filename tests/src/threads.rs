@@ -282,6 +282,8 @@ pub fn overwriting(db: &Database, load: Load, bytes_max: usize) -> Checked {
                 ensure!(found.observed >= last, "{} was seen after {last}", found.observed);
                 last = found.observed;
             }
+            let (durable, visible) = (db.durable(), db.visible());
+            ensure!(durable <= visible, "durable = {durable} has passed visible = {visible}");
             let memory = db.stats().memory_bytes;
             ensure!(memory <= bytes_max, "{memory} bytes are held, {bytes_max} are enough");
             Ok(())
@@ -339,10 +341,10 @@ pub fn until_closed(db: &Database, load: Load) -> Checked<Vec<u64>> {
     let started = &AtomicU64::new(0);
     let writer = move |writer: usize| -> Checked<u64> {
         let mut acknowledged = 0;
-        for next in 1.. {
+        for next in 1u64.. {
             let options =
                 PutOptions { durability: Some(DURABILITIES[writer % 3]), ..PutOptions::default() };
-            match space.put_with(name(writer), (next as u64).to_be_bytes(), options) {
+            match space.put_with(name(writer), next.to_be_bytes(), options) {
                 Ok(()) => acknowledged = next,
                 Err(Error::Closed) => return Ok(acknowledged),
                 Err(error) => return Err(fail(error)),

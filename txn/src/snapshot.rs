@@ -115,8 +115,10 @@ impl SnapshotRegistry {
         // The order is the proof (rule 19): V, the ends, S, then the slots.
         let mut horizon = marks.visible();
         let mut needed = Vec::with_capacity(16);
-        marks.ends(&mut needed);
-        needed.push(marks.acknowledged());
+        if !isolith_wal::planted!("prune-forgets-s") {
+            marks.ends(&mut needed);
+            needed.push(marks.acknowledged());
+        }
         // SeqCst fence: pairs with the one in `SnapshotSlot::hold` (invariant 1).
         fence(Ordering::SeqCst);
         for block in &self.blocks {
@@ -176,6 +178,13 @@ impl SnapshotSlot {
 
     fn hold(&self, open: Lsn, marks: &Watermarks, load: impl FnOnce(&Watermarks) -> Lsn) -> Lsn {
         let slot = self.slot();
+        #[cfg(planted)]
+        if isolith_wal::planted!("snapshot-registered-without-recheck") {
+            let timestamp = load(marks);
+            isolith_wal::planted::dawdle();
+            slot.held.store(timestamp.bits(), Ordering::Release);
+            return timestamp;
+        }
         // Relaxed: the fence below orders it before the load of the timestamp.
         slot.open.store(open.bits(), Ordering::Relaxed);
         // SeqCst fence: pairs with the one in `prune_view` (invariant 1).

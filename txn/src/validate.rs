@@ -209,6 +209,7 @@ impl Request {
             .writes
             .iter()
             .filter(|_| self.isolation.first_committer_wins())
+            .filter(|_| !isolith_wal::planted!("range-delete-misses-put"))
             .enumerate()
             .flat_map(|(share, writes)| {
                 writes.prepared.ranges().enumerate().map(move |(item, ends)| {
@@ -226,7 +227,9 @@ impl Request {
                 return Some(Conflict { kind, space, share, item, other: None });
             }
         }
-        if self.isolation.first_committer_wins() {
+        if self.isolation.first_committer_wins()
+            && !isolith_wal::planted!("first-committer-does-not-win")
+        {
             for (share, writes) in self.writes.iter().enumerate() {
                 if let Some(item) = writes.prepared.newest_above(since) {
                     let (kind, space) = (ConflictKind::Write, writes.space.id);
@@ -356,7 +359,9 @@ impl Recent {
 pub fn decide(request: &Request, recent: &Recent, guard: &Guard) -> Verdict {
     let read = request.reads.iter().map(|reads| &reads.space);
     let mut spaces = request.writes.iter().map(|writes| &writes.space).chain(read);
-    if let Some(space) = spaces.find(|space| space.is_dropped()) {
+    if let Some(space) = spaces.find(|space| space.is_dropped())
+        && !isolith_wal::planted!("dropped-keyspace-written")
+    {
         return Verdict::Dropped(space.id);
     }
     if let Some(conflict) = request.changed_points() {
@@ -365,7 +370,7 @@ pub fn decide(request: &Request, recent: &Recent, guard: &Guard) -> Verdict {
     // Relaxed: written by the owner before it queued the request.
     let validated_to = Lsn::from_bits(request.validated_to.load(Ordering::Relaxed));
     for (share, space, item, kind, ends) in request.intervals() {
-        if space.is_unwritten_since(validated_to) {
+        if space.is_unwritten_since(validated_to) || isolith_wal::planted!("ring-not-consulted") {
             continue;
         }
         let writer = if recent.covers(validated_to) {

@@ -29,6 +29,9 @@ pub struct Watermarks {
     weak: CachePadded<AtomicU64>,
     /// Ends of sealed batches that `S` has not reached yet, ascending.
     ends: Mutex<Vec<Lsn>>,
+    /// The last record handed to the log, for a bug that is planted.
+    #[cfg(planted)]
+    appended: AtomicU64,
 }
 
 impl Watermarks {
@@ -41,6 +44,8 @@ impl Watermarks {
             durable: at(),
             weak: at(),
             ends: Mutex::new(Vec::with_capacity(64)),
+            #[cfg(planted)]
+            appended: at().into_inner(),
         }
     }
 
@@ -76,6 +81,12 @@ impl Watermarks {
         self.visible.store(lsn.bits(), Ordering::Release);
     }
 
+    /// A record was handed to the log and is not visible yet.
+    #[cfg(planted)]
+    pub fn note_appended(&self, lsn: Lsn) {
+        self.appended.store(lsn.bits(), Ordering::SeqCst);
+    }
+
     /// Acknowledges `lsn` below `Sync`. The window leader calls it for a `Buffered` commit right
     /// after [`Watermarks::publish`] and before the next one; an `Os` acknowledger calls it with a
     /// value of *written*. No other value is allowed: pruning counts on it (rule 17).
@@ -93,6 +104,11 @@ impl Watermarks {
         let acknowledged = self.acknowledged();
         ends.retain(|&end| end > acknowledged);
         let end = self.visible();
+        #[cfg(planted)]
+        let end = match isolith_wal::planted!("batch-cut-beyond-visible") {
+            true => end.max(Lsn::from_bits(self.appended.load(Ordering::SeqCst))),
+            false => end,
+        };
         if end > last_end {
             ends.push(end);
         }
@@ -108,7 +124,10 @@ impl Watermarks {
 
     /// The contiguous prefix up to `end` is on stable storage.
     pub fn advance_durable(&self, end: Lsn) {
-        debug_assert!(end <= self.visible(), "durable never passes visible");
+        debug_assert!(
+            end <= self.visible() || isolith_wal::planted!("batch-cut-beyond-visible"),
+            "durable never passes visible"
+        );
         self.advance_written(end);
         // Release: pairs with the Acquire in `durable`. Stored before the ends leave the list
         // (invariant 4).

@@ -273,7 +273,9 @@ impl WriteSet {
                 }
                 Undo::Range { overlay, removed } => {
                     let overlay = &mut self.overlays[overlay];
-                    self.live -= overlay.ranges.pop().as_ref().map_or(0, range_cost);
+                    if !isolith_wal::planted!("savepoint-keeps-range-delete") {
+                        self.live -= overlay.ranges.pop().as_ref().map_or(0, range_cost);
+                    }
                     let restored = removed.iter().map(|(key, write)| entry_cost(key.len(), write));
                     self.live += restored.sum::<usize>();
                     overlay.entries.extend(removed);

@@ -439,7 +439,8 @@ impl Log {
         let buffer = self.buffers.lock().pop().unwrap_or_default();
         let encoded = writer.encode(&cut, announced.durable_sequence, announced.durable, buffer);
         let reach = announced.reach;
-        let in_flight = cut.file.submit(encoded.offset, encoded.buffer, reach);
+        let sent = if planted!("acknowledge-before-sync") { Reach::Kernel } else { reach };
+        let in_flight = cut.file.submit(encoded.offset, encoded.buffer, sent);
         writer.forget_records();
         Ok((leading, Flight { cut, reach, in_flight }))
     }
@@ -453,7 +454,9 @@ impl Log {
         while let Some(Flight { cut, reach, in_flight }) = next {
             let (result, buffer) = in_flight.wait();
             self.keep(buffer);
-            if let Err(error) = result {
+            if let Err(error) = result
+                && !planted!("failed-write-ignored")
+            {
                 return Err(self.fail(FailedOperation::Write, cut.segment, error));
             }
             next = self.complete(&cut, reach);
@@ -520,7 +523,9 @@ impl Log {
         while let Some(flush) = next {
             let flushing = Flushing { log: self, held: true };
             for dirty in &flush.files {
-                if let Err(error) = dirty.file.sync() {
+                if let Err(error) = dirty.file.sync()
+                    && !planted!("failed-sync-ignored")
+                {
                     self.fail(FailedOperation::Sync, dirty.segment, error);
                     return;
                 }

@@ -19,6 +19,22 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("isolith keeps its promises on Linux only: it needs RWF_DSYNC and O_DIRECT");
 
+/// Whether a bug was planted by a test: see [`planted`](mod@planted) in a build with `--cfg planted`;
+/// the constant `false` in every other.
+#[macro_export]
+macro_rules! planted {
+    ($bug:literal) => {{
+        #[cfg(planted)]
+        let planted = $crate::planted::is_planted($bug);
+        #[cfg(not(planted))]
+        let planted = false;
+        planted
+    }};
+}
+
+#[cfg(planted)]
+pub mod planted;
+
 pub mod lsn;
 
 pub mod environment;

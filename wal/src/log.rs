@@ -313,7 +313,7 @@ impl Log {
             options,
             storage,
         };
-        if !report.created && clean {
+        if !report.created && clean && !planted!("open-mark-left-out") {
             // Durable before any LSN is given out, so that a crash from here on is not taken for the
             // shutdown that the log ended with.
             let marked = log.write_mark(BatchKind::Open).map_err(LogOpenError::Write)?;
@@ -500,7 +500,9 @@ impl Log {
             return Err(LogError::Forked);
         }
         self.space.close();
-        self.sync()?;
+        if !planted!("close-writes-nothing") {
+            self.sync()?;
+        }
         if self.begin_closing() {
             // Where there is no room even for this block, the log is closed without it, and the next
             // open takes a new epoch.
@@ -621,7 +623,7 @@ impl Opening<'_> {
             segment: SegmentId::NONE,
             capacity: 0,
             cut: true,
-            start: Lsn::new(epoch, 1),
+            start: if planted!("lsn-given-twice") { tail.next } else { Lsn::new(epoch, 1) },
             previous: tail.segment.id,
             previous_end: tail.offset,
             previous_lsn: tail.last,

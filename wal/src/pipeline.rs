@@ -369,7 +369,8 @@ impl Pipeline {
         let sync = cut.records == 0 || appended_synced.max(self.wanted_durable) > self.ended;
         // A synced write covers itself only. Behind an unsynced one it would be of no use before a
         // flush, which then covers both.
-        let reach = match sync && self.unsynced_sent <= self.flushed_sequence {
+        let covers = self.unsynced_sent <= self.flushed_sequence;
+        let reach = match sync && (covers || planted!("unsynced-batch-counted-durable")) {
             true => Reach::Stable,
             false => Reach::Kernel,
         };
@@ -488,7 +489,9 @@ impl Pipeline {
 
     /// If every written batch was synced by its own write or by a flush, all of them are durable.
     fn advance_durable(&mut self) -> Option<Lsn> {
-        if self.poison.is_some() || self.unsynced_written > self.flushed_sequence {
+        let unsynced = self.unsynced_written > self.flushed_sequence
+            && !planted!("unsynced-batch-counted-durable");
+        if self.poison.is_some() || unsynced {
             return None;
         }
         self.durable_sequence = self.written_sequence;

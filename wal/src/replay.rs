@@ -148,7 +148,9 @@ fn find(storage: &dyn Storage) -> Result<HashMap<SegmentId, Found>, LogOpenError
         let path = segment::path(id);
         let failed = |error| io_error(storage, &path, error);
         let file = storage.open(&path, Access::ReadWrite).map_err(failed)?;
-        file.sync().map_err(failed)?;
+        if !planted!("recovery-reads-before-it-syncs") {
+            file.sync().map_err(failed)?;
+        }
         let bytes = file.len().map_err(failed)?;
         let mut block = vec![0; BLOCK_BYTES];
         let read = file.read_at(0, &mut block).map_err(failed)?;
@@ -318,7 +320,8 @@ impl Reader<'_> {
             }
             let Some(header) = self.found[&id].valid() else { continue };
             let (epoch, ours) = (header.start.epoch(), end.next.epoch());
-            if epoch > ours || epoch == ours && header.durable_batch >= hole {
+            let witness = epoch > ours || epoch == ours && header.durable_batch >= hole;
+            if witness && !planted!("hole-accepted") {
                 return Err(self.blame(id, Some((end, visited))));
             }
         }
@@ -361,9 +364,9 @@ impl Reader<'_> {
                     let place = Place { database: end.database, segment: id, offset: at };
                     let Some((header, _)) = BatchHeader::decode(block, &place) else { continue };
                     let same = header.first.epoch() == end.next.epoch();
-                    if header.first.epoch() > end.next.epoch()
-                        || same && header.durable_batch > end.sequence
-                    {
+                    let witness = header.first.epoch() > end.next.epoch()
+                        || same && header.durable_batch > end.sequence;
+                    if witness && !planted!("hole-accepted") {
                         let what = format!(
                             "batch {} in {} at offset {at} was written after it",
                             header.sequence,
@@ -598,7 +601,7 @@ impl<'a> Walk<'a> {
         header.first_batch == self.at.sequence + 1
             && header.previous_crc == self.at.crc.0
             && header.previous_lsn == self.at.last
-            && (header.start.epoch() > epoch) == header.cut
+            && ((header.start.epoch() > epoch) == header.cut || planted!("lsn-given-twice"))
     }
 
     /// Reads one batch, and takes it if it is the next one.
@@ -632,7 +635,7 @@ impl<'a> Walk<'a> {
         }
         let rest =
             &window.exactly(at.offset, bytes as usize).map_err(failed)?[BATCH_HEADER_BYTES..];
-        if !header.covers(rest, &place) {
+        if !header.covers(rest, &place) && !planted!("crc-not-checked") {
             return Ok(Step::Not("not whole"));
         }
         let mut records = Records::new(&rest[..header.payload_bytes as usize], header.records);

@@ -81,6 +81,9 @@ pub(crate) fn prepare(
             write_header(file, header)?;
             file.sync()?;
         }
+        if planted!("missing-directory-sync") {
+            return Ok(());
+        }
         storage.sync_dir(Path::new(DIRECTORY))
     };
     let file = match storage.create_new(&path) {

@@ -13,6 +13,7 @@ use isolith::storage::{Access, BLOCK_BYTES, Storage};
 use isolith::{Builder, Database, Durability, ManualClock, OpenError, Timestamp};
 
 use super::{Ledger, Life, NOW, SEGMENT_BYTES, Script, Step, Write, live};
+use crate::dice::Dice;
 use crate::finding::{Checked, Finding, catching};
 use crate::{ensure, ensure_eq};
 
@@ -68,6 +69,31 @@ pub enum Told {
     Harmless,
     /// The last batches looked torn and were cut.
     Cut(usize),
+}
+
+/// What became of many damages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Told, with file and place.
+    pub corrupt: u64,
+    /// Refused as no database, or as one of a newer format.
+    pub refused: u64,
+    /// Without a difference.
+    pub harmless: u64,
+    /// Taken for a torn tail, and the most commits that such a cut took.
+    pub cut: (u64, usize),
+}
+
+impl Tally {
+    /// Adds one.
+    pub fn add(&mut self, told: Told) {
+        match told {
+            Told::Corrupt => self.corrupt += 1,
+            Told::Refused => self.refused += 1,
+            Told::Harmless => self.harmless += 1,
+            Told::Cut(lost) => self.cut = (self.cut.0 + 1, self.cut.1.max(lost)),
+        }
+    }
 }
 
 /// A database whose life is over, and what it held.
@@ -163,6 +189,38 @@ impl Image {
     }
 }
 
+/// Flipped bits: all bytes of each header, some of the rest; each `each`-th of them.
+pub fn flips(image: &Image, dice: &mut Dice, each: usize) -> Vec<Damage> {
+    let mut flips = Vec::new();
+    for (file, block) in image.used_blocks() {
+        let places = (0..112).chain((112..BLOCK_BYTES).step_by(97));
+        for place in places.skip(dice.below(each)).step_by(each) {
+            let (offset, mask) = (block * BLOCK_BYTES + place, 1 << dice.below(8));
+            flips.push(Damage::Flip { file: file.clone(), offset, mask });
+        }
+    }
+    flips
+}
+
+/// Blocks zeroed, and blocks overwritten by others.
+pub fn blocks(image: &Image, dice: &mut Dice) -> Vec<Damage> {
+    let used = image.used_blocks();
+    let mut all = Vec::new();
+    for (file, block) in &used {
+        all.push(Damage::Zero(file.clone(), *block));
+        for _ in 0..3 {
+            let from = dice.pick(&used).clone();
+            all.push(Damage::Misdirect { from, to: (file.clone(), *block) });
+        }
+        // The block after it: perhaps still zeros, perhaps the batch that follows.
+        if (block + 1) * BLOCK_BYTES < image.files[file].len() {
+            let from = (file.clone(), *block);
+            all.push(Damage::Misdirect { from, to: (file.clone(), block + 1) });
+        }
+    }
+    all
+}
+
 /// A script of `Sync` commits alone: each is a batch of its own, over several segments.
 pub fn synced_commits(count: usize) -> Script {
     let mut steps = vec![Step::Create("alpha"), Step::Create("beta")];
@@ -224,6 +282,18 @@ impl Closed {
     pub fn open_with(&self, damage: &Damage) -> Checked<Told> {
         let told = catching(|| self.open_image(&self.image.with(damage)));
         told.map_err(|finding| finding.after(format!("{damage:?}")))
+    }
+
+    /// Opens the database with each damage; a cut may take at most `cut_max` commits.
+    pub fn open_with_each(&self, damages: &[Damage], cut_max: usize) -> Checked<Tally> {
+        let mut tally = Tally::default();
+        for damage in damages {
+            let told = self.open_with(damage)?;
+            let allowed = !matches!(told, Told::Cut(lost) if lost > cut_max);
+            ensure!(allowed, "{damage:?}: commits were silently lost, {told:?}");
+            tally.add(told);
+        }
+        Ok(tally)
     }
 
     fn open_image(&self, image: &Image) -> Checked<Told> {

@@ -1,0 +1,220 @@
+//! Bugs that are planted one after the other, and the finders that must find each: what shows that
+//! the other test targets can find anything.
+//!
+//! ```text
+//! RUSTFLAGS="--cfg planted" CARGO_TARGET_DIR=target/planted cargo test -p isolith-testkit --test planted -- --nocapture
+//! ```
+//!
+//! Without the flag no bug is compiled in anywhere, and this target says that it did nothing. The
+//! list of bugs is told in `docs/testing.md`.
+
+#[cfg(not(planted))]
+#[test]
+fn planted_bugs_are_skipped() {
+    println!("skipped: build with RUSTFLAGS=\"--cfg planted\" to plant bugs");
+}
+
+#[cfg(planted)]
+mod planted {
+    use isolith::storage::faulty::Fault;
+    use isolith::{Builder, CommitMode, Database};
+    use isolith_testkit::acknowledged::{self, LEVELS, READERS, Stage};
+    use isolith_testkit::crash::enumerate::{Plan, enumerate, fail_each_call};
+    use isolith_testkit::crash::{DISKS, Life, Script, damage};
+    use isolith_testkit::dice::{Dice, run_seed};
+    use isolith_testkit::explorer::{Explorer, level_mixes, schedules};
+    use isolith_testkit::finding::catching;
+    use isolith_testkit::machine::{self, Setting};
+    use isolith_testkit::operations::operation;
+    use isolith_testkit::programs::{Act, Program, sequences};
+    use isolith_testkit::threads::{self, Load};
+    use isolith_testkit::{Checked, Finding};
+    use isolith_wal::planted;
+    use proptest::prelude::*;
+    use proptest::strategy::ValueTree;
+    use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+
+    /// A short run of what the other targets do at length.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Finder {
+        Model,
+        Interleavings,
+        Acknowledgements,
+        Crashes,
+        Failures,
+        Damage,
+        Counters,
+        Overwriting,
+    }
+
+    use Finder::{
+        Acknowledgements, Counters, Crashes, Damage, Failures, Interleavings, Model, Overwriting,
+    };
+
+    const FINDERS: [Finder; 8] =
+        [Model, Interleavings, Acknowledgements, Crashes, Failures, Damage, Counters, Overwriting];
+
+    /// Each bug, and who must find it.
+    const BUGS: [(&str, Finder); 33] = [
+        ("acknowledge-before-sync", Crashes),
+        ("missing-directory-sync", Crashes),
+        ("unsynced-batch-counted-durable", Crashes),
+        ("lsn-given-twice", Crashes),
+        ("open-mark-left-out", Crashes),
+        ("recovery-reads-before-it-syncs", Crashes),
+        ("close-writes-nothing", Crashes),
+        ("torn-multi-keyspace-replay", Crashes),
+        ("crc-not-checked", Damage),
+        ("hole-accepted", Damage),
+        ("failed-write-ignored", Failures),
+        ("failed-sync-ignored", Failures),
+        ("os-acknowledged-unwritten", Acknowledgements),
+        ("weak-not-raised", Acknowledgements),
+        ("weak-raised-too-far", Acknowledgements),
+        ("range-phantom", Interleavings),
+        ("absent-key-untracked", Interleavings),
+        ("read-misses-range-delete", Interleavings),
+        ("put-misses-range-delete", Interleavings),
+        ("range-delete-misses-put", Interleavings),
+        ("first-committer-does-not-win", Interleavings),
+        ("ring-not-consulted", Interleavings),
+        ("own-write-missed-in-scan", Model),
+        ("range-delete-hides-its-own-commit", Model),
+        ("savepoint-keeps-range-delete", Model),
+        ("expired-value-scanned", Model),
+        ("dropped-keyspace-written", Model),
+        ("newest-version-pruned", Model),
+        ("prune-forgets-s", Acknowledgements),
+        ("snapshot-registered-without-recheck", Overwriting),
+        ("read-without-recheck", Overwriting),
+        ("batch-cut-beyond-visible", Overwriting),
+        ("visible-before-installed", Counters),
+    ];
+
+    fn model(seed: u64) -> Checked {
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&seed.to_le_bytes());
+        let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
+        let mut runner = TestRunner::new_with_rng(Config::default(), rng);
+        let programs = prop::collection::vec(operation(), 1..160);
+        for _ in 0..600 {
+            let tree = programs.new_tree(&mut runner).map_err(|why| Finding::new(why.message()))?;
+            let setting = Setting { mode: CommitMode::Combining, logged: true, strict: true };
+            machine::run(setting, &tree.current())?;
+        }
+        Ok(())
+    }
+
+    fn interleavings(seed: u64) -> Checked {
+        let alphabet = [
+            Act::Get(0),
+            Act::Put(0),
+            Act::Put(1),
+            Act::Scan(0, 1),
+            Act::First,
+            Act::DeleteRange(0, 1),
+        ];
+        let all = sequences(&alphabet, 2);
+        let mut dice = Dice::new(seed);
+        let mut explorer = Explorer::new()?;
+        for _ in 0..1_500 {
+            let mix = dice.pick(&level_mixes(2)).clone();
+            let program = |isolation| Program { isolation, acts: dice.pick(&all).clone() };
+            let programs: Vec<_> = mix.into_iter().map(program).collect();
+            let lengths: Vec<_> = programs.iter().map(|program| program.acts.len()).collect();
+            let present = &[0, 1][..dice.below(3)];
+            explorer.explore(present, &programs, &schedules(&lengths))?;
+        }
+        Ok(())
+    }
+
+    fn acknowledgements(seed: u64) -> Checked {
+        let mut dice = Dice::new(seed);
+        let schedules = acknowledged::schedules();
+        let mut stage = Stage::new()?;
+        for _ in 0..8_000 {
+            let levels = [*dice.pick(&LEVELS), *dice.pick(&LEVELS)];
+            let schedule = &schedules[dice.below(schedules.len())];
+            stage.run(levels, *dice.pick(&READERS), schedule)?;
+        }
+        acknowledged::lagging(seed, 1_000)
+    }
+
+    fn plan(seed: u64) -> Plan {
+        let (script, after) = (Script::every_corner(), Script::going_on());
+        Plan { disk: DISKS[0], script, after, stride: 2, random: 2, nested: 0, seed }
+    }
+
+    fn crashes(seed: u64) -> Checked {
+        for disk in DISKS {
+            enumerate(&Plan { disk, ..plan(seed) })?;
+        }
+        Ok(())
+    }
+
+    fn failures(seed: u64) -> Checked {
+        let plan = Plan { stride: 2, random: 0, ..plan(seed) };
+        fail_each_call(&plan, &[Fault::Io], Life::FAULTY).map(drop)
+    }
+
+    fn damages(seed: u64) -> Checked {
+        let mut dice = Dice::new(seed);
+        let closed = damage::closed(&damage::synced_commits(24), true)?;
+        let mut all = damage::flips(&closed.image, &mut dice, 8);
+        all.extend(damage::blocks(&closed.image, &mut dice));
+        closed.open_with_each(&all, 0).map(drop)
+    }
+
+    fn threaded() -> Checked<Database> {
+        threads::threaded(Builder::in_memory())
+    }
+
+    fn find(finder: Finder, seed: u64) -> Checked {
+        let load = |writers, transactions, keys| Load { writers, transactions, keys, seed };
+        match finder {
+            Model => model(seed),
+            Interleavings => interleavings(seed),
+            Acknowledgements => acknowledgements(seed),
+            Crashes => crashes(seed),
+            Failures => failures(seed),
+            Damage => damages(seed),
+            Counters => threads::counters(&threaded()?, load(4, 3_000, 2)),
+            Overwriting => threads::overwriting(&threaded()?, load(2, 6_000, 10), 8 << 20),
+        }
+    }
+
+    #[test]
+    fn every_planted_bug_is_found() {
+        let seed = run_seed("every_planted_bug_is_found");
+        planted::plant(None);
+        for finder in FINDERS {
+            find(finder, seed).unwrap_or_else(|finding| panic!("{finder:?}, sound: {finding}"));
+        }
+        // What a bug makes panic is told by the finding.
+        std::panic::set_hook(Box::new(|_| {}));
+        let only = std::env::var("ISOLITH_PLANT").ok();
+        let mut missed = Vec::new();
+        for (bug, finder) in BUGS {
+            if only.as_ref().is_some_and(|only| only != bug) {
+                continue;
+            }
+            planted::plant(Some(bug));
+            let found = catching(|| find(finder, seed));
+            let reached = planted::was_reached();
+            planted::plant(None);
+            match found {
+                Err(finding) if reached => {
+                    let text = finding.to_string();
+                    let told = text.lines().last().unwrap_or_default();
+                    println!("{bug:38} {finder:?}: {}", &told[..told.floor_char_boundary(140)]);
+                }
+                Err(finding) => missed.push(format!("{bug}: not reached, but {finding}")),
+                Ok(()) => {
+                    missed.push(format!("{bug}: {finder:?} finds nothing (reached: {reached})"))
+                }
+            }
+        }
+        drop(std::panic::take_hook());
+        assert!(missed.is_empty(), "not found: {missed:#?}");
+    }
+}
