@@ -536,9 +536,14 @@ impl Log {
             flushing.end();
             self.commit.publish(&advance, self);
             next = pipeline.begin_flush();
+            let idle = pipeline.wants_mark();
             drop(pipeline);
             self.commit.events[FLUSHED].notify_all();
             self.wake_futures(&advance);
+            if idle {
+                // The driver may have gone to sleep when these batches were written and not synced.
+                self.commit.rouse_driver();
+            }
         }
     }
 
@@ -647,7 +652,9 @@ impl Log {
         // have held before they look at the flag.
         let appended = self.appended();
         let pipeline = self.commit.pipeline.lock();
-        let nothing = appended == seen.appended && pipeline.next_sequence() == seen.batches;
+        let nothing = appended == seen.appended
+            && pipeline.next_sequence() == seen.batches
+            && !pipeline.wants_mark();
         drop(pipeline);
         if !nothing {
             // Relaxed: whoever found it set has notified us already.

@@ -280,7 +280,7 @@ fn the_driver_writes_what_nobody_waits_for_and_marks_the_end() {
             }
             lsn = lsn.next();
         }
-        // Counted before the sync: the mark may follow it at once.
+        // Counted before the sync: the mark may follow it at once. The driver may be asleep by now.
         let batches = log.stats().batches;
         log.sync().unwrap();
         while log.stats().batches == batches {
