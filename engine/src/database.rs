@@ -245,7 +245,7 @@ impl Database {
         Pending::new(Arc::clone(&self.open), info, at, self.open.default_durability())
     }
 
-    /// Makes every commit so far as durable as [`Durability::Sync`].
+    /// Makes every commit so far as durable as [`Durability::Sync`](crate::Durability::Sync).
     pub fn sync(&self) -> Result<()> {
         self.open.check_open()?;
         match self.open.log() {

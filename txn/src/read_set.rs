@@ -191,7 +191,7 @@ impl ReadSet {
         self.bytes += key.len() + 32;
     }
 
-    /// Records an interval whose ends a cursor will move with [`ReadSet::extend`].
+    /// Records an interval whose ends a cursor will move with [`ReadSet::extend_upper`] or [`ReadSet::extend_lower`].
     pub fn interval(&mut self, space: &Arc<Space>, interval: Interval) -> IntervalId {
         let index = self.space_index(space);
         self.bytes += interval.bytes() + 64;

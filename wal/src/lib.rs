@@ -19,7 +19,7 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("isolith keeps its promises on Linux only: it needs RWF_DSYNC and O_DIRECT");
 
-/// Whether a bug was planted by a test: see [`planted`](mod@planted) in a build with `--cfg planted`;
+/// Whether a bug was planted by a test: see the module `planted` in a build with `--cfg planted`;
 /// the constant `false` in every other.
 #[macro_export]
 macro_rules! planted {
