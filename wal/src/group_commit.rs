@@ -12,7 +12,8 @@
 //!    step which nobody owes is the pipeline's invariant 4.
 //! 4. A future's waker is registered before the watermark is looked at, and wakers are taken after
 //!    the watermark moved: one of the two sees the other.
-//! 5. A thread that panics while it leads poisons the log, rather than leave the others waiting.
+//! 5. A thread that panics while it leads, attends to a batch, or flushes, poisons the log, rather
+//!    than leave the others waiting.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -55,6 +56,8 @@ pub(crate) struct GroupCommit {
     driver: Event,
     /// Threads in `drive`.
     drivers: AtomicU32,
+    /// A driver was called, and none has looked since.
+    driver_called: AtomicBool,
     /// A driver sleeps without a deadline.
     driver_sleeps: AtomicBool,
     counters: Counters,
@@ -93,6 +96,7 @@ impl GroupCommit {
             },
             driver: Event::new(),
             drivers: AtomicU32::new(0),
+            driver_called: AtomicBool::new(false),
             driver_sleeps: AtomicBool::new(false),
             counters: Counters::default(),
         }
@@ -144,9 +148,14 @@ impl GroupCommit {
         }
     }
 
-    fn wake_everybody(&self) {
-        self.events.iter().for_each(Event::notify_all);
-        self.driver.notify_all();
+    /// Has a driver look at the pipeline. Many futures may call before it comes: one call is enough.
+    fn call_driver(&self) {
+        // AcqRel: pairs with the swap in `drive`. If an earlier call is still open, the driver that
+        // comes for it takes it back after this swap, and so sees what this caller left in the
+        // pipeline.
+        if !self.driver_called.swap(true, Ordering::AcqRel) {
+            self.driver.notify_one();
+        }
     }
 
     /// Wakes the driver if it sleeps without a deadline. For those who leave something behind that
@@ -192,7 +201,7 @@ impl GroupCommit {
         if let Some(place) = heir {
             self.events[place.event()].notify_one();
         } else if orphaned && self.has_driver() {
-            self.driver.notify_one();
+            self.call_driver();
         }
     }
 
@@ -234,6 +243,9 @@ impl Log {
             }
             if pipeline.has_reached(lsn, level) || pipeline.poison().is_some() {
                 continue;
+            }
+            if pipeline.is_closed() {
+                return Err(LogError::Closed);
             }
             pipeline.want(lsn, level);
             match pipeline.turn(lsn) {
@@ -288,11 +300,14 @@ impl Log {
             return Poll::Ready(settled);
         }
         let mut pipeline = self.commit.pipeline.lock();
+        if pipeline.is_closed() {
+            return Poll::Ready(Err(LogError::Closed));
+        }
         pipeline.want_of_driver(lsn, level);
         let owed = pipeline.driver_may_lead() || pipeline.wants_flush();
         drop(pipeline);
         if owed {
-            self.commit.driver.notify_one();
+            self.commit.call_driver();
         }
         Poll::Pending
     }
@@ -387,7 +402,7 @@ impl Log {
     /// Writes a batch without records, when nothing else is under way; `false` if something is, or
     /// there is no room for it.
     pub(crate) fn write_mark(&self, kind: BatchKind) -> Result<bool, PoisonCause> {
-        if !self.commit.pipeline.lock().lead_mark() {
+        if !self.commit.pipeline.lock().lead_mark(kind) {
             return Ok(false);
         }
         let leading = Leading { log: self, held: true };
@@ -400,6 +415,10 @@ impl Log {
         let (leading, flight) = self.send(leading, writer, Ok(cut))?;
         leading.end();
         self.attend(flight)?;
+        if kind == BatchKind::Clean {
+            // Nothing is written any more: whoever still waits is told so.
+            self.wake_everybody();
+        }
         Ok(true)
     }
 
@@ -450,6 +469,7 @@ impl Log {
     /// a batch takes on the disk, and so happens meanwhile. Only what nobody can be woken for is
     /// attended to here.
     fn attend(&self, flight: Flight) -> Result<(), PoisonCause> {
+        let _attending = Attending { log: self };
         let mut next = Some(flight);
         while let Some(Flight { cut, reach, in_flight }) = next {
             let (result, buffer) = in_flight.wait();
@@ -533,13 +553,13 @@ impl Log {
             count(&self.commit.counters.flushes, 1);
             let mut pipeline = self.commit.pipeline.lock();
             let advance = pipeline.flushed(&flush);
-            flushing.end();
             self.commit.publish(&advance, self);
             next = pipeline.begin_flush();
             let idle = pipeline.wants_mark();
             drop(pipeline);
             self.commit.events[FLUSHED].notify_all();
             self.wake_futures(&advance);
+            flushing.end();
             if idle {
                 // The driver may have gone to sleep when these batches were written and not synced.
                 self.commit.rouse_driver();
@@ -568,10 +588,16 @@ impl Log {
             cause
         };
         self.space.poison(&cause);
-        self.commit.wake_everybody();
+        self.wake_everybody();
+        cause
+    }
+
+    /// For the end of the log: all who wait look again.
+    fn wake_everybody(&self) {
+        self.commit.events.iter().for_each(Event::notify_all);
+        self.commit.driver.notify_all();
         let wakers = self.futures.lock().take_all();
         wakers.into_iter().for_each(Waker::wake);
-        cause
     }
 
     fn wake_futures(&self, advance: &Advance) {
@@ -596,6 +622,8 @@ impl Log {
         let mut seen = Seen { appended: self.appended(), batches: 0 };
         let mut next_tick = Some(Instant::now() + tick);
         loop {
+            // AcqRel: pairs with the swap in `call_driver`. Before looking.
+            self.commit.driver_called.swap(false, Ordering::AcqRel);
             let mut pipeline = self.commit.pipeline.lock();
             if pipeline.is_closing() || pipeline.poison().is_some() {
                 return;
@@ -761,6 +789,21 @@ impl Drop for Leading<'_> {
         if self.held {
             self.log.commit.pipeline.lock().end_sealing();
             let error = io::Error::other("a batch could not be put together");
+            self.log.fail(FailedOperation::Broken, SegmentId::NONE, error);
+        }
+    }
+}
+
+/// A batch is being waited for, and its consequences drawn. A panic in between (in a horizon, or in
+/// a waker) takes the log with it.
+struct Attending<'a> {
+    log: &'a Log,
+}
+
+impl Drop for Attending<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let error = io::Error::other("a panic while a batch was completed");
             self.log.fail(FailedOperation::Broken, SegmentId::NONE, error);
         }
     }

@@ -29,7 +29,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::error::PoisonCause;
-use crate::format::SegmentId;
+use crate::format::{BatchKind, SegmentId};
 use crate::log::{DEPTH_LIMIT, Durability};
 use crate::lsn::Lsn;
 use crate::storage::{InFlight, Reach, StorageFile};
@@ -166,7 +166,9 @@ pub(crate) struct Pipeline {
 
     /// The last batch carried records, and none after it says that it is durable.
     unmarked: bool,
+    /// A shutdown has begun; and its mark, the last batch of all, is sent.
     closing: bool,
+    closed: bool,
     poison: Option<PoisonCause>,
 }
 
@@ -196,6 +198,7 @@ impl Pipeline {
             dirty: Vec::new(),
             unmarked: false,
             closing: false,
+            closed: false,
             poison: None,
         }
     }
@@ -247,7 +250,12 @@ impl Pipeline {
         !self.sealing
             && self.in_flight.len() < self.depth_max
             && self.is_worth_a_batch()
-            && self.poison.is_none()
+            && self.is_open()
+    }
+
+    /// Whether batches may still be written.
+    fn is_open(&self) -> bool {
+        self.poison.is_none() && !self.closed
     }
 
     /// Whether there is something to write, and it should not wait for a batch in flight to come
@@ -341,9 +349,11 @@ impl Pipeline {
         None
     }
 
-    /// Takes the lead for a mark, if nothing is under way.
-    pub(crate) fn lead_mark(&mut self) -> bool {
-        let lead = self.is_quiet() && self.poison.is_none();
+    /// Takes the lead for a mark, if nothing is under way. Once a shutdown has begun only its own
+    /// mark may follow.
+    pub(crate) fn lead_mark(&mut self, kind: BatchKind) -> bool {
+        let timely = self.closing == (kind == BatchKind::Clean);
+        let lead = timely && self.is_quiet() && self.is_open();
         self.sealing |= lead;
         lead
     }
@@ -394,6 +404,7 @@ impl Pipeline {
             self.ended = end;
         }
         self.unmarked = cut.records > 0;
+        self.closed |= cut.kind == BatchKind::Clean;
         Ok(Announced { reach, durable_sequence: self.durable_sequence, durable: self.durable_end })
     }
 
@@ -544,6 +555,10 @@ impl Pipeline {
 
     pub(crate) fn is_closing(&self) -> bool {
         self.closing
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed
     }
 
     /// Whether this is the one shutdown that ends the log.

@@ -503,30 +503,73 @@ fn a_read_error_is_no_end_of_the_log() {
     }
 }
 
+/// Panics in one of its calls.
+struct Broken(&'static str);
+
+impl crate::Horizon for Broken {
+    fn seal(&self, last_end: Lsn) -> Lsn {
+        assert_ne!(self.0, "seal", "this panic is part of the test");
+        last_end.max(Lsn::new(0, last_end.counter() + 1))
+    }
+    fn written(&self, _: Lsn) {
+        assert_ne!(self.0, "written", "this panic is part of the test");
+    }
+    fn durable(&self, _: Lsn) {
+        assert_ne!(self.0, "durable", "this panic is part of the test");
+    }
+}
+
 #[test]
 fn a_horizon_that_panics_poisons_the_log_instead_of_leaving_others_waiting() {
-    struct Broken;
-    impl crate::Horizon for Broken {
-        fn seal(&self, _: Lsn) -> Lsn {
-            panic!("this panic is part of the test")
+    for call in ["seal", "written", "durable"] {
+        for first in [Durability::Os, Durability::Sync] {
+            let disk = FaultyStorage::new(DiskKind::Fua);
+            let (opened, _) = open(&disk).unwrap();
+            let log = &opened.log;
+            log.set_horizon(Arc::new(Broken(call)));
+            append(log, opened.first_new, 10, first);
+            std::thread::scope(|scope| {
+                let leader = scope.spawn(|| log.wait(Lsn::new(0, 1), first));
+                let panicked = leader.join().is_err();
+                assert_eq!(panicked, call != "durable" || first == Durability::Sync);
+                // The flush of what was written unsynced.
+                let flusher = scope.spawn(|| log.wait(Lsn::new(0, 1), Durability::Sync));
+                assert_eq!(flusher.join().is_err(), !panicked);
+            });
+            assert!(matches!(
+                log.wait(Lsn::new(0, 1), Durability::Sync),
+                Err(LogError::CommitUnknown { .. })
+            ));
+            assert_eq!(log.poisoned().unwrap().operation, FailedOperation::Broken);
         }
-        fn written(&self, _: Lsn) {}
-        fn durable(&self, _: Lsn) {}
     }
+}
+
+#[test]
+fn nothing_follows_the_mark_of_a_close() {
     let disk = FaultyStorage::new(DiskKind::Fua);
     let (opened, _) = open(&disk).unwrap();
     let log = &opened.log;
-    log.set_horizon(Arc::new(Broken));
-    append(log, opened.first_new, 10, Durability::Sync);
-    std::thread::scope(|scope| {
-        let leader = scope.spawn(|| log.wait(Lsn::new(0, 1), Durability::Sync));
-        assert!(leader.join().is_err());
-    });
+    let (first, second) = (opened.first_new, opened.first_new.next());
+    let late = log.reserve(10, None).unwrap();
+    append(log, first, 10, Durability::Buffered);
+    log.shutdown().unwrap();
+    let calls = disk.call_count();
+    assert_eq!(log.durable(), first);
+    assert!(matches!(log.reserve(10, None), Err(ReserveError::Closed)));
+    assert!(matches!(log.write_mark(BatchKind::Mark), Ok(false)));
+    // A record that comes too late, against the rules, is not waited for.
+    log.append(second, record_of(second, 10), Durability::Sync, late);
+    assert!(matches!(log.wait(second, Durability::Sync), Err(LogError::Closed)));
+    let mut context = Context::from_waker(Waker::noop());
     assert!(matches!(
-        log.wait(Lsn::new(0, 1), Durability::Sync),
-        Err(LogError::CommitUnknown { .. })
+        log.poll(second, Durability::Sync, &mut context),
+        Poll::Ready(Err(LogError::Closed))
     ));
-    assert_eq!(log.poisoned().unwrap().operation, FailedOperation::Broken);
+    log.wait(first, Durability::Sync).unwrap();
+    log.drive();
+    assert_eq!(disk.call_count(), calls);
+    assert!(open(&disk).unwrap().0.clean);
 }
 
 #[test]
