@@ -61,7 +61,12 @@ pub struct SnapshotRegistry {
 
 impl Default for SnapshotRegistry {
     fn default() -> Self {
-        Self { blocks: std::array::from_fn(|_| OnceLock::new()) }
+        let registry = Self { blocks: std::array::from_fn(|_| OnceLock::new()) };
+        if cfg!(loom) {
+            // loom knows nothing of the order that a OnceLock gives.
+            registry.block(0);
+        }
+        registry
     }
 }
 
@@ -86,11 +91,14 @@ impl SnapshotRegistry {
         Some(slot)
     }
 
+    fn block(&self, number: usize) -> &Block {
+        self.blocks[number]
+            .get_or_init(|| (0..FIRST_BLOCK << number).map(|_| CachePadded::default()).collect())
+    }
+
     fn claim(&self, hint: usize) -> Option<(usize, usize)> {
-        for (number, block) in self.blocks.iter().enumerate() {
-            let slots = block.get_or_init(|| {
-                (0..FIRST_BLOCK << number).map(|_| CachePadded::default()).collect()
-            });
+        for number in 0..BLOCKS {
+            let slots = self.block(number);
             for step in 0..slots.len() {
                 let index = (hint + step) % slots.len();
                 let slot = &slots[index];
