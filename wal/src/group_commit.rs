@@ -15,17 +15,15 @@
 //! 5. A thread that panics while it leads, attends to a batch, or flushes, poisons the log, rather
 //!    than leave the others waiting.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
 
 use crate::error::{FailedOperation, LogError, PoisonCause};
 use crate::format::{BatchKind, SegmentId};
 use crate::log::{Durability, Log, LogStats};
 use crate::lsn::Lsn;
-use crate::pipeline::{Advance, EVENTS, FLUSHED, Flight, Flush, Pipeline, Place, Turn, turn_of};
+use crate::pipeline::{Advance, EVENTS, FLUSHED, Flight, Flush, Pipeline, Turn, turn_of};
 use crate::segment;
 use crate::storage::{IoBuffer, Reach};
 use crate::sync::{
@@ -38,6 +36,14 @@ const BUFFER_BYTES_KEPT: usize = 2 << 20;
 
 /// Rounds that a waiter looks for its batch before it sleeps.
 const SPIN_ROUNDS: u32 = 2000;
+
+mod driver;
+mod futures;
+mod roles;
+
+pub(crate) use futures::Futures;
+
+use roles::{Attending, Flushing, Leading};
 
 /// What the log's threads share to write batches together.
 pub(crate) struct GroupCommit {
@@ -609,88 +615,6 @@ impl Log {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// The body of the log's own thread: writes for futures, and what nobody waits for, until
-    /// [`Log::shutdown`] or poison. More than one thread may run it; that keeps more than one batch
-    /// in flight when all who wait are futures.
-    pub fn drive(&self) {
-        if self.is_forked() {
-            return;
-        }
-        let _present = Present::new(self);
-        // Records are written when they are older than one tick: after one to two of them.
-        let tick = self.options.buffered_delay / 2;
-        let mut seen = Seen { appended: self.appended(), batches: 0 };
-        let mut next_tick = Some(Instant::now() + tick);
-        loop {
-            // AcqRel: pairs with the swap in `call_driver`. Before looking.
-            self.commit.driver_called.swap(false, Ordering::AcqRel);
-            let mut pipeline = self.commit.pipeline.lock();
-            if pipeline.is_closing() || pipeline.poison().is_some() {
-                return;
-            }
-            let step = pipeline.step();
-            let ticket = self.commit.driver.ticket();
-            drop(pipeline);
-            if let Some(step) = step {
-                if !self.take(Some(step)) {
-                    yield_now();
-                }
-                continue;
-            }
-            match next_tick {
-                Some(at) if at <= Instant::now() => {
-                    let busy = self.tick(&mut seen);
-                    next_tick = (busy || !self.fall_asleep(&seen)).then(|| Instant::now() + tick);
-                }
-                _ => {
-                    self.commit.driver.wait(ticket, next_tick);
-                    next_tick = next_tick.or_else(|| Some(Instant::now() + tick));
-                }
-            }
-        }
-    }
-
-    /// What the driver does once in a while: asks for records that are older than a tick to be
-    /// written, and marks the log's end when it has stood still for one. `true`: something happened
-    /// since the last time.
-    fn tick(&self, seen: &mut Seen) -> bool {
-        let appended = self.appended();
-        let mut pipeline = self.commit.pipeline.lock();
-        let batches = pipeline.next_sequence();
-        let old = std::mem::replace(seen, Seen { appended, batches });
-        if old.appended > pipeline.taken() {
-            pipeline.want(old.appended, Durability::Os);
-        }
-        let still = old.batches == batches && appended == pipeline.taken();
-        let mark = still && pipeline.wants_mark();
-        drop(pipeline);
-        if mark {
-            // If something came in between, the mark is not needed yet; if it failed, the next look
-            // at the pipeline finds the poison.
-            let _ = self.write_mark(BatchKind::Mark);
-        }
-        !still
-    }
-
-    /// Whether the driver may sleep without a deadline: nothing is there to be done later.
-    fn fall_asleep(&self, seen: &Seen) -> bool {
-        // Release: pairs with the Acquire in `rouse_driver`.
-        self.commit.driver_sleeps.store(true, Ordering::Release);
-        // Looked at after the flag was set, under the locks that those who leave something behind
-        // have held before they look at the flag.
-        let appended = self.appended();
-        let pipeline = self.commit.pipeline.lock();
-        let nothing = appended == seen.appended
-            && pipeline.next_sequence() == seen.batches
-            && !pipeline.wants_mark();
-        drop(pipeline);
-        if !nothing {
-            // Relaxed: whoever found it set has notified us already.
-            self.commit.driver_sleeps.store(false, Ordering::Relaxed);
-        }
-        nothing
-    }
-
     /// Waits until nothing is under way and no more will be; `false` if another shutdown is at it,
     /// or the log failed.
     pub(crate) fn begin_closing(&self) -> bool {
@@ -716,176 +640,6 @@ impl Log {
                 event.wait(ticket, None);
             }
         }
-    }
-}
-
-/// What the driver saw at its last tick.
-struct Seen {
-    appended: Lsn,
-    /// The sequence of the next batch.
-    batches: u64,
-}
-
-/// Counts a driver for as long as it drives.
-struct Present<'a>(&'a Log);
-
-impl Present<'_> {
-    fn new(log: &Log) -> Present<'_> {
-        // Relaxed: see `has_driver`.
-        log.commit.drivers.fetch_add(1, Ordering::Relaxed);
-        Present(log)
-    }
-}
-
-impl Drop for Present<'_> {
-    fn drop(&mut self) {
-        // Relaxed: see `has_driver`.
-        self.0.commit.drivers.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// The lead: given back when the batch is on its way. Lost in a panic, it takes the log with it.
-struct Leading<'a> {
-    log: &'a Log,
-    held: bool,
-}
-
-impl Leading<'_> {
-    /// The batch is sent, and attended to by the caller.
-    fn end(mut self) {
-        self.held = false;
-        let mut pipeline = self.log.commit.pipeline.lock();
-        pipeline.end_sealing();
-        self.log.commit.hand_over(pipeline);
-    }
-
-    /// The batch is sent, and left to one of those who wait for it; given back if there is none.
-    fn leave(mut self, flight: Flight) -> Option<Flight> {
-        self.held = false;
-        let place = Place::Batch(flight.cut.sequence);
-        let mut pipeline = self.log.commit.pipeline.lock();
-        pipeline.end_sealing();
-        let kept = pipeline.leave(flight);
-        self.log.commit.hand_over(pipeline);
-        if kept.is_none() {
-            self.log.commit.events[place.event()].notify_one();
-        }
-        kept
-    }
-
-    /// Nothing could be sealed: those who waited for the batch look again.
-    fn nothing(mut self) {
-        self.held = false;
-        let mut pipeline = self.log.commit.pipeline.lock();
-        pipeline.end_sealing();
-        let place = Place::Batch(pipeline.next_sequence());
-        drop(pipeline);
-        self.log.commit.events[place.event()].notify_all();
-    }
-}
-
-impl Drop for Leading<'_> {
-    fn drop(&mut self) {
-        if self.held {
-            self.log.commit.pipeline.lock().end_sealing();
-            let error = io::Error::other("a batch could not be put together");
-            self.log.fail(FailedOperation::Broken, SegmentId::NONE, error);
-        }
-    }
-}
-
-/// A batch is being waited for, and its consequences drawn. A panic in between (in a horizon, or in
-/// a waker) takes the log with it.
-struct Attending<'a> {
-    log: &'a Log,
-}
-
-impl Drop for Attending<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            let error = io::Error::other("a panic while a batch was completed");
-            self.log.fail(FailedOperation::Broken, SegmentId::NONE, error);
-        }
-    }
-}
-
-/// The flush: given back when it is done. Lost, it takes the log with it.
-struct Flushing<'a> {
-    log: &'a Log,
-    held: bool,
-}
-
-impl Flushing<'_> {
-    fn end(mut self) {
-        self.held = false;
-    }
-}
-
-impl Drop for Flushing<'_> {
-    fn drop(&mut self) {
-        if self.held {
-            self.log.commit.pipeline.lock().end_flushing();
-            let error = io::Error::other("a sync did not come to its end");
-            self.log.fail(FailedOperation::Broken, SegmentId::NONE, error);
-        }
-    }
-}
-
-/// The wakers of futures, by the LSN that they wait for. A waker is kept until the log has come that
-/// far, whether its future still lives or not; so there are at most as many as futures were polled in
-/// the time of one batch.
-#[derive(Default)]
-pub(crate) struct Futures {
-    written: BTreeMap<Lsn, Vec<Waker>>,
-    durable: BTreeMap<Lsn, Vec<Waker>>,
-}
-
-impl Futures {
-    fn of(&mut self, level: Durability) -> &mut BTreeMap<Lsn, Vec<Waker>> {
-        match level {
-            Durability::Sync => &mut self.durable,
-            Durability::Os | Durability::Buffered => &mut self.written,
-        }
-    }
-
-    fn register(&mut self, lsn: Lsn, level: Durability, waker: &Waker) {
-        let wakers = self.of(level).entry(lsn).or_default();
-        if !wakers.iter().any(|known| known.will_wake(waker)) {
-            wakers.push(waker.clone());
-        }
-    }
-
-    fn forget(&mut self, lsn: Lsn, level: Durability, waker: &Waker) {
-        let of = self.of(level);
-        if let Some(wakers) = of.get_mut(&lsn) {
-            wakers.retain(|known| !known.will_wake(waker));
-            if wakers.is_empty() {
-                of.remove(&lsn);
-            }
-        }
-    }
-
-    fn take(&mut self, advance: &Advance) -> Vec<Waker> {
-        let mut wakers = Vec::new();
-        for (of, end) in
-            [(&mut self.written, advance.written), (&mut self.durable, advance.durable)]
-        {
-            let Some(end) = end else { continue };
-            while let Some(first) = of.first_entry().filter(|first| *first.key() <= end) {
-                wakers.append(&mut first.remove());
-            }
-        }
-        wakers
-    }
-
-    fn take_all(&mut self) -> Vec<Waker> {
-        let of = std::mem::take(self);
-        of.written.into_values().chain(of.durable.into_values()).flatten().collect()
-    }
-
-    #[cfg(test)]
-    pub(crate) fn len(&self) -> usize {
-        self.written.values().chain(self.durable.values()).map(Vec::len).sum()
     }
 }
 
