@@ -194,7 +194,7 @@ impl GroupCommit {
         event.is_notified(ticket)
     }
 
-    fn has_driver(&self) -> bool {
+    pub(crate) fn has_driver(&self) -> bool {
         // Relaxed: whoever comes later looks at the pipeline itself, under its lock.
         self.drivers.load(Ordering::Relaxed) > 0
     }

@@ -39,14 +39,19 @@ impl Leading<'_> {
         kept
     }
 
-    /// Nothing could be sealed: those who waited for the batch look again.
+    /// Nothing could be sealed: those who wait for the batch look again, and the driver where a future
+    /// does.
     pub(super) fn nothing(mut self) {
         self.held = false;
         let mut pipeline = self.log.commit.pipeline.lock();
         pipeline.end_sealing();
         let place = Place::Batch(pipeline.next_sequence());
+        let for_driver = pipeline.driver_may_lead();
         drop(pipeline);
         self.log.commit.events[place.event()].notify_all();
+        if for_driver && self.log.commit.has_driver() {
+            self.log.commit.call_driver();
+        }
     }
 }
 

@@ -384,6 +384,54 @@ fn a_waiter_whose_record_is_sealed_later_is_not_forgotten() {
 }
 
 #[test]
+fn a_future_polled_while_a_leader_finds_nothing_to_seal_is_driven() {
+    /// Becomes visible, and is polled, just after the first leader has looked.
+    struct Just {
+        log: OnceLock<std::sync::Weak<Log>>,
+        seals: AtomicUsize,
+        waker: Waker,
+        lsn: Lsn,
+    }
+    impl Horizon for Just {
+        fn seal(&self, last_end: Lsn) -> Lsn {
+            // Relaxed: one thread leads at a time.
+            if self.seals.fetch_add(1, Ordering::Relaxed) > 0 {
+                return self.lsn.max(last_end);
+            }
+            let log = self.log.get().unwrap().upgrade().unwrap();
+            let mut context = Context::from_waker(&self.waker);
+            assert!(log.poll(self.lsn, Durability::Sync, &mut context).is_pending());
+            last_end
+        }
+        fn written(&self, _: Lsn) {}
+        fn durable(&self, _: Lsn) {}
+    }
+    let storage = Arc::new(MemoryStorage::new());
+    let options = LogOptions { buffered_delay: Duration::from_secs(3600), ..small() };
+    let (opened, _) = open_with(&storage, options);
+    let log = &opened.log;
+    let counting = Arc::new(Counting::default());
+    let waker = Waker::from(counting.clone());
+    let lsn = opened.first_new;
+    let just = Just { log: OnceLock::new(), seals: AtomicUsize::new(0), waker, lsn };
+    just.log.set(Arc::downgrade(log)).unwrap();
+    log.set_horizon(Arc::new(just));
+    append(log, lsn, 10, Durability::Sync);
+    std::thread::scope(|scope| {
+        scope.spawn(|| log.drive());
+        while !log.commit.has_driver() {
+            std::thread::yield_now();
+        }
+        log.write_out();
+        while counting.0.load(Ordering::Relaxed) == 0 {
+            std::thread::yield_now();
+        }
+        assert_eq!(log.durable(), lsn);
+        log.shutdown().unwrap();
+    });
+}
+
+#[test]
 fn watermarks_stand_at_sealed_ends_only() {
     #[derive(Default)]
     struct Ends {
