@@ -48,11 +48,7 @@ use roles::{Attending, Flushing, Leading};
 /// What the log's threads share to write batches together.
 pub(crate) struct GroupCommit {
     pipeline: Mutex<Pipeline>,
-    /// The watermarks, as bits, for those who only look.
-    written: AtomicU64,
-    durable: AtomicU64,
-    /// Whether the pipeline is poisoned.
-    poisoned: AtomicBool,
+    shown: Shown,
     events: [Event; EVENTS],
     /// Threads that wait awake, and how many may: one less than there are processors, since a batch
     /// on its way leaves its leader's processor free, and the others have work to do.
@@ -69,7 +65,19 @@ pub(crate) struct GroupCommit {
     counters: Counters,
 }
 
+/// What is looked at often and written once a batch; on a cache line of its own.
+#[repr(align(64))]
+struct Shown {
+    /// The watermarks, as bits, for those who only look.
+    written: AtomicU64,
+    durable: AtomicU64,
+    /// Whether the pipeline is poisoned.
+    poisoned: AtomicBool,
+}
+
+/// Written by every follower; away from what others look at.
 #[derive(Default)]
+#[repr(align(64))]
 struct Counters {
     batches: AtomicU64,
     records: AtomicU64,
@@ -91,9 +99,11 @@ impl GroupCommit {
     pub(crate) fn new(depth_max: usize, sequence: u64, last: Lsn) -> GroupCommit {
         GroupCommit {
             pipeline: Mutex::new(Pipeline::new(depth_max, sequence, last)),
-            written: AtomicU64::new(last.bits()),
-            durable: AtomicU64::new(last.bits()),
-            poisoned: AtomicBool::new(false),
+            shown: Shown {
+                written: AtomicU64::new(last.bits()),
+                durable: AtomicU64::new(last.bits()),
+                poisoned: AtomicBool::new(false),
+            },
             events: std::array::from_fn(|_| Event::new()),
             spinners: AtomicU32::new(0),
             spinners_max: match cfg!(loom) {
@@ -111,17 +121,17 @@ impl GroupCommit {
     pub(crate) fn written(&self) -> Lsn {
         // Acquire: pairs with the Release in `publish`: who sees the watermark sees what its horizon
         // did for it.
-        Lsn::from_bits(self.written.load(Ordering::Acquire))
+        Lsn::from_bits(self.shown.written.load(Ordering::Acquire))
     }
 
     pub(crate) fn durable(&self) -> Lsn {
         // Acquire: as in `written`.
-        Lsn::from_bits(self.durable.load(Ordering::Acquire))
+        Lsn::from_bits(self.shown.durable.load(Ordering::Acquire))
     }
 
     pub(crate) fn poisoned(&self) -> Option<PoisonCause> {
         // Acquire: pairs with the Release in `Log::fail`; the cause is behind the lock anyway.
-        match self.poisoned.load(Ordering::Acquire) {
+        match self.shown.poisoned.load(Ordering::Acquire) {
             true => self.pipeline.lock().poison().cloned(),
             false => None,
         }
@@ -143,14 +153,14 @@ impl GroupCommit {
                 horizon.written(end);
             }
             // Release: pairs with the Acquire in `written`.
-            self.written.store(end.bits(), Ordering::Release);
+            self.shown.written.store(end.bits(), Ordering::Release);
         }
         if let Some(end) = advance.durable {
             if let Some(horizon) = log.horizon() {
                 horizon.durable(end);
             }
             // Release: pairs with the Acquire in `durable`.
-            self.durable.store(end.bits(), Ordering::Release);
+            self.shown.durable.store(end.bits(), Ordering::Release);
         }
     }
 
@@ -590,7 +600,7 @@ impl Log {
             let cause = pipeline.fail(PoisonCause { operation, file, error: Arc::new(error) });
             // Release: pairs with the Acquire in `poisoned`. Under the lock: no watermark moves
             // after it is set.
-            self.commit.poisoned.store(true, Ordering::Release);
+            self.commit.shown.poisoned.store(true, Ordering::Release);
             cause
         };
         self.space.poison(&cause);

@@ -219,8 +219,10 @@ pub(crate) struct Queued {
     pub(crate) own: Option<Box<Segment>>,
 }
 
-/// Records that are appended and in no batch yet.
+/// Records that are appended and in no batch yet. Away from the cache lines of its neighbours: every
+/// commit writes it.
 #[derive(Debug)]
+#[repr(align(64))]
 pub(crate) struct Queue {
     pub(crate) records: VecDeque<Queued>,
     /// The last record appended.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::storage::backend::{IoBackend, open_storage};
 use crate::storage::memory::MemoryStorage;
 use crate::test_log::{self, SlowStorage, copy, open, open_with, record_of, small};
 use std::sync::atomic::{AtomicBool, AtomicUsize};
@@ -186,6 +187,15 @@ fn many_threads_commit_to_a_disk_that_takes_its_time() {
         let options = LogOptions { depth_max, ..small() };
         let stats = stress(Arc::new(SlowStorage::with_yields(yields)), options, 8, 60);
         assert!(stats.batches < stats.records, "{stats:?}");
+    }
+}
+
+#[test]
+fn many_threads_commit_to_a_real_disk() {
+    for backend in [IoBackend::Auto, IoBackend::Syscall] {
+        let root = tempfile::tempdir().unwrap();
+        let (storage, _) = open_storage(root.path(), backend).unwrap();
+        stress(storage, LogOptions { depth_max: 4, ..small() }, 6, 40);
     }
 }
 
