@@ -65,6 +65,9 @@ mod accounting;
 mod slice;
 mod sync;
 
+#[cfg(loom)]
+#[doc(hidden)]
+pub mod parts;
 #[cfg(all(test, not(loom)))]
 mod testing;
 

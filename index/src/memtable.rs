@@ -93,7 +93,9 @@ impl Memtable {
     /// that they cannot guess.
     pub fn new(seed: u64) -> Memtable {
         let accounting = Accounting::new();
-        accounting.add(size_of::<Memtable>() + size_of::<Accounting>());
+        // Both are held by an `Arc`, which keeps two counts in front.
+        let counts = 2 * size_of::<usize>();
+        accounting.add(size_of::<Memtable>() + size_of::<Accounting>() + 2 * counts);
         Memtable {
             map: Skiplist::new(Arc::clone(&accounting)),
             sidecar: Sidecar::new(Arc::clone(&accounting)),

@@ -24,7 +24,7 @@ use std::ptr::NonNull;
 
 use isolith_wal::Lsn;
 
-use crate::sync::{AtomicPtr, AtomicU32, Ordering};
+use crate::sync::{AtomicPtr, AtomicU32, Ordering, Published};
 use crate::version::{Seen, Version, newest_at};
 
 #[repr(C)]
@@ -32,6 +32,7 @@ pub(crate) struct Node {
     head: AtomicPtr<Version>,
     key_len: u32,
     pruning: AtomicU32,
+    key: Published,
 }
 
 const HEADER_BYTES: usize = size_of::<Node>();
@@ -59,6 +60,7 @@ impl Node {
             head: AtomicPtr::new(std::ptr::null_mut()),
             key_len: u32::try_from(key.len()).expect("a key is shorter than 4 GiB"),
             pruning: AtomicU32::new(0),
+            key: Published::new(),
         };
         // SAFETY: fresh memory with room for the header and then the key, which cannot overlap it.
         unsafe {
@@ -121,6 +123,7 @@ impl<'m> NodePtr<'m> {
         // SAFETY: not freed while `'m` lasts (`new`); length and key are written before the node is
         // shared and never again, and the allocation has `key_len` bytes behind the header.
         unsafe {
+            (*self.node.as_ptr()).key.read();
             let len = (*self.node.as_ptr()).key_len as usize;
             let key = self.node.cast::<u8>().as_ptr().add(HEADER_BYTES);
             std::slice::from_raw_parts(key, len)

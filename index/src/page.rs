@@ -32,10 +32,10 @@ use std::marker::PhantomData;
 use std::ptr::NonNull;
 
 use crate::node::{Entry, Node, NodePtr};
-use crate::sync::{AtomicPtr, AtomicU64, Ordering, prefetch};
+use crate::sync::{AtomicPtr, AtomicU64, Ordering, Published, prefetch};
 
 /// Entries of a leaf's log. Eight fill one cache line; a consolidation is paid by as many inserts.
-pub(crate) const LOG_ENTRIES: usize = if cfg!(loom) { 1 } else { 8 };
+pub(crate) const LOG_ENTRIES: usize = if cfg!(loom) { 2 } else { 8 };
 /// Sorted entries of a leaf, at most.
 pub(crate) const LEAF_ENTRIES_MAX: usize = if cfg!(loom) { 2 } else { 48 };
 /// Entries of a page above, at most.
@@ -152,6 +152,7 @@ pub(crate) struct Page {
     /// Whether the right cell's lower bound begins with this page's prefix. If not, it is above all
     /// keys that do.
     right_has_prefix: bool,
+    page: Published,
 }
 
 const HEADER_BYTES: usize = size_of::<Page>();
@@ -266,6 +267,7 @@ impl Draft {
             prefix_len: prefix_len as u16,
             level,
             right_has_prefix,
+            page: Published::new(),
         };
         let layout = parts.layout();
         // SAFETY: the layout holds at least the header, so its size is not zero.
@@ -407,7 +409,9 @@ impl<'g> PagePtr<'g> {
     #[inline(always)]
     fn header(self) -> &'g Page {
         // SAFETY: whole and live for `'g` (`new`); nobody writes the header after `Draft::page`.
-        unsafe { &*self.page.as_ptr() }
+        let header = unsafe { &*self.page.as_ptr() };
+        header.page.read();
+        header
     }
 
     #[inline(always)]

@@ -170,7 +170,7 @@ impl Prepared {
         // Relaxed: whoever drops this value has it alone, and so comes after.
         let before = self.installed.swap(true, Ordering::Relaxed);
         assert!(!before, "a write is installed once");
-        let _guard = pin();
+        let guard = pin();
         for write in &self.writes {
             // SAFETY: the node lives with the memtable, which this value holds. The version is owned
             // here, and given up now: `installed` keeps `drop` from it. This thread is pinned.
@@ -179,7 +179,7 @@ impl Prepared {
         for write in &self.ranges {
             let mut entry = write.entry.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(entry) = entry.take() {
-                self.memtable.range_deletes.link(entry, stamp);
+                self.memtable.range_deletes.link(entry, stamp, &guard);
             }
         }
     }

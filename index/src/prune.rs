@@ -262,45 +262,4 @@ mod tests {
             }
         }
     }
-
-    /// Two pruners and a writer on one key: a pruner that looked at the chain before it took the bit
-    /// must not go on from a version that the other has unlinked since.
-    #[test]
-    fn racing_pruners_retire_each_version_once() {
-        use crate::memtable::Memtable;
-        use crate::sync::pin;
-        use crate::version::{Kind, Value};
-
-        const VERSIONS: u64 = if cfg!(miri) { 200 } else { 40_000 };
-        let memtable = Arc::new(Memtable::new(1));
-        std::thread::scope(|scope| {
-            for _ in 0..2 {
-                scope.spawn(|| {
-                    let all = (std::ops::Bound::Unbounded, std::ops::Bound::Unbounded);
-                    while memtable.newest(b"k", &pin()) < at(VERSIONS) {
-                        memtable.prune_range(all, &PruneView::newest_only(), &pin());
-                    }
-                });
-            }
-            for stamp in 1..=VERSIONS {
-                let mut write = memtable.prepare(1);
-                write.add(b"k", Kind::Put, Value::new(&stamp.to_be_bytes()), 0);
-                write.install(at(stamp));
-            }
-        });
-        let all = (std::ops::Bound::Unbounded, std::ops::Bound::Unbounded);
-        memtable.prune_range(all, &PruneView::newest_only(), &pin());
-        // The collector is one for the whole process: another test may be pinned for a while.
-        for _ in 0..1_000_000 {
-            if memtable.retired_bytes() == 0 {
-                break;
-            }
-            pin().flush();
-            std::thread::yield_now();
-        }
-        let guard = pin();
-        let newest = memtable.lookup(b"k", at(VERSIONS), &guard);
-        assert_eq!(newest.version.unwrap().value(), VERSIONS.to_be_bytes());
-        assert_eq!(memtable.retired_bytes(), 0, "each version was retired once, and freed");
-    }
 }

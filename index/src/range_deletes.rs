@@ -35,7 +35,7 @@ use isolith_wal::Lsn;
 use crate::KeyRange;
 use crate::accounting::Accounting;
 use crate::prune::{Freed, PruneView};
-use crate::sync::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Guard, Ordering};
+use crate::sync::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Guard, Ordering, Published};
 
 /// The list may be this long before a writer folds it.
 const RECENT_MAX: usize = if cfg!(loom) { 1 } else { 16 };
@@ -68,6 +68,7 @@ pub(crate) struct RangeDelete {
     start: Box<[u8]>,
     /// None: to the last key of all.
     end: Option<Box<[u8]>>,
+    interval: Published,
 }
 
 impl RangeDelete {
@@ -95,6 +96,7 @@ impl RangeDelete {
             folded: AtomicBool::new(false),
             start,
             end,
+            interval: Published::new(),
         }))
     }
 
@@ -109,6 +111,7 @@ impl RangeDelete {
     }
 
     fn covers(&self, key: &[u8]) -> bool {
+        self.interval.read();
         *self.start <= *key && self.end.as_deref().is_none_or(|end| key < end)
     }
 
@@ -231,14 +234,14 @@ impl RangeDeletes {
     }
 
     /// Links an entry, stamped. For the window's leader: no allocation, nothing freed.
-    pub(crate) fn link(&self, entry: Box<RangeDelete>, stamp: Lsn) {
+    pub(crate) fn link(&self, entry: Box<RangeDelete>, stamp: Lsn, _: &Guard) {
         // Relaxed, both: published by the exchange below.
         entry.stamp.store(stamp.bits(), Ordering::Relaxed);
         let entry = Box::into_raw(entry);
         // Relaxed: a sum.
         self.recent_len.fetch_add(1, Ordering::Relaxed);
         // Acquire: pairs with the Release below in an earlier link; the older entry is published
-        // along with this one.
+        // along with this one. The guard keeps it from being freed and made anew at its address.
         let mut below = self.recent.load(Ordering::Acquire);
         loop {
             // SAFETY: still this thread's own.
@@ -311,9 +314,8 @@ impl RangeDeletes {
     /// Puts entries (newest first, and none older than what is there) on top of the skylines, and
     /// merges what has to be. For the only folder.
     fn stack(&self, added: &[&RangeDelete], view: &PruneView, guard: &Guard) -> Freed {
-        let top = self.skyline(guard);
         // What stays of the published ones; and on top of that, oldest first, what is new.
-        let mut rest = top;
+        let mut rest = self.skyline(guard);
         let mut fresh: Vec<Skyline> = Vec::new();
         // Few at a time: a skyline is made of entries in quadratic time, and merged in linear.
         for entries in added.rchunks(RECENT_MAX) {
@@ -331,8 +333,14 @@ impl RangeDeletes {
             }
             fresh.push(run);
         }
-        let rest = rest.map_or(std::ptr::null(), std::ptr::from_ref);
-        let mut linked = rest.cast_mut();
+        // Relaxed: the folder alone writes it, and `folding` orders folders.
+        let mut taken = self.skyline.load(Ordering::Relaxed);
+        let mut rest_at = taken;
+        while !rest_at.is_null() && !rest.is_some_and(|rest| std::ptr::eq(rest_at, rest)) {
+            // SAFETY: published, and retired by nobody but this thread, further down.
+            rest_at = unsafe { (*rest_at).below };
+        }
+        let mut linked = rest_at;
         let mut after = 0;
         for mut skyline in fresh {
             after += skyline.footprint();
@@ -344,18 +352,17 @@ impl RangeDeletes {
         self.skyline.store(linked, Ordering::Release);
 
         let mut before = 0;
-        let mut at = top;
-        while let Some(skyline) = at
-            && !std::ptr::eq(skyline, rest)
-        {
-            let bytes = skyline.footprint();
-            before += bytes;
-            at = skyline.below(guard);
-            let taken = std::ptr::from_ref(skyline).cast_mut();
+        while taken != rest_at {
+            let old = taken;
             // SAFETY: it came from a box, and no published skyline leads to it any more: what is
             // reachable begins with the new ones, and goes on at `rest`, which is further down. It is
             // taken off by the only folder, and so retired and freed once.
-            unsafe { self.accounting.retire(guard, bytes, move || free_skyline(taken)) };
+            unsafe {
+                let bytes = (*old).footprint();
+                before += bytes;
+                taken = (*old).below;
+                self.accounting.retire(guard, bytes, move || free_skyline(old));
+            }
         }
         Freed { versions: 0, bytes: before.saturating_sub(after) }
     }
@@ -425,6 +432,7 @@ struct Skyline {
     oldest: Lsn,
     /// The next older skyline, or null. Constant once published.
     below: *mut Skyline,
+    outline: Published,
 }
 
 impl Skyline {
@@ -457,6 +465,7 @@ impl Skyline {
 
     /// How many stretches begin at or before `key`: the last of them is the key's.
     fn begun(&self, key: &[u8]) -> usize {
+        self.outline.read();
         let (mut from, mut to) = (0, self.len());
         while from < to {
             let middle = from.midpoint(to);
@@ -586,6 +595,7 @@ impl Outline {
             ends: self.ends.into(),
             stamps: self.stamps.into(),
             below: std::ptr::null_mut(),
+            outline: Published::new(),
         }
     }
 }

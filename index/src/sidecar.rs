@@ -34,7 +34,9 @@ use std::sync::Arc;
 use crate::accounting::Accounting;
 use crate::hash::Hasher;
 use crate::node::{Entry, Node, NodePtr};
-use crate::sync::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Guard, Ordering, prefetch};
+use crate::sync::{
+    AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Guard, Ordering, Published, prefetch,
+};
 
 const EMPTY: u64 = 0;
 /// Not an entry: no node lies at address 1.
@@ -59,6 +61,7 @@ unsafe impl Sync for Sidecar {}
 struct Table {
     /// The place of a hash is `hash >> shift`. Constant.
     shift: u32,
+    table: Published,
     slots: Box<[AtomicU64]>,
     /// The table that is being moved into this one; null when that is done.
     previous: AtomicPtr<Table>,
@@ -95,6 +98,7 @@ impl Table {
         let chunks = old_slots.div_ceil(CHUNK_SLOTS);
         Box::new(Table {
             shift: 64 - capacity.ilog2(),
+            table: Published::new(),
             slots: empty_slots(capacity),
             previous: AtomicPtr::new(previous),
             migration: Migration {
@@ -114,6 +118,7 @@ impl Table {
     /// The slots of a hash, in probing order.
     #[inline(always)]
     fn run(&self, hash: u64) -> impl Iterator<Item = &AtomicU64> {
+        self.table.read();
         let mask = self.slots.len() - 1;
         let start = (hash >> self.shift) as usize;
         (0..self.slots.len()).map(move |step| &self.slots[(start + step) & mask])

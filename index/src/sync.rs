@@ -7,7 +7,7 @@
 //! at that.
 
 #[cfg(not(loom))]
-pub use crossbeam_epoch::{Guard, pin};
+pub use real::{Guard, pin};
 #[cfg(not(loom))]
 pub(crate) use std::sync::atomic::{
     AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering,
@@ -20,6 +20,40 @@ pub(crate) use loom::sync::atomic::{
 #[cfg(loom)]
 pub use modelled::{Guard, collect, pin};
 
+#[cfg(not(loom))]
+mod real {
+    /// A pin of the epoch: what the thread sees in a memtable while it has one is not freed.
+    ///
+    /// Keep it for one operation, not across a wait, a system call or a user's own code: it holds
+    /// back every memtable's garbage. A type of our own, so that no pin of another collector can be
+    /// taken for one of these.
+    #[derive(Debug)]
+    pub struct Guard(crossbeam_epoch::Guard);
+
+    /// Pins the running thread. Within another pin this costs next to nothing; by itself it is a
+    /// fence, and now and then some of the epoch's garbage is freed along with it.
+    #[inline]
+    pub fn pin() -> Guard {
+        Guard(crossbeam_epoch::pin())
+    }
+
+    impl Guard {
+        /// Hands the thread's garbage over to be freed, and frees some that is due.
+        pub fn flush(&self) {
+            self.0.flush();
+        }
+
+        /// # Safety
+        /// As for [`super::defer`].
+        #[expect(unsafe_code, reason = "hands a raw pointer's release to the epoch collector")]
+        pub(super) unsafe fn defer(&self, free: impl FnOnce() + 'static) {
+            // SAFETY: the caller's promise is exactly what `defer_unchecked` asks for: unreachable
+            // for later pins, and callable from another thread; `'static` keeps borrowed data out.
+            unsafe { self.0.defer_unchecked(free) }
+        }
+    }
+}
+
 /// Runs `free` once no thread that is pinned now can still be looking.
 ///
 /// # Safety
@@ -27,9 +61,34 @@ pub use modelled::{Guard, collect, pin};
 /// sound on any thread and at any later time.
 #[expect(unsafe_code, reason = "hands a raw pointer's release to the epoch collector")]
 pub(crate) unsafe fn defer(guard: &Guard, free: impl FnOnce() + 'static) {
-    // SAFETY: the caller's promise is exactly what `defer_unchecked` asks for: unreachable for later
-    // pins, and callable from another thread; `'static` keeps borrowed data out of the closure.
-    unsafe { guard.defer_unchecked(free) }
+    // SAFETY: the caller's promise is passed on.
+    unsafe { guard.defer(free) }
+}
+
+/// Stands for plain memory that one thread writes before it publishes it with a Release, and others
+/// read after an Acquire. It has no size and does nothing; under loom it makes the model fail if a
+/// reader gets there without such a pair.
+pub(crate) struct Published {
+    #[cfg(loom)]
+    memory: loom::cell::UnsafeCell<()>,
+}
+
+impl Published {
+    /// The memory is written, by the thread that makes this.
+    #[inline(always)]
+    pub(crate) fn new() -> Published {
+        Published {
+            #[cfg(loom)]
+            memory: loom::cell::UnsafeCell::new(()),
+        }
+    }
+
+    /// The memory is about to be read.
+    #[inline(always)]
+    pub(crate) fn read(&self) {
+        #[cfg(loom)]
+        self.memory.with(|_| ());
+    }
 }
 
 /// Asks for the cache line at `at`, without waiting for it. Any address is fine, mapped or not.
@@ -66,8 +125,10 @@ mod modelled {
     }
 
     impl Guard {
-        #[expect(unsafe_code, reason = "has the signature of crossbeam-epoch's method")]
-        pub(super) unsafe fn defer_unchecked(&self, free: impl FnOnce() + 'static) {
+        /// # Safety
+        /// None is needed: what is retired outlives the model.
+        #[expect(unsafe_code, reason = "has the signature of the real guard's method")]
+        pub(super) unsafe fn defer(&self, free: impl FnOnce() + 'static) {
             RETIRED.with(|retired| retired.borrow_mut().push(Box::new(free)));
         }
 

@@ -34,7 +34,7 @@ use std::sync::Arc;
 use isolith_wal::Lsn;
 
 use crate::slice::{SHARED_BYTES_MIN, Slice};
-use crate::sync::{AtomicPtr, AtomicU64, Ordering, prefetch};
+use crate::sync::{AtomicPtr, AtomicU64, Ordering, Published, prefetch};
 
 /// What a version says of its key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,12 +53,15 @@ pub(crate) struct Version {
     len: u32,
     kind: Kind,
     counted: bool,
+    value: Published,
 }
 
 const HEADER_BYTES: usize = size_of::<Version>();
 
-/// What `Arc<[u8]>` keeps in front of the bytes: two counts.
-const COUNTS_BYTES: usize = 16;
+/// What an `Arc<[u8]>` of so many bytes takes: two counts in front, and the whole in words.
+fn counted_footprint(len: usize) -> usize {
+    (2 * size_of::<usize>() + len).next_multiple_of(align_of::<usize>())
+}
 
 impl Version {
     fn layout(len: usize, counted: bool) -> Layout {
@@ -81,6 +84,7 @@ impl Version {
             len: u32::try_from(len).expect("a value is shorter than 4 GiB"),
             kind: Kind::Put,
             counted,
+            value: Published::new(),
         };
         // SAFETY: fresh memory of a layout made for a `Version` at its start; nobody else has it.
         unsafe { version.write(header) };
@@ -107,6 +111,7 @@ impl Version {
         // the tail holds an address from `Arc::into_raw` of `len` bytes, whose count this version
         // holds until it is freed.
         unsafe {
+            (*this.as_ptr()).value.read();
             let len = (*this.as_ptr()).len as usize;
             let mut at = Version::tail(this).cast_const();
             if (*this.as_ptr()).counted {
@@ -123,7 +128,7 @@ impl Version {
     pub(crate) unsafe fn footprint(this: NonNull<Version>) -> usize {
         // SAFETY: the header is readable (caller), `len` and `counted` are constant.
         let (len, counted) = unsafe { ((*this.as_ptr()).len as usize, (*this.as_ptr()).counted) };
-        Version::layout(len, counted).size() + if counted { len + COUNTS_BYTES } else { 0 }
+        Version::layout(len, counted).size() + if counted { counted_footprint(len) } else { 0 }
     }
 
     /// Frees one version; returns its footprint. What it links to is left alone.
@@ -519,11 +524,11 @@ mod tests {
     #[test]
     fn footprint_is_the_allocation() {
         let small = Value::new(&[1; 100]).into_version(Kind::Put, 0);
-        let large = Value::new(&[1; 2000]).into_version(Kind::Put, 0);
+        let large = Value::new(&[1; 2001]).into_version(Kind::Put, 0);
         // SAFETY: both are owned here and freed once.
         unsafe {
             assert_eq!(Version::free(small), 132);
-            assert_eq!(Version::free(large), 40 + 2000 + 16);
+            assert_eq!(Version::free(large), 40 + 16 + 2008);
         }
     }
 }

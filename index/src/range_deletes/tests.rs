@@ -19,7 +19,7 @@ fn link(ranges: &RangeDeletes, start: &str, end: &str, stamp: u64) {
     let bounds = (Bound::Included(start.as_bytes()), Bound::Excluded(end.as_bytes()));
     let entry = RangeDelete::new(bounds).expect("an interval with keys");
     ranges.accounting.add(entry.footprint());
-    ranges.link(entry, at(stamp));
+    ranges.link(entry, at(stamp), &crate::sync::pin());
 }
 
 /// Disjoint range deletes of one key each, folded when a writer would fold them.
@@ -67,7 +67,7 @@ fn readers_before_at_and_after_a_fold_see_the_same() {
             );
             if let Some(entry) = RangeDelete::new(bounds) {
                 accounting.add(entry.footprint());
-                ranges.link(entry, at(stamp));
+                ranges.link(entry, at(stamp), &guard);
                 naive.push((stamp, start, end));
             }
             if random.below(8) == 0 {
