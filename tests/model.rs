@@ -117,3 +117,16 @@ fn a_buffered_commit_does_not_acknowledge_an_earlier_os_commit() {
     assert!(!first.is_ready());
     first.wait().unwrap();
 }
+
+/// The deleted range ends right where the scanned one begins: no key lies in both.
+#[test]
+fn ranges_that_only_touch_do_not_conflict() {
+    let db = Database::in_memory();
+    let space = db.keyspace("space").unwrap();
+    let mut transaction = db.begin().unwrap();
+    let scanned = (Bound::Excluded("b"), Bound::Excluded("d"));
+    assert_eq!(transaction.range(&space, scanned).count(), 0);
+    space.delete_range((Bound::Excluded("a"), Bound::Included("b"))).unwrap();
+    transaction.put(&space, "k", "v").unwrap();
+    assert!(transaction.commit().is_ok());
+}

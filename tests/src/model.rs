@@ -85,18 +85,6 @@ pub fn within(key: &[u8], bounds: &Bounds) -> bool {
     })
 }
 
-/// Whether some position at or above `lower` is at or below `upper`.
-fn meet(lower: &Bound<Bytes>, upper: &Bound<Bytes>) -> bool {
-    match (lower, upper) {
-        (Bound::Unbounded, _) | (_, Bound::Unbounded) => true,
-        (Bound::Included(lower), Bound::Included(upper)) => lower <= upper,
-        (
-            Bound::Included(lower) | Bound::Excluded(lower),
-            Bound::Included(upper) | Bound::Excluded(upper),
-        ) => lower < upper,
-    }
-}
-
 /// Whether no key can lie within `bounds`.
 pub fn is_empty(bounds: &Bounds) -> bool {
     // The smallest key that the lower end lets in; between `k` and `k\0` there is none.
@@ -108,8 +96,9 @@ pub fn is_empty(bounds: &Bounds) -> bool {
     !within(&first, bounds)
 }
 
+/// Whether some key lies in both, neither of which is empty.
 fn overlap(a: &Bounds, b: &Bounds) -> bool {
-    meet(&a.0, &b.1) && meet(&b.0, &a.1)
+    !is_empty(&(a.0.clone(), b.1.clone())) && !is_empty(&(b.0.clone(), a.1.clone()))
 }
 
 impl Model {

@@ -44,25 +44,7 @@ impl Interval {
     /// Whether no key can lie within, for whatever reason: inverted ends, an end that excludes the
     /// empty key, or two excluded ends with no key between them.
     pub fn is_empty(&self) -> bool {
-        // Both ends as the first key at or after them: a key, and whether a zero byte follows.
-        let (lower, lower_zero) = match self.lower_ref() {
-            Bound::Included(key) => (key, false),
-            Bound::Excluded(key) => (key, true),
-            Bound::Unbounded => (&[][..], false),
-        };
-        let (upper, upper_zero) = match self.upper_ref() {
-            Bound::Included(key) => (key, true),
-            Bound::Excluded(key) => (key, false),
-            Bound::Unbounded => return false,
-        };
-        let bytes = |key: &'_ [u8], zero: bool| key.len() + usize::from(zero);
-        let at = |key: &[u8], index: usize| key.get(index).copied().unwrap_or(0);
-        let (lower_len, upper_len) = (bytes(lower, lower_zero), bytes(upper, upper_zero));
-        let differ = (0..lower_len.min(upper_len)).find(|&i| at(lower, i) != at(upper, i));
-        match differ {
-            Some(index) => at(lower, index) > at(upper, index),
-            None => lower_len >= upper_len,
-        }
+        !before_or_at(self.lower_ref(), self.upper_ref())
     }
 
     /// Whether `key` lies within.
@@ -78,8 +60,7 @@ impl Interval {
         })
     }
 
-    /// Whether the two may share a key. Errs on the side of yes: between two adjacent excluded ends
-    /// there may be no key at all.
+    /// Whether some key lies in both. Neither may be empty.
     pub fn overlaps(&self, lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> bool {
         before_or_at(self.lower_ref(), upper) && before_or_at(lower, self.upper_ref())
     }
@@ -94,12 +75,17 @@ impl Interval {
     }
 }
 
-/// Whether some position at or above `lower` lies at or below `upper`.
+/// Whether some key at or above `lower` lies at or below `upper`.
 pub(crate) fn before_or_at(lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> bool {
     match (lower, upper) {
+        (_, Bound::Excluded([])) => false,
         (Bound::Unbounded, _) | (_, Bound::Unbounded) => true,
         (Bound::Included(l), Bound::Included(u)) => l <= u,
-        (Bound::Included(l) | Bound::Excluded(l), Bound::Included(u) | Bound::Excluded(u)) => l < u,
+        // The key right after `l` is `l` and a zero byte.
+        (Bound::Excluded(l), Bound::Excluded(u)) => l < u && u.strip_suffix(&[0]) != Some(l),
+        (Bound::Included(l), Bound::Excluded(u)) | (Bound::Excluded(l), Bound::Included(u)) => {
+            l < u
+        }
     }
 }
 
@@ -249,31 +235,51 @@ mod tests {
         }
     }
 
-    #[test]
-    fn an_interval_is_empty_exactly_if_no_key_fits() {
-        let bound = |kind: u8, key: &[u8]| match kind {
-            0 => Bound::Included(Slice::from(key)),
-            1 => Bound::Excluded(Slice::from(key)),
-            _ => Bound::Unbounded,
-        };
-        // All keys of up to three bytes out of an alphabet with zero in it, and ends of up to two.
-        let alphabet = [0u8, 1, 2];
+    /// All keys of up to `length` bytes out of an alphabet with zero in it.
+    fn keys(length: usize) -> Vec<Vec<u8>> {
         let mut keys: Vec<Vec<u8>> = vec![vec![]];
-        for length in 0..3 {
+        for length in 0..length {
             let longer: Vec<_> = keys.iter().filter(|k| k.len() == length).cloned().collect();
             for key in longer {
-                keys.extend(alphabet.iter().map(|&byte| [&key[..], &[byte]].concat()));
+                keys.extend([0u8, 1, 2].map(|byte| [&key[..], &[byte]].concat()));
             }
         }
-        for lower in keys.iter().filter(|key| key.len() <= 2) {
-            for upper in keys.iter().filter(|key| key.len() <= 2) {
-                for kinds in 0..9 {
-                    let lower = bound(kinds / 3, lower);
-                    let upper = bound(kinds % 3, upper);
-                    let interval = Interval { lower, upper };
-                    let any = keys.iter().any(|key| interval.contains(key));
-                    assert_eq!(interval.is_empty(), !any, "{interval}");
-                }
+        keys
+    }
+
+    /// All intervals whose ends are among `keys`, included or not, or open.
+    fn intervals(keys: &[Vec<u8>]) -> Vec<Interval> {
+        let ends = |key: &Vec<u8>| {
+            let key = Slice::from(key.as_slice());
+            [Bound::Included(key.clone()), Bound::Excluded(key), Bound::Unbounded]
+        };
+        let ends: Vec<KeyBound> = keys.iter().flat_map(ends).collect();
+        let from = |lower: &KeyBound| {
+            let lower = lower.clone();
+            ends.iter().map(move |upper| Interval { lower: lower.clone(), upper: upper.clone() })
+        };
+        ends.iter().flat_map(from).collect()
+    }
+
+    #[test]
+    fn an_interval_is_empty_exactly_if_no_key_fits() {
+        let all = keys(3);
+        for interval in intervals(&keys(2)) {
+            let any = all.iter().any(|key| interval.contains(key));
+            assert_eq!(interval.is_empty(), !any, "{interval}");
+        }
+    }
+
+    #[test]
+    fn intervals_overlap_exactly_if_a_key_lies_in_both() {
+        let all = keys(3);
+        let ends = [keys(1), vec![vec![0, 0], vec![1, 0]]].concat();
+        let mut intervals = intervals(&ends);
+        intervals.retain(|interval| !interval.is_empty());
+        for a in &intervals {
+            for b in &intervals {
+                let shared = all.iter().any(|key| a.contains(key) && b.contains(key));
+                assert_eq!(a.overlaps(b.lower_ref(), b.upper_ref()), shared, "{a} and {b}");
             }
         }
     }
