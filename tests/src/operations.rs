@@ -277,9 +277,9 @@ fn action() -> impl Strategy<Value = Action> {
         6 => (space(), key_number(), value(), lives())
             .prop_map(|(space, key, value, lives)| Action::Put(space, key, value, lives)),
         2 => (space(), key_number()).prop_map(|(space, key)| Action::Delete(space, key)),
-        2 => (space(), span()).prop_map(|(space, span)| Action::DeleteRange(space, span)),
-        2 => Just(Action::Savepoint),
-        2 => any::<u8>().prop_map(Action::RollbackTo),
+        3 => (space(), span()).prop_map(|(space, span)| Action::DeleteRange(space, span)),
+        3 => Just(Action::Savepoint),
+        3 => any::<u8>().prop_map(Action::RollbackTo),
     ]
 }
 

@@ -1,3 +1,5 @@
+//! What is encoded comes back, and every flipped bit and torn block of it is noticed.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! The log as its users see it: order, epochs, segments, stalls, closing.
+
 use super::*;
 use crate::storage::backend::{IoBackend, open_storage};
 use crate::storage::memory::MemoryStorage;

@@ -1,3 +1,5 @@
+//! Torn tails are cut and damage is told, byte by byte.
+
 use std::path::PathBuf;
 use std::sync::Arc;
 

@@ -1,3 +1,5 @@
+//! Credits: whoever holds one finds room.
+
 use std::time::Duration;
 
 use super::*;
