@@ -137,6 +137,25 @@ pub(crate) enum Probe {
     Above,
 }
 
+/// A node in a log, with its place among the sorted entries.
+#[derive(Clone, Copy)]
+pub(crate) struct Logged<'g> {
+    pub(crate) rank: usize,
+    pub(crate) probe: Probe,
+    /// There is one in every entry that is handed out.
+    pub(crate) node: Option<NodePtr<'g>>,
+}
+
+impl<'g> Logged<'g> {
+    pub(crate) fn key(&self) -> &'g [u8] {
+        self.node.map_or(&[], NodePtr::key)
+    }
+
+    fn is_before(&self, other: &Logged<'_>) -> bool {
+        self.rank < other.rank || self.rank == other.rank && self.key() < other.key()
+    }
+}
+
 /// What an entry of a page refers to: a node on level 0, a cell above.
 pub(crate) type Ref = NonNull<()>;
 
@@ -491,6 +510,33 @@ impl<'g> PagePtr<'g> {
             let at = self.page.cast::<u8>().add(HEADER_BYTES).cast::<AtomicU64>();
             std::slice::from_raw_parts(at.as_ptr(), len)
         }
+    }
+
+    /// The nodes in the log at this moment, in the order of their keys.
+    pub(crate) fn logged_in_order(self) -> ([Logged<'g>; LOG_ENTRIES], usize) {
+        let nothing = Logged { rank: 0, probe: Probe::Below, node: None };
+        let mut entries = [nothing; LOG_ENTRIES];
+        let mut len = 0;
+        for node in self.logged() {
+            prefetch(node.as_non_null().as_ptr());
+            entries[len].node = Some(node);
+            len += 1;
+        }
+        // Insertion sort: there are eight at most. Ranks are mostly enough; two keys that fall between
+        // the same sorted entries are compared whole.
+        for sorted in 0..len {
+            let mut new = entries[sorted];
+            let key = new.key();
+            new.probe = self.probe(key);
+            new.rank = self.rank(key, new.probe).0;
+            let mut at = sorted;
+            while at > 0 && new.is_before(&entries[at - 1]) {
+                entries[at] = entries[at - 1];
+                at -= 1;
+            }
+            entries[at] = new;
+        }
+        (entries, len)
     }
 
     /// The nodes in the log, in the order in which they came.

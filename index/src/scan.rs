@@ -19,7 +19,7 @@ use std::cmp::Ordering as Side;
 use std::ops::{Bound, ControlFlow};
 
 use crate::node::NodePtr;
-use crate::page::{ENTRIES_ROOM, LOG_ENTRIES, PagePtr};
+use crate::page::{ENTRIES_ROOM, PagePtr};
 use crate::skiplist::{Place, Skiplist, Target};
 use crate::sync::{Guard, prefetch};
 use crate::version::prefetch_version;
@@ -244,31 +244,13 @@ impl<'g> Run<'g> {
                 rank + usize::from(exact)
             }
         };
-        // The log's nodes by their places in the array; where two fall between the same entries, by
-        // their keys. There are eight at most: insertion sort.
-        let mut logged: [(usize, Option<NodePtr<'g>>); LOG_ENTRIES] = [(0, None); LOG_ENTRIES];
-        let mut len = 0;
-        for node in page.logged() {
-            if !contains(range, node.key()) {
-                continue;
-            }
-            let new = (rank(page, node.key()).0, Some(node));
-            let above = |other: &(usize, Option<NodePtr<'g>>)| {
-                other.0 > new.0 || other.0 == new.0 && other.1.map(NodePtr::key) > Some(node.key())
-            };
-            let mut at = len;
-            while at > 0 && above(&logged[at - 1]) {
-                logged[at] = logged[at - 1];
-                at -= 1;
-            }
-            logged[at] = new;
-            len += 1;
-        }
+        let (logged, len) = page.logged_in_order();
         let mut copied = from;
-        for (rank, node) in &logged[..len] {
-            self.copy(page, copied, (*rank).min(to));
-            copied = copied.max((*rank).min(to));
-            self.nodes[self.len] = *node;
+        for entry in logged[..len].iter().filter(|entry| contains(range, entry.key())) {
+            let rank = entry.rank.min(to);
+            self.copy(page, copied, rank);
+            copied = copied.max(rank);
+            self.nodes[self.len] = entry.node;
             self.len += 1;
         }
         self.copy(page, copied, to);

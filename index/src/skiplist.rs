@@ -36,7 +36,7 @@ use std::sync::Arc;
 use crate::accounting::Accounting;
 use crate::node::{Node, NodePtr};
 use crate::page::{
-    Append, Cell, CellPtr, Draft, INNER_ENTRIES_MAX, LEAF_ENTRIES_MAX, LOG_ENTRIES, Page, PagePtr,
+    Append, Cell, CellPtr, Draft, INNER_ENTRIES_MAX, LEAF_ENTRIES_MAX, Logged, Page, PagePtr,
     Probe, free_page,
 };
 use crate::sync::{AtomicUsize, Guard, Ordering};
@@ -230,21 +230,18 @@ impl Skiplist {
     /// Replaces a leaf whose log is full, unless somebody did.
     fn consolidate<'g>(&'g self, place: Place<'g>, guard: &'g Guard) {
         let old = place.page;
-        let mut logged: Vec<NodePtr<'_>> = Vec::with_capacity(LOG_ENTRIES);
-        logged.extend(old.logged());
-        logged.sort_unstable_by(|a, b| a.key().cmp(b.key()));
-
         let mut draft = Draft::new(0);
         draft.prefix_len = Some(old.prefix_len());
         let mut copied = 0;
         let mut appended = old.right().is_none() && old.count() > 0;
-        for node in logged {
-            let probe = old.probe(node.key());
-            let (rank, _) = old.rank(node.key(), probe);
-            appended &= rank == old.count();
-            draft.copy(old, copied..rank);
-            copied = rank;
-            draft.insert(probe, node.as_non_null().cast());
+        let (logged, len) = old.logged_in_order();
+        for Logged { rank, probe, node } in &logged[..len] {
+            appended &= *rank == old.count();
+            draft.copy(old, copied..*rank);
+            copied = *rank;
+            if let Some(node) = node {
+                draft.insert(*probe, node.as_non_null().cast());
+            }
         }
         draft.copy(old, copied..old.count());
         // Keys that come in ascending order leave full leaves behind.
