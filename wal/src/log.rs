@@ -100,12 +100,17 @@ impl LogOptions {
         self.batch_bytes_max = self.batch_bytes_max.clamp(BLOCK as usize, 1 << 30);
         self.queue_bytes_max = self.queue_bytes_max.max(1);
         self.queue_records_max = self.queue_records_max.max(1);
+        self.buffered_delay = self.buffered_delay.min(WAIT_MAX);
         self
     }
 }
 
 /// The most batches in flight that any option can ask for.
 pub(crate) const DEPTH_LIMIT: usize = if cfg!(loom) { 2 } else { 32 };
+
+/// The longest that anything waits for a time, a month: beyond some centuries a point in time cannot
+/// be told any more.
+const WAIT_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// The first segment of an epoch is made while a user waits for the database to open, so it is not
 /// larger than this; the next ones are prepared ahead in full.
@@ -399,7 +404,7 @@ impl Log {
             };
             let Some(wait) = wait else { break stalled() };
             let now = Instant::now();
-            let deadline = *deadline.get_or_insert(now + wait);
+            let deadline = *deadline.get_or_insert(now + wait.min(WAIT_MAX));
             // A segment of its own is tried for again now and then.
             let until = match failed {
                 Some(_) => deadline.min(now + RETRY_AFTER),
@@ -459,7 +464,7 @@ impl Log {
         if self.is_forked() {
             return Preparation::Over;
         }
-        match self.space.wait_until_wanted(Instant::now() + wait) {
+        match self.space.wait_until_wanted(Instant::now() + wait.min(WAIT_MAX)) {
             None => Preparation::Over,
             Some(false) => Preparation::Idle,
             Some(true) if !self.space.begin_preparing() => Preparation::Idle,

@@ -360,6 +360,28 @@ fn a_full_queue_refuses_or_writes() {
 }
 
 #[test]
+fn times_without_end_are_no_trouble() {
+    let storage = Arc::new(MemoryStorage::new());
+    let options = LogOptions {
+        buffered_delay: Duration::MAX,
+        queue_records_max: 1,
+        threads: true,
+        ..small()
+    };
+    let (opened, _) = open_with(&storage, options);
+    let log = &opened.log;
+    std::thread::scope(|scope| {
+        scope.spawn(|| log.drive());
+        scope.spawn(|| while !matches!(log.prepare(Duration::MAX), Preparation::Over) {});
+        let held = log.reserve(1, Some(Duration::MAX)).unwrap();
+        let next = scope.spawn(|| log.reserve(1, Some(Duration::MAX)).map(drop));
+        drop(held);
+        next.join().unwrap().unwrap();
+        log.shutdown().unwrap();
+    });
+}
+
+#[test]
 fn a_waiter_whose_record_is_sealed_later_is_not_forgotten() {
     // The horizon shows nothing for a while: leaders find nothing to seal.
     struct Late(AtomicBool, Mutex<Vec<Lsn>>, Lsn);
