@@ -89,16 +89,20 @@ fn rate(threads: u64, length: Duration, work: impl Fn(u64, &mut u64) + Sync) -> 
             scope.spawn(move || {
                 let mut random = 0x1234_5678_9abc_def1 ^ (thread + 1) << 32;
                 let mut done = 0;
+                // Relaxed: a late look costs one more operation.
                 while !stop.load(Ordering::Relaxed) {
                     work(thread, &mut random);
                     done += 1;
                 }
+                // Relaxed: the end of the scope orders it before the sum is read.
                 total.fetch_add(done, Ordering::Relaxed);
             });
         }
         std::thread::sleep(length);
+        // Relaxed: see above.
         stop.store(true, Ordering::Relaxed);
     });
+    // Relaxed: all threads have ended.
     total.load(Ordering::Relaxed) as f64 / start.elapsed().as_secs_f64()
 }
 

@@ -268,17 +268,24 @@ fn main() {
         if threads == 2 && !wants("insert") {
             break;
         }
-        full = contenders();
         let chunks = 20;
         let chunk = KEYS / chunks;
-        let rates = rounds(&full, chunks, chunk, |contender, round| {
-            let part = &keys[round * chunk..][..chunk];
-            on_threads(threads, |thread| {
-                for key in part.iter().skip(thread).step_by(threads) {
-                    contender.put(key, &VALUE);
-                }
-            })
-        });
+        let mut rates: [Rates; 3] = Default::default();
+        // Filled several times: a single fill has too few rounds for a narrow interval.
+        for _ in 0..if wants("insert") { 3 } else { 1 } {
+            full = contenders();
+            let filled = rounds(&full, chunks, chunk, |contender, round| {
+                let part = &keys[round * chunk..][..chunk];
+                on_threads(threads, |thread| {
+                    for key in part.iter().skip(thread).step_by(threads) {
+                        contender.put(key, &VALUE);
+                    }
+                })
+            });
+            for (rates, filled) in rates.iter_mut().zip(filled) {
+                rates.0.extend(filled.0);
+            }
+        }
         if wants("insert") {
             report("insert into an empty map, up to 1M", threads, &rates);
         }
@@ -355,6 +362,7 @@ fn memory(keys: &[[u8; 20]]) {
     println!("| memory of 1M keys | bytes a key, as asked of the allocator |");
     println!("|---|---|");
     for (at, name) in ["isolith", "crossbeam-skiplist", "RwLock<BTreeMap>"].iter().enumerate() {
+        // Relaxed, here and below: one thread counts.
         LIVE_BYTES.store(0, Ordering::Relaxed);
         COUNTS.store(true, Ordering::Relaxed);
         let ours = Isolith::new();

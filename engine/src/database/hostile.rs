@@ -1,25 +1,16 @@
 //! What no caller, schedule or option may bring about.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use isolith_wal::{Durability, ManualClock, MemoryStorage};
+use isolith_wal::Durability;
 
+use super::tests::reopenable;
 use crate::error::ConflictOn;
-use std::future::Future;
-
 use crate::*;
-
-fn reopenable() -> (Builder, Arc<ManualClock>) {
-    let clock = Arc::new(ManualClock::new(1_000));
-    let builder = Database::builder("memory")
-        .storage(Arc::new(MemoryStorage::new()))
-        .segment_bytes(256 << 10)
-        .clock(Arc::clone(&clock) as Arc<dyn Clock>);
-    (builder, clock)
-}
 
 #[test]
 fn a_conflict_over_a_deleted_range_does_not_name_some_other_key() {

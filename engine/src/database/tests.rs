@@ -8,7 +8,8 @@ use isolith_wal::{Durability, ManualClock, MemoryStorage};
 use crate::error::ConflictOn;
 use crate::*;
 
-fn reopenable() -> (Builder, Arc<ManualClock>) {
+/// A database in memory that can be closed and opened again, and its clock.
+pub(super) fn reopenable() -> (Builder, Arc<ManualClock>) {
     let clock = Arc::new(ManualClock::new(1_000));
     let builder = Database::builder("memory")
         .storage(Arc::new(MemoryStorage::new()))
