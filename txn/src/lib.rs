@@ -8,11 +8,15 @@
 //! - [`Space`]: what a transaction knows of a keyspace.
 //! - [`WriteSet`], [`ReadSet`]: what a transaction wants to change, and what it depends on.
 //! - [`Request`], [`decide`]: a transaction that is ready to commit, and the verdict on it.
+//! - [`LockTable`], [`LockOwner`]: who holds and who waits for what, and no deadlock.
+//! - [`CommitRound`]: commits and locking readers keep out of each other's way.
 //! - [`Step`]: the poll-style answer of everything that may have to wait.
 
 #![forbid(unsafe_code)]
 
 mod isolation;
+mod locks;
+mod round;
 mod snapshot;
 mod space;
 mod state;
@@ -25,7 +29,12 @@ mod read_set;
 mod write_set;
 
 pub use isolation::Isolation;
+pub use locks::{
+    Age, DeadlockPolicy, Holder, LockMode, LockOwner, LockStats, LockStep, LockTable, LockTarget,
+    Refusal, UnknownPolicy, Victim, Wound,
+};
 pub use read_set::{Interval, IntervalId, KeyBound, ReadSet, SpaceReads};
+pub use round::{CommitRound, OpenRound};
 pub use snapshot::{SnapshotRegistry, SnapshotSlot};
 pub use space::{Space, SpaceId};
 pub use state::{Outcome, RequestState};

@@ -23,6 +23,8 @@ pub struct Space {
     written: AtomicU64,
     /// Set once a value with an expiry was written; never cleared.
     expiring: AtomicBool,
+    /// Transactions that hold a lock here, or wait for one.
+    lockers: AtomicU64,
 }
 
 impl Space {
@@ -34,6 +36,7 @@ impl Space {
             dropped: AtomicU64::new(u64::MAX),
             written: AtomicU64::new(0),
             expiring: AtomicBool::new(false),
+            lockers: AtomicU64::new(0),
         }
     }
 
@@ -83,5 +86,24 @@ impl Space {
     pub fn may_expire(&self) -> bool {
         // Relaxed: see `note_expiring`.
         self.expiring.load(Ordering::Relaxed)
+    }
+    /// Whether somebody may hold a lock here. The window's leader, which has begun its round, need not
+    /// look for locks where this says no.
+    pub fn has_lockers(&self) -> bool {
+        // SeqCst: pairs with `add_locker`; a leader that misses a locker has begun its round before that
+        // one looks at it, so the locker sees the round.
+        self.lockers.load(Ordering::SeqCst) > 0
+    }
+
+    /// Somebody is about to put its first lock here into the table.
+    pub(crate) fn add_locker(&self) {
+        // SeqCst: pairs with `has_lockers`.
+        self.lockers.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Somebody's last lock here is out of the table.
+    pub(crate) fn remove_locker(&self) {
+        // Release: nothing that the lock protected is touched after this.
+        self.lockers.fetch_sub(1, Ordering::Release);
     }
 }

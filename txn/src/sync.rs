@@ -7,8 +7,12 @@ pub(crate) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, f
 pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
 #[cfg(not(loom))]
+pub(crate) use std::hint;
+#[cfg(not(loom))]
 pub(crate) use std::thread::{self, Thread};
 
+#[cfg(loom)]
+pub(crate) use loom::hint;
 #[cfg(loom)]
 pub(crate) use loom::thread::{self, Thread};
 

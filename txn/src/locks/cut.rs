@@ -1,0 +1,252 @@
+//! Cuts: the places between keys, by which intervals are compared exactly.
+//!
+//! An interval holds the keys between two cuts. The cut after a key is the cut before its successor,
+//! which is the key and a zero byte; so two intervals touch exactly if the upper cut of the one is the
+//! lower cut of the other, however their ends are spelled.
+#![allow(dead_code, reason = "the ordered table will use all of it")]
+
+use std::cmp::Ordering;
+use std::ops::Bound;
+
+use isolith_index::Slice;
+
+use crate::read_set::Interval;
+
+/// A place between keys, borrowed.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum CutRef<'a> {
+    /// Right before a key.
+    Before(&'a [u8]),
+    /// Right after a key: before the key with a zero byte added.
+    After(&'a [u8]),
+    /// After every key.
+    End,
+}
+
+use CutRef::{After, Before, End};
+
+impl<'a> CutRef<'a> {
+    /// Where an interval begins.
+    pub(super) fn lower(bound: Bound<&'a [u8]>) -> Self {
+        match bound {
+            Bound::Included(key) => Before(key),
+            Bound::Excluded(key) => After(key),
+            Bound::Unbounded => Before(&[]),
+        }
+    }
+
+    /// Where an interval ends.
+    pub(super) fn upper(bound: Bound<&'a [u8]>) -> Self {
+        match bound {
+            Bound::Included(key) => After(key),
+            Bound::Excluded(key) => Before(key),
+            Bound::Unbounded => End,
+        }
+    }
+
+    pub(super) fn to_cut(self) -> Cut {
+        match self {
+            Before(key) => Cut { key: key.into(), place: Place::Before },
+            After(key) => Cut { key: key.into(), place: Place::After },
+            End => Cut { key: Slice::default(), place: Place::End },
+        }
+    }
+}
+
+impl Ord for CutRef<'_> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        match (*self, *other) {
+            (Before(a), Before(b)) | (After(a), After(b)) => a.cmp(b),
+            (Before(a), After(b)) => order_before_after(a, b),
+            (After(a), Before(b)) => order_before_after(b, a).reverse(),
+            (End, End) => Ordering::Equal,
+            (End, _) => Ordering::Greater,
+            (_, End) => Ordering::Less,
+        }
+    }
+}
+
+/// How the cut before `a` compares with the one after `b`.
+fn order_before_after(a: &[u8], b: &[u8]) -> Ordering {
+    match a.cmp(b) {
+        // At the successor of `b` the two are one cut; between `b` and its successor is no key.
+        Ordering::Greater if a.strip_suffix(&[0]) == Some(b) => Ordering::Equal,
+        Ordering::Equal => Ordering::Less,
+        order => order,
+    }
+}
+
+impl PartialOrd for CutRef<'_> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for CutRef<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for CutRef<'_> {}
+
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    Before,
+    After,
+    End,
+}
+
+/// A place between keys.
+#[derive(Clone, Debug)]
+pub(super) struct Cut {
+    key: Slice,
+    place: Place,
+}
+
+impl Cut {
+    pub(super) fn as_ref(&self) -> CutRef<'_> {
+        match self.place {
+            Place::Before => Before(&self.key),
+            Place::After => After(&self.key),
+            Place::End => End,
+        }
+    }
+
+    /// Bytes of its key.
+    pub(super) fn bytes(&self) -> usize {
+        self.key.len()
+    }
+}
+
+impl Ord for Cut {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.as_ref().cmp(&other.as_ref())
+    }
+}
+
+impl PartialOrd for Cut {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Cut {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Cut {}
+
+/// The keys between two cuts, borrowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Span<'a> {
+    pub(super) from: CutRef<'a>,
+    pub(super) to: CutRef<'a>,
+}
+
+impl<'a> Span<'a> {
+    pub(super) fn new(lower: Bound<&'a [u8]>, upper: Bound<&'a [u8]>) -> Self {
+        Span { from: CutRef::lower(lower), to: CutRef::upper(upper) }
+    }
+
+    pub(super) fn of(interval: &'a Interval) -> Self {
+        Span::new(interval.lower_ref(), interval.upper_ref())
+    }
+
+    pub(super) fn is_empty(self) -> bool {
+        self.from >= self.to
+    }
+
+    /// Whether some key lies in both.
+    pub(super) fn overlaps(self, other: Span<'_>) -> bool {
+        self.from < other.to && other.from < self.to
+    }
+
+    /// Whether they overlap, or nothing lies between them.
+    pub(super) fn touches(self, other: Span<'_>) -> bool {
+        self.from <= other.to && other.from <= self.to
+    }
+
+    /// Whether every key of the other lies in this one.
+    pub(super) fn contains(self, other: Span<'_>) -> bool {
+        self.from <= other.from && other.to <= self.to
+    }
+
+    /// The least span that contains both.
+    pub(super) fn hull(self, other: Span<'a>) -> Span<'a> {
+        Span { from: self.from.min(other.from), to: self.to.max(other.to) }
+    }
+
+    pub(super) fn to_interval(self) -> Interval {
+        let lower = match self.from {
+            Before([]) => Bound::Unbounded,
+            Before(key) => Bound::Included(key.into()),
+            After(key) => Bound::Excluded(key.into()),
+            // Only an empty span begins there.
+            End => Bound::Unbounded,
+        };
+        let upper = match self.to {
+            Before(key) => Bound::Excluded(key.into()),
+            After(key) => Bound::Included(key.into()),
+            End => Bound::Unbounded,
+        };
+        Interval { lower, upper }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::read_set::KeyBound;
+
+    /// All keys of up to `length` bytes out of an alphabet with zero in it.
+    fn keys(length: usize) -> Vec<Vec<u8>> {
+        let mut keys: Vec<Vec<u8>> = vec![vec![]];
+        for length in 0..length {
+            let longer: Vec<_> = keys.iter().filter(|key| key.len() == length).cloned().collect();
+            keys.extend(longer.iter().flat_map(|key| [0u8, 1].map(|b| [&key[..], &[b]].concat())));
+        }
+        keys
+    }
+
+    fn intervals(keys: &[Vec<u8>]) -> Vec<Interval> {
+        let ends = |key: &Vec<u8>| {
+            let key = Slice::from(key.as_slice());
+            [Bound::Included(key.clone()), Bound::Excluded(key), Bound::Unbounded]
+        };
+        let ends: Vec<KeyBound> = keys.iter().flat_map(ends).collect();
+        let pairs = ends.iter().flat_map(|lower| ends.iter().map(move |upper| (lower, upper)));
+        pairs.map(|(l, u)| Interval { lower: l.clone(), upper: u.clone() }).collect()
+    }
+
+    #[test]
+    fn spans_are_asked_about_the_keys_that_they_hold() {
+        let all = keys(4);
+        let held =
+            |span: &Interval| -> Vec<bool> { all.iter().map(|k| span.contains(k)).collect() };
+        let all_intervals: Vec<_> =
+            intervals(&keys(2)).into_iter().map(|i| (held(&i), i)).collect();
+        for (keys_a, a) in &all_intervals {
+            assert_eq!(Span::of(a).is_empty(), !keys_a.contains(&true), "{a}");
+            if Span::of(a).is_empty() {
+                continue;
+            }
+            assert_eq!(held(&Span::of(a).to_interval()), *keys_a, "{a} and back");
+            for (keys_b, b) in all_intervals.iter().filter(|(_, b)| !Span::of(b).is_empty()) {
+                let (span_a, span_b) = (Span::of(a), Span::of(b));
+                let pairs = || keys_a.iter().zip(keys_b);
+                let contains = pairs().all(|(a, b)| *a || !*b);
+                assert_eq!(span_a.overlaps(span_b), pairs().any(|(a, b)| *a && *b), "{a} and {b}");
+                assert_eq!(span_a.contains(span_b), contains, "{a} and {b}");
+                let hull = span_a.hull(span_b).to_interval();
+                let neither =
+                    all.iter().zip(pairs()).any(|(k, (a, b))| !a && !b && hull.contains(k));
+                assert_eq!(span_a.touches(span_b), !neither, "{a} and {b}, hull {hull}");
+                let cut = span_a.to.to_cut();
+                assert!(cut.as_ref() == span_a.to && cut.bytes() <= 2);
+            }
+        }
+    }
+}
