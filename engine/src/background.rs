@@ -68,6 +68,7 @@ fn upkeep(core: &Core) {
     let mut sweeps = Sweeps::default();
     while core.check_open().is_ok() {
         sweeps.round(core);
+        core.wake_due();
         match log.map(|log| log.prepare(ROUND)) {
             // It waited for the round's length, or has prepared a segment.
             Some(Preparation::Idle | Preparation::Prepared) => {}
@@ -93,8 +94,8 @@ impl Sweeps {
             let expired = self.look(core, &space);
             for keys in expired.chunks(SWEEP_DELETES) {
                 match delete_expired(core, &space, keys) {
-                    // A conflict means that somebody writes there: the next pass comes back.
-                    Ok(()) | Err(Error::Conflict { .. }) => {}
+                    // Somebody writes there, or has it locked: the next pass comes back.
+                    Ok(()) | Err(Error::Conflict { .. } | Error::LockRefused { .. }) => {}
                     Err(_) => break,
                 }
             }

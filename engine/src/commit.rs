@@ -10,6 +10,8 @@
 //!    ring, versions linked, *visible*, *weak* (`Buffered`), outcome. So *visible* never passes a
 //!    commit whose versions are not all linked, and nobody is told of a commit that is not visible.
 //! 4. A refused request takes no LSN.
+//! 5. A round is announced before the first look at foreign locks and is over after the last commit of
+//!    it is visible: whoever gets a lock meanwhile waits for its end before reading (rules 8, 13).
 //!
 //! **Combining** (flat combining: Hendler, Incze, Shavit and Tzafrir): a committer that finds the
 //! window free leads; others queue their request and wait for the leader's word. No wake-up is lost:
@@ -20,11 +22,16 @@ use std::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
 use isolith_index::{Guard, pin};
-use isolith_txn::{Outcome, Recent, Request, Space, SpaceWrites, Verdict, Watermarks, decide};
+use isolith_txn::{
+    CommitRound, LockTable, Outcome, Recent, Request, Space, SpaceWrites, Verdict, Watermarks,
+    decide,
+};
 use isolith_wal::{Credit, Durability, Log, Lsn, Record};
 use parking_lot::{Mutex, MutexGuard};
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
+use crate::core::Core;
+use crate::error::Result;
 use crate::options::CommitMode;
 
 /// Requests that can be queued at once; more wait before the queue.
@@ -54,6 +61,21 @@ impl Commit {
     ) -> Arc<Self> {
         Arc::new(Self { request, durability, record: Mutex::new(record), drops })
     }
+
+    /// Gives the room in the log back, for as long as a lock is waited for; the record stays with
+    /// the caller. For the owner, while the request is not queued.
+    pub(crate) fn give_back_room(&self) -> Option<Record> {
+        self.record.lock().take().map(|(record, _)| record)
+    }
+
+    /// Takes room in the log again, for the record that was kept.
+    pub(crate) fn reserve_again(&self, core: &Core, record: Option<Record>) -> Result<()> {
+        if let Some(record) = record {
+            let credit = core.room(record.len(), Some(core.stall_timeout()))?;
+            *self.record.lock() = credit.map(|credit| (record, credit));
+        }
+        Ok(())
+    }
 }
 
 /// What a decision leaves to be done when the window is free again: its owner to be woken, memory to
@@ -80,6 +102,8 @@ pub(crate) struct Pipeline {
     mode: CommitMode,
     queue: ArrayQueue<Arc<Commit>>,
     window: Mutex<Window>,
+    round: CommitRound,
+    locks: Arc<LockTable>,
     marks: Arc<Watermarks>,
     log: Option<Arc<Log>>,
     commits: AtomicU64,
@@ -91,6 +115,7 @@ impl Pipeline {
     pub(crate) fn new(
         mode: CommitMode,
         marks: Arc<Watermarks>,
+        locks: Arc<LockTable>,
         log: Option<Arc<Log>>,
         first_new: Lsn,
     ) -> Self {
@@ -103,6 +128,8 @@ impl Pipeline {
                 recent: Recent::new(recovered),
                 closed: false,
             }),
+            round: CommitRound::new(),
+            locks,
             marks,
             log,
             commits: AtomicU64::new(0),
@@ -192,7 +219,9 @@ impl Pipeline {
     ) -> usize {
         let mut decided = [const { None }; ROUND_REQUESTS];
         let requests = requests.take(ROUND_REQUESTS);
+        self.round.begin();
         let count = self.round(&mut window, requests, &mut decided, guard);
+        self.round.end();
         drop(window);
         for decided in decided.into_iter().flatten() {
             if decided.owner_sleeps {
@@ -200,6 +229,12 @@ impl Pipeline {
             }
         }
         count
+    }
+
+    /// Waits for the end of the round that is on, if any: for whoever has just got a lock, before it
+    /// reads.
+    pub(crate) fn await_round(&self) {
+        self.round.await_even();
     }
 
     /// Lets go of what the ring holds of keyspaces that were dropped; `empty` stands in for it.
@@ -252,7 +287,7 @@ impl Pipeline {
             let mut left = None;
             // Refused without a reason: the owner finds it.
             let over = window.closed || exhausted;
-            let verdict = (!over).then(|| decide(request, &window.recent, guard));
+            let verdict = (!over).then(|| decide(request, &window.recent, &self.locks, guard));
             let owner_sleeps = match verdict {
                 None => {
                     self.count(&self.refusals);
@@ -294,8 +329,11 @@ impl Pipeline {
                     self.count(&self.commits);
                     request.state.finish(Outcome::Committed(lsn))
                 }
-                Some(Verdict::SendBack) => {
+                Some(verdict @ (Verdict::SendBack | Verdict::Locked)) => {
                     self.count(&self.sent_back);
+                    if verdict == Verdict::Locked {
+                        request.refuse(verdict);
+                    }
                     request.state.finish(Outcome::SentBack)
                 }
                 Some(verdict) => {

@@ -9,12 +9,13 @@ use std::fmt;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
-use std::task::{Context, Poll};
-use std::time::Duration;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
 use isolith_index::{Memtable, PruneView, Value, pin};
 use isolith_txn::{
-    Request, SnapshotRegistry, SnapshotSlot, Space, SpaceId, SpaceWrites, Watermarks, Write,
+    Heat, Holder, LockOwner, LockTable, Refusal, Request, SnapshotRegistry, SnapshotSlot, Space,
+    SpaceId, SpaceWrites, Watermarks, Write,
 };
 use isolith_wal::{
     BackendChoice, Clock, Credit, Durability, Log, LogError, Lsn, Record, ReplayReport,
@@ -24,10 +25,11 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::background::Background;
 use crate::commit::{Commit, Pipeline};
-use crate::error::{Error, Result, StallReason};
-use crate::options::Builder;
+use crate::error::{Error, LockHolder, Result, StallReason};
+use crate::options::{Builder, TransactionOptions};
 use crate::pending::CommitInfo;
 use crate::stats::Stats;
+use crate::timers::Timers;
 use crate::transaction::{Queued, add, encode};
 
 /// The number of the keyspace that holds the names of all others.
@@ -100,11 +102,17 @@ pub(crate) struct Core {
     marks: Arc<Watermarks>,
     registry: Arc<SnapshotRegistry>,
     pipeline: Pipeline,
+    locks: Arc<LockTable>,
+    heat: Heat,
+    timers: Timers,
     log: Option<Arc<Log>>,
     clock: Arc<dyn Clock>,
     durability: Durability,
     transaction_bytes_max: usize,
     stall_timeout: Duration,
+    lock_timeout: Duration,
+    /// What `begin` and `transact` ask for.
+    begin: TransactionOptions,
     seed: u64,
     system: Arc<Space>,
     catalog: RwLock<Catalog>,
@@ -119,6 +127,7 @@ pub(crate) struct Core {
     reclaimed: Mutex<Reclaimed>,
     pruned_bytes: AtomicU64,
     expired: AtomicU64,
+    escalations: AtomicU64,
     closed: AtomicBool,
     /// The process generation that opened it (see `isolith_wal::fork`).
     generation: u64,
@@ -164,13 +173,24 @@ impl Core {
             log.set_horizon(Arc::clone(&marks) as Arc<dyn isolith_wal::Horizon>);
         }
         let registry = Arc::new(SnapshotRegistry::new());
+        let locks = Arc::new(LockTable::new());
         Arc::new(Self {
             pipeline: Pipeline::new(
                 options.commit_mode,
                 Arc::clone(&marks),
+                Arc::clone(&locks),
                 recovered.log.clone(),
                 recovered.first_new,
             ),
+            locks,
+            heat: Heat::new(),
+            timers: Timers::default(),
+            lock_timeout: options.lock_timeout,
+            begin: TransactionOptions {
+                isolation: options.isolation,
+                concurrency: options.concurrency,
+                ..TransactionOptions::default()
+            },
             prune_due: Mutex::new(Vec::with_capacity(PRUNE_COMMITS)),
             reclaimed: Mutex::default(),
             marks,
@@ -189,6 +209,7 @@ impl Core {
             memory_since: AtomicUsize::new(usize::MAX / 2),
             pruned_bytes: AtomicU64::new(0),
             expired: AtomicU64::new(0),
+            escalations: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             generation: fork::generation(),
             backend: recovered.backend,
@@ -220,6 +241,63 @@ impl Core {
 
     pub(crate) fn stall_timeout(&self) -> Duration {
         self.stall_timeout
+    }
+
+    pub(crate) fn lock_timeout(&self) -> Duration {
+        self.lock_timeout
+    }
+
+    /// The options of transactions that do not choose.
+    pub(crate) fn default_transaction(&self) -> TransactionOptions {
+        self.begin
+    }
+
+    pub(crate) fn locks(&self) -> &Arc<LockTable> {
+        &self.locks
+    }
+
+    pub(crate) fn heat(&self) -> &Heat {
+        &self.heat
+    }
+
+    /// Notes that a key is fought for.
+    pub(crate) fn warm(&self, space: SpaceId, key: &[u8]) {
+        self.heat.warm(space, key, self.marks.visible());
+    }
+
+    /// Wakes somebody later: its wait for a lock has a limit.
+    pub(crate) fn wake_at(&self, at: Instant, waker: &Waker) {
+        self.timers.add(at, waker);
+    }
+
+    /// Wakes those whose time has come. For upkeep.
+    pub(crate) fn wake_due(&self) {
+        self.timers.fire(Instant::now());
+    }
+
+    /// Locks with the names of their keyspaces.
+    pub(crate) fn holders(&self, holders: Vec<Holder>) -> Vec<LockHolder> {
+        let named = |Holder { age, mode, space, what }| LockHolder {
+            age,
+            mode,
+            keyspace: self.name_of(space),
+            what,
+        };
+        holders.into_iter().map(named).collect()
+    }
+
+    /// The error for a lock that was refused.
+    pub(crate) fn refused(&self, refusal: Refusal) -> Error {
+        match refusal {
+            Refusal::Wounded { by } => Error::Wounded { by },
+            Refusal::Refused { holders } => Error::LockRefused { holders: self.holders(holders) },
+            Refusal::Deadlock { cycle } => Error::Deadlock { cycle: self.holders(cycle) },
+        }
+    }
+
+    /// The error for a transaction that lost its locks.
+    pub(crate) fn wounded(&self, locks: &LockOwner) -> Error {
+        locks.wounded_by().map_or(Error::Closed, |wound| self.refused(wound.into()))
     }
 
     pub(crate) fn transaction_bytes_max(&self) -> usize {
@@ -330,11 +408,14 @@ impl Core {
         record: Vec<u8>,
         patience: Option<Duration>,
     ) -> Result<Option<(Record, Credit)>> {
+        let credit = self.room(record.len(), patience)?;
+        Ok(credit.map(|credit| (Record::from(record), credit)))
+    }
+
+    /// Room in the log for so many bytes; `None` where there is no log.
+    pub(crate) fn room(&self, bytes: usize, patience: Option<Duration>) -> Result<Option<Credit>> {
         let Some(log) = &self.log else { return Ok(None) };
-        match log.reserve(record.len(), patience) {
-            Ok(credit) => Ok(Some((Record::from(record), credit))),
-            Err(error) => Err(reserve_error(error)),
-        }
+        log.reserve(bytes, patience).map(Some).map_err(reserve_error)
     }
 
     /// Commits one write by itself.
@@ -379,7 +460,7 @@ impl Core {
         let isolation = isolith_txn::Isolation::Serializable;
         let request = Request::new(isolation, Lsn::ZERO, writes, Vec::new());
         let commit = Commit::new(request, durability, record, drops);
-        Queued::new(commit).run(self)
+        Queued::patient(commit, self).run(self)
     }
 
     /// After a commit was decided, outside the window: its chains are due for pruning. They wait until
@@ -615,10 +696,14 @@ impl Core {
             memory_bytes_max: self.memory_bytes_max,
             snapshots,
             oldest_snapshot,
+            locks: self.locks.stats(),
+            hot_keys: self.heat.stats(visible).0,
+            fights: self.heat.stats(visible).1,
             visible,
             durable: if self.log.is_none() { visible } else { self.marks.durable() },
             pruned_bytes: self.pruned_bytes.load(Ordering::Relaxed),
             expired: self.expired.load(Ordering::Relaxed),
+            escalations: self.escalations.load(Ordering::Relaxed),
             log: self.log.as_ref().map(|log| log.stats()),
         }
     }
@@ -638,6 +723,12 @@ impl Core {
     /// Takes charge of the threads, to wait for them at the end.
     pub(crate) fn attend(&self, background: Background) {
         *self.background.lock() = background;
+    }
+
+    /// A transaction of `Auto` gave up being optimistic.
+    pub(crate) fn count_escalation(&self) {
+        // Relaxed: a statistic.
+        self.escalations.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn count_expired(&self, count: u64) {

@@ -17,7 +17,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use isolith_txn::Watermarks;
+use isolith_txn::{Concurrency, DeadlockPolicy, Watermarks};
 use isolith_wal::{BackendChoice, Lsn, ReplayReport};
 
 use crate::background::Background;
@@ -72,18 +72,30 @@ impl Open {
         options: TransactionOptions,
         mut body: impl FnMut(&mut Transaction) -> Result<T>,
     ) -> Result<T> {
+        let mut options = options;
         let mut backoff = Backoff::new(self.seed());
         loop {
             let mut transaction = self.begin(options)?;
             let result =
                 body(&mut transaction).and_then(|value| transaction.commit().map(|_| value));
             match result {
-                Err(error) if error.retry() == Retry::Now => backoff.wait(),
+                Err(error) if matches!(error.retry(), Retry::Now | Retry::WithLocks) => {
+                    // From the second try on it goes before whoever came later.
+                    options.age.get_or_insert_with(|| self.locks().next_age());
+                    backoff.wait();
+                    if options.concurrency == Concurrency::Auto && backoff.tries >= AUTO_TRIES {
+                        self.count_escalation();
+                        options.concurrency = Concurrency::Locking(DeadlockPolicy::WoundWait);
+                    }
+                }
                 result => return result,
             }
         }
     }
 }
+
+/// Tries of a transaction with [`Concurrency::Auto`] before it locks everything.
+const AUTO_TRIES: u32 = 3;
 
 /// A handle on an open database. Cheap to clone, usable from any thread.
 #[derive(Clone, Debug)]
@@ -160,9 +172,10 @@ impl Database {
         self.open.core().drop_keyspace(name)
     }
 
-    /// Begins a serializable transaction at the database's default durability.
+    /// Begins a transaction with the database's defaults: serializable and optimistic, unless its
+    /// [`Builder`] said otherwise.
     pub fn begin(&self) -> Result<Transaction> {
-        self.begin_with(TransactionOptions::default())
+        self.begin_with(self.open.default_transaction())
     }
 
     /// Begins a transaction.
@@ -176,11 +189,11 @@ impl Database {
         self.begin_with(TransactionOptions { read_only: true, ..Default::default() })
     }
 
-    /// Runs `body` in a serializable transaction and commits it; runs it again, in a new one, as
+    /// Runs `body` in a transaction with the database's defaults and commits it; runs it again, in a new one, as
     /// long as that may help ([`Error::retry`]). `body` may therefore run several times: keep side
     /// effects out of it. Leave with [`Transaction::abort`] to roll back with an error of your own.
     pub fn transact<T>(&self, body: impl FnMut(&mut Transaction) -> Result<T>) -> Result<T> {
-        self.transact_with(TransactionOptions::default(), body)
+        self.transact_with(self.open.default_transaction(), body)
     }
 
     /// [`Database::transact`] with options.
@@ -311,5 +324,7 @@ impl Backoff {
 
 #[cfg(test)]
 mod hostile;
+#[cfg(test)]
+mod levels;
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,7 @@ use std::fmt;
 use std::time::Duration;
 
 use isolith_index::Slice;
-use isolith_txn::{ConflictKind, Interval};
+use isolith_txn::{Age, ConflictKind, Interval, LockMode};
 use isolith_wal::Lsn;
 
 /// The result of an operation on a database.
@@ -26,7 +26,37 @@ pub enum Error {
         what: ConflictOn,
         /// The commit that broke it, where it is known.
         other: Option<Lsn>,
+        /// Whether transactions have been fighting for the key: with locks the next try would wait
+        /// instead of failing.
+        hot: bool,
     },
+    /// An older transaction took this one's locks (wound-wait). Nothing was changed.
+    Wounded {
+        /// The older transaction.
+        by: Age,
+    },
+    /// This transaction was chosen to break a deadlock. Nothing was changed.
+    Deadlock {
+        /// The cycle in the wait-for graph: each lock is one that the transaction of the next entry
+        /// waits for, and the last one's waits for the first.
+        cycle: Vec<LockHolder>,
+    },
+    /// A lock was not to be had, and the deadlock policy says not to wait for it (no-wait; wait-die,
+    /// if an older transaction holds it).
+    LockRefused {
+        /// The locks that stood in the way.
+        holders: Vec<LockHolder>,
+    },
+    /// A lock was not to be had in time. The transaction may go on without it.
+    LockTimeout {
+        /// The locks that stood in the way.
+        holders: Vec<LockHolder>,
+    },
+    /// The transaction has lasted longer than it may. Nothing was changed.
+    TransactionTimeout,
+    /// The operation would have to wait: only ever seen by the body of
+    /// [`Transaction::step`](crate::Transaction::step), which has to return it.
+    WouldWait,
     /// Writes do not go on at the moment. Nothing was changed.
     Stalled {
         /// What they wait for.
@@ -88,6 +118,40 @@ pub enum Error {
     Open(OpenError),
 }
 
+/// A lock that stood in somebody's way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LockHolder {
+    /// Whose it is.
+    pub age: Age,
+    /// Its mode.
+    pub mode: LockMode,
+    /// The keyspace.
+    pub keyspace: String,
+    /// The key or range of keys.
+    pub what: Interval,
+}
+
+impl fmt::Display for LockHolder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { age, mode, keyspace, what } = self;
+        write!(f, "{mode} lock of transaction {age} on {what} in '{keyspace}'")
+    }
+}
+
+/// Writes a list of locks, or that it is empty.
+fn show_locks(f: &mut fmt::Formatter<'_>, locks: &[LockHolder]) -> fmt::Result {
+    if locks.is_empty() {
+        return write!(f, "a lock that is gone by now");
+    }
+    for (place, lock) in locks.iter().enumerate() {
+        if place > 0 {
+            write!(f, ", ")?;
+        }
+        write!(f, "{lock}")?;
+    }
+    Ok(())
+}
+
 /// What a conflict was about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ConflictOn {
@@ -137,8 +201,11 @@ pub enum StallReason {
 pub enum Retry {
     /// It cannot: the request, or the database, has to change first.
     Never,
-    /// Run the whole transaction again.
+    /// Run the whole transaction again, with the [age](crate::Transaction::age) of this one.
     Now,
+    /// Run it again with [`Concurrency::Locking`](crate::Concurrency::Locking): what it needs is
+    /// fought for, and it would only fail again.
+    WithLocks,
     /// Run it again after a while.
     After(Duration),
 }
@@ -147,7 +214,14 @@ impl Error {
     /// What to do about this error.
     pub fn retry(&self) -> Retry {
         match self {
-            Error::Conflict { .. } => Retry::Now,
+            Error::Conflict { hot: true, .. } => Retry::WithLocks,
+            Error::Conflict { .. }
+            | Error::Wounded { .. }
+            | Error::Deadlock { .. }
+            | Error::LockRefused { .. } => Retry::Now,
+            Error::LockTimeout { .. } | Error::TransactionTimeout => {
+                Retry::After(Duration::from_millis(10))
+            }
             Error::Stalled { .. } => Retry::After(Duration::from_millis(100)),
             _ => Retry::Never,
         }
@@ -165,7 +239,29 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Error::Conflict { keyspace, what, other } => {
+            Error::Wounded { by } => write!(
+                f,
+                "an older transaction ({by}) needed a lock of this one, which is rolled back; run it again"
+            ),
+            Error::Deadlock { cycle } => {
+                write!(f, "chosen to break a deadlock: ")?;
+                show_locks(f, cycle)?;
+                write!(f, "; run the transaction again")
+            }
+            Error::LockRefused { holders } => {
+                write!(f, "refused to wait for ")?;
+                show_locks(f, holders)?;
+                write!(f, "; run the transaction again")
+            }
+            Error::LockTimeout { holders } => {
+                write!(f, "waited too long for ")?;
+                show_locks(f, holders)
+            }
+            Error::TransactionTimeout => {
+                write!(f, "the transaction has lasted longer than it may, and is rolled back")
+            }
+            Error::WouldWait => write!(f, "the operation would have to wait"),
+            Error::Conflict { keyspace, what, other, .. } => {
                 let show = |key: &Slice| key.escape_ascii().to_string();
                 match what {
                     ConflictOn::Read(key) => {

@@ -138,10 +138,11 @@ impl Keyspace {
     /// Reads a key at the newest timestamp that `mark` gives, without a slot where that is safe: if
     /// the walk skipped a newer version, a pruner may have removed the one that was wanted, unless
     /// the mark has not moved (protocol rule 6). Returns the largest LSN seen, too.
-    fn read_newest<R>(
+    pub(crate) fn read_newest<R>(
         &self,
         key: &[u8],
         mark: fn(&Watermarks) -> Lsn,
+        now: Option<u64>,
         read: impl FnOnce(Option<VersionRef<'_>>) -> R,
     ) -> Result<(R, Lsn)> {
         self.open.check_open()?;
@@ -155,36 +156,38 @@ impl Keyspace {
             if isolith_wal::planted!("read-without-recheck") {
                 isolith_wal::planted::dawdle();
                 let found = self.space.memtable.lookup(key, at, &guard);
-                return Ok((read(self.alive(found.version, at)?), found.observed));
+                return Ok((read(self.alive(found.version, at, now)?), found.observed));
             }
             if found.skipped_newer && mark(marks) != at {
                 continue;
             }
-            return Ok((read(self.alive(found.version, at)?), found.observed));
+            return Ok((read(self.alive(found.version, at, now)?), found.observed));
         }
         let slot = self.open.register(mark)?;
         let at = slot.timestamp();
         let found = self.space.memtable.lookup(key, at, &guard);
-        Ok((read(self.alive(found.version, at)?), found.observed))
+        Ok((read(self.alive(found.version, at, now)?), found.observed))
     }
 
-    /// Drops a version that has expired; an error if the keyspace does not exist at `at`.
+    /// Drops a version that has expired by `now` (`None`: by the clock); an error if the keyspace does not exist at `at`.
     fn alive<'g>(
         &self,
         version: Option<VersionRef<'g>>,
         at: Lsn,
+        now: Option<u64>,
     ) -> Result<Option<VersionRef<'g>>> {
         if !self.space.exists_at(at) {
             return Err(self.dropped());
         }
         // The clock is read only for a value that can expire.
-        Ok(version.filter(|v| v.expires_at() == 0 || v.live_at(self.open.now())))
+        let now = || now.unwrap_or_else(|| self.open.now());
+        Ok(version.filter(|v| v.expires_at() == 0 || v.live_at(now())))
     }
 
     /// The value of a key, if there is one.
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Slice>> {
         let slice = |version: Option<VersionRef<'_>>| version.map(|version| version.slice());
-        Ok(self.read_newest(key.as_ref(), Watermarks::acknowledged, slice)?.0)
+        Ok(self.read_newest(key.as_ref(), Watermarks::acknowledged, None, slice)?.0)
     }
 
     /// Lends the value of a key to `read` without copying it. `read` runs under an epoch pin: keep
@@ -195,13 +198,13 @@ impl Keyspace {
         read: impl FnOnce(&[u8]) -> R,
     ) -> Result<Option<R>> {
         let lend = |version: Option<VersionRef<'_>>| version.map(|version| read(version.value()));
-        Ok(self.read_newest(key.as_ref(), Watermarks::acknowledged, lend)?.0)
+        Ok(self.read_newest(key.as_ref(), Watermarks::acknowledged, None, lend)?.0)
     }
 
     /// The value of a key and when it expires, if there is one.
     pub fn get_entry(&self, key: impl AsRef<[u8]>) -> Result<Option<Entry>> {
         let entry = |version: Option<VersionRef<'_>>| version.map(Entry::of);
-        Ok(self.read_newest(key.as_ref(), Watermarks::acknowledged, entry)?.0)
+        Ok(self.read_newest(key.as_ref(), Watermarks::acknowledged, None, entry)?.0)
     }
 
     /// Reads at *visible*, or at `S` if that covers `token` already; with the newest LSN seen.
@@ -212,13 +215,13 @@ impl Keyspace {
         } else {
             Watermarks::acknowledged
         };
-        self.read_newest(key, mark, entry)
+        self.read_newest(key, mark, None, entry)
     }
 
     /// Whether a key has a value.
     pub fn contains(&self, key: impl AsRef<[u8]>) -> Result<bool> {
         let some = |version: Option<VersionRef<'_>>| version.is_some();
-        Ok(self.read_newest(key.as_ref(), Watermarks::acknowledged, some)?.0)
+        Ok(self.read_newest(key.as_ref(), Watermarks::acknowledged, None, some)?.0)
     }
 
     /// Gives a key a value. Returns once the put is as durable as the database's default asks.

@@ -50,6 +50,7 @@ mod core;
 mod pending;
 mod scan;
 mod snapshot;
+mod timers;
 
 mod background;
 mod record;
@@ -61,7 +62,7 @@ mod stats;
 pub mod steps;
 
 pub use database::Database;
-pub use error::{ConflictOn, Error, OpenError, Result, Retry, StallReason};
+pub use error::{ConflictOn, Error, LockHolder, OpenError, Result, Retry, StallReason};
 pub use keyspace::{Entry, KeyRange, Keyspace};
 pub use options::{
     Builder, CommitMode, KEY_BYTES_MAX, PutOptions, TransactionOptions, VALUE_BYTES_MAX,
@@ -70,10 +71,13 @@ pub use pending::{CommitInfo, Pending};
 pub use scan::{Pair, Range};
 pub use snapshot::Snapshot;
 pub use stats::Stats;
-pub use transaction::{CommitSteps, Observed, Transaction};
+pub use transaction::{Attempt, CommitSteps, Observed, RangeLock, Transaction};
 
 pub use isolith_index::Slice;
-pub use isolith_txn::{BlockedBy, Interval, Isolation, KeyBound, Savepoint, Step};
+pub use isolith_txn::{
+    Age, BlockedBy, Concurrency, DeadlockPolicy, Interval, Isolation, KeyBound, LockMode,
+    LockStats, Savepoint, Step, UnknownWord, Victim,
+};
 pub use isolith_wal::{
     BackendChoice, Clock, Durability, IoBackend, LogStats, Lsn, Lsn as Timestamp, ManualClock,
     ReplayReport, SystemClock, TornTail,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use isolith_txn::Isolation;
+use isolith_txn::{Age, Concurrency, Isolation};
 use isolith_wal::{Clock, Durability, IoBackend, Storage, SystemClock};
 
 use crate::database::Database;
@@ -14,7 +14,7 @@ use crate::error::OpenError;
 /// The longest key, in bytes.
 pub const KEY_BYTES_MAX: usize = 64 << 10;
 /// The longest that anything may be told to wait: beyond it, arithmetic on times would overflow.
-const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+pub(crate) const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// The longest value, in bytes.
 pub const VALUE_BYTES_MAX: usize = 512 << 20;
@@ -45,6 +45,9 @@ pub struct Builder {
     pub(crate) log_depth_max: usize,
     pub(crate) transaction_bytes_max: usize,
     pub(crate) stall_timeout: Duration,
+    pub(crate) lock_timeout: Duration,
+    pub(crate) isolation: Isolation,
+    pub(crate) concurrency: Concurrency,
     pub(crate) buffered_delay: Duration,
     pub(crate) storage: Option<Arc<dyn Storage>>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -75,6 +78,9 @@ impl Builder {
             log_depth_max: 4,
             transaction_bytes_max: 1 << 30,
             stall_timeout: Duration::from_secs(10),
+            lock_timeout: Duration::from_secs(5),
+            isolation: Isolation::default(),
+            concurrency: Concurrency::default(),
             buffered_delay: Duration::from_millis(10),
             storage: None,
             clock: Arc::new(SystemClock),
@@ -138,6 +144,27 @@ impl Builder {
         self
     }
 
+    /// How long a transaction waits for a lock, unless it says otherwise, before the operation fails
+    /// with [`Error::LockTimeout`](crate::Error::LockTimeout). Default: 5 s.
+    pub fn lock_timeout(mut self, timeout: Duration) -> Self {
+        self.lock_timeout = timeout.min(FOREVER);
+        self
+    }
+
+    /// What transactions are protected from that do not choose: those of
+    /// [`Database::begin`] and [`Database::transact`]. Default: [`Isolation::Serializable`].
+    pub fn isolation(mut self, isolation: Isolation) -> Self {
+        self.isolation = isolation;
+        self
+    }
+
+    /// How transactions that do not choose keep others from disturbing them. Default:
+    /// [`Concurrency::Optimistic`].
+    pub fn concurrency(mut self, concurrency: Concurrency) -> Self {
+        self.concurrency = concurrency;
+        self
+    }
+
     /// How long a `Buffered` commit may stay in the log's buffer. Default: 10 ms.
     pub fn buffered_delay(mut self, delay: Duration) -> Self {
         self.buffered_delay = delay.min(FOREVER);
@@ -177,10 +204,25 @@ impl Builder {
 pub struct TransactionOptions {
     /// What it is protected from. Default: serializable.
     pub isolation: Isolation,
+    /// How it keeps others from disturbing it. Default: optimistic.
+    pub concurrency: Concurrency,
     /// When its commit is acknowledged. Default: the database's.
     pub durability: Option<Durability>,
     /// A read-only transaction reads at the last acknowledged commit, never aborts and never waits.
     pub read_only: bool,
+    /// The age of an earlier try of the same work ([`Transaction::age`](crate::Transaction::age)), so
+    /// that it goes before those who came later and does not starve. Default: a new one, when it is
+    /// needed. [`Database::transact`] sees to it by itself.
+    pub age: Option<Age>,
+    /// How long the transaction may last; afterwards every operation answers
+    /// [`Error::TransactionTimeout`](crate::Error::TransactionTimeout). Default: for ever.
+    pub timeout: Option<Duration>,
+    /// How long it waits for one lock. Default: the database's
+    /// ([`Builder::lock_timeout`]).
+    pub lock_timeout: Option<Duration>,
+    /// The most that it may hold, reads, writes and locks, in bytes. Default: the database's
+    /// ([`Builder::transaction_bytes_max`]), which is also the most.
+    pub bytes_max: Option<usize>,
 }
 
 /// An expiry as versions store it: 0 is never. The first millisecond of Unix time is taken for the

@@ -8,13 +8,18 @@
 //! 2. In a transaction that tracks its reads the recorded interval reaches from the range's end to
 //!    the last key *returned*; a fetched but unreturned key is not part of it. The end of the
 //!    iteration records the whole range.
+//! 3. In a transaction that locks its reads a chunk is looked for, locked, and fetched again: as an
+//!    interval that reaches from the last chunk's end to this one's (serializable), or key by key
+//!    (repeatable read). Nothing outside of what is locked is returned, so the stretch behind a
+//!    locked end is open to nobody's phantom. Chunks begin with a single key: a scan that stops early
+//!    has locked at most about twice what it returned (protocol rule 8).
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::ops::{Bound, ControlFlow};
 
 use isolith_index::{Direction, Slice, pin};
-use isolith_txn::{Interval, IntervalId, KeyBound, Write};
+use isolith_txn::{Interval, IntervalId, KeyBound, SnapshotSlot, Write};
 use isolith_wal::Lsn;
 
 use crate::error::{Error, Result};
@@ -24,6 +29,8 @@ use crate::transaction::Transaction;
 
 /// Keys in the first chunk; each further one is twice as large.
 const CHUNK_FIRST: usize = 8;
+/// The same where every key fetched is locked.
+const CHUNK_FIRST_LOCKED: usize = 1;
 /// Keys in a chunk at most.
 const CHUNK_MAX: usize = 128;
 /// Nodes looked at under one epoch pin at most: deleted keys count, too.
@@ -70,7 +77,10 @@ type Source<V> = Result<V, Option<Error>>;
 pub struct Range<V> {
     source: Source<V>,
     keyspace: Keyspace,
-    read: Lsn,
+    /// The timestamp that it reads at; `None`: what it reads it locks, and reads the newest.
+    read: Option<Lsn>,
+    /// Held for a statement of its own.
+    _statement: Option<SnapshotSlot>,
     now: u64,
     bounds: Interval,
     /// What is left to fetch; `None` when all is fetched.
@@ -109,23 +119,81 @@ pub(crate) fn prefix_interval(prefix: &[u8]) -> Interval {
     Interval { lower: Bound::Included(Slice::from(prefix)), upper }
 }
 
-impl<V: View> Range<V> {
-    pub(crate) fn new(view: V, keyspace: Keyspace, read: Lsn, now: u64, bounds: Interval) -> Self {
-        Self::of(Ok(view), keyspace, read, now, bounds)
+/// What a fetch brought.
+struct Chunk {
+    pairs: Vec<Pair>,
+    /// The last key looked at; `None`: the interval's end.
+    reached: Option<Slice>,
+    observed: Lsn,
+}
+
+/// Cuts an interval behind the last key looked at: what was covered, and what is left.
+fn split(
+    within: Interval,
+    reached: Option<Slice>,
+    direction: Direction,
+) -> (Interval, Option<Interval>) {
+    match (reached, direction) {
+        (None, _) => (within, None),
+        (Some(key), Direction::Forward) => (
+            Interval { lower: within.lower, upper: Bound::Included(key.clone()) },
+            Some(Interval { lower: Bound::Excluded(key), upper: within.upper }),
+        ),
+        (Some(key), Direction::Reverse) => (
+            Interval { lower: Bound::Included(key.clone()), upper: within.upper },
+            Some(Interval { lower: within.lower, upper: Bound::Excluded(key) }),
+        ),
+    }
+}
+
+impl<'t> Range<&'t Transaction> {
+    /// A range that is one statement, with a timestamp of its own.
+    pub(crate) fn statement(
+        transaction: &'t Transaction,
+        keyspace: Keyspace,
+        slot: SnapshotSlot,
+        now: u64,
+        bounds: Interval,
+    ) -> Self {
+        let range = Self::new(transaction, keyspace, slot.timestamp(), now, bounds);
+        Self { _statement: Some(slot), ..range }
     }
 
-    fn of(source: Source<V>, keyspace: Keyspace, read: Lsn, now: u64, bounds: Interval) -> Self {
+    /// A range that locks what it reads.
+    pub(crate) fn locking(
+        transaction: &'t Transaction,
+        keyspace: Keyspace,
+        now: u64,
+        bounds: Interval,
+    ) -> Self {
+        Self::of(Ok(transaction), keyspace, None, now, bounds)
+    }
+}
+
+impl<V: View> Range<V> {
+    pub(crate) fn new(view: V, keyspace: Keyspace, read: Lsn, now: u64, bounds: Interval) -> Self {
+        Self::of(Ok(view), keyspace, Some(read), now, bounds)
+    }
+
+    fn of(
+        source: Source<V>,
+        keyspace: Keyspace,
+        read: Option<Lsn>,
+        now: u64,
+        bounds: Interval,
+    ) -> Self {
         let middle = (!bounds.is_empty()).then(|| bounds.clone());
         Self {
             source,
             keyspace,
             read,
+            _statement: None,
             now,
             bounds,
             middle,
             front: VecDeque::new(),
             back: VecDeque::new(),
-            chunk: CHUNK_FIRST,
+            chunk: if read.is_some() { CHUNK_FIRST } else { CHUNK_FIRST_LOCKED },
             front_interval: None,
             back_interval: None,
         }
@@ -133,49 +201,21 @@ impl<V: View> Range<V> {
 
     pub(crate) fn failed(keyspace: Keyspace, error: Error) -> Self {
         let bounds = Interval { lower: Bound::Unbounded, upper: Bound::Unbounded };
-        Self::of(Err(Some(error)), keyspace, Lsn::ZERO, 0, bounds)
+        Self::of(Err(Some(error)), keyspace, Some(Lsn::ZERO), 0, bounds)
     }
 
     /// Fetches the next chunk from one end of what is left.
-    fn fetch(&mut self, direction: Direction) {
-        let Some(middle) = self.middle.take() else { return };
-        let space = self.keyspace.space();
+    fn fetch(&mut self, direction: Direction) -> Result<()> {
+        let Some(middle) = self.middle.take() else { return Ok(()) };
         let limit = self.chunk;
         self.chunk = (self.chunk * 2).min(CHUNK_MAX);
-        let mut pairs: Vec<Pair> = Vec::with_capacity(limit);
-        let mut reached: Option<Slice> = None;
-        let mut observed = Lsn::ZERO;
-        let mut visits = 0;
-        let guard = pin();
-        let ends = (middle.lower_ref(), middle.upper_ref());
-        space.memtable.scan(ends, direction, &guard, |node| {
-            let found = node.lookup(self.read);
-            observed = observed.max(found.observed);
-            if let Some(version) = found.version
-                && (version.live_at(self.now) || isolith_wal::planted!("expired-value-scanned"))
-            {
-                pairs.push((Slice::from(node.key()), version.slice()));
-            }
-            visits += 1;
-            if pairs.len() == limit || visits == VISITS_MAX {
-                reached = Some(Slice::from(node.key()));
-                return ControlFlow::Break(());
-            }
-            ControlFlow::Continue(())
-        });
-        drop(guard);
-        // What was covered by this chunk, and what is left after it.
-        let (covered, left) = match (reached, direction) {
-            (None, _) => (middle, None),
-            (Some(key), Direction::Forward) => (
-                Interval { lower: middle.lower, upper: Bound::Included(key.clone()) },
-                Some(Interval { lower: Bound::Excluded(key), upper: middle.upper }),
-            ),
-            (Some(key), Direction::Reverse) => (
-                Interval { lower: Bound::Included(key.clone()), upper: middle.upper },
-                Some(Interval { lower: middle.lower, upper: Bound::Excluded(key) }),
-            ),
+        let chunk = match (self.read, self.transaction()) {
+            (None, Some(transaction)) => self.lock_chunk(transaction, &middle, direction, limit)?,
+            (read, _) => self.walk(&middle, direction, read.unwrap_or(Lsn::ZERO), limit),
         };
+        let Chunk { mut pairs, reached, observed } = chunk;
+        // What was covered by this chunk, and what is left after it.
+        let (covered, left) = split(middle, reached, direction);
         if let Some(transaction) = self.transaction() {
             transaction.observe(observed);
             self.lay_over(transaction, &covered, &mut pairs, direction);
@@ -185,6 +225,78 @@ impl<V: View> Range<V> {
             Direction::Forward => self.front.extend(pairs),
             Direction::Reverse => self.back.extend(pairs),
         }
+        Ok(())
+    }
+
+    /// Reads up to `limit` pairs from one end of an interval.
+    fn walk(&self, within: &Interval, direction: Direction, read: Lsn, limit: usize) -> Chunk {
+        let mut pairs: Vec<Pair> = Vec::with_capacity(limit.min(CHUNK_MAX));
+        let mut reached: Option<Slice> = None;
+        let mut observed = Lsn::ZERO;
+        let visits_max = if limit == usize::MAX { usize::MAX } else { VISITS_MAX };
+        let mut visits = 0;
+        let guard = pin();
+        let ends = (within.lower_ref(), within.upper_ref());
+        self.keyspace.space().memtable.scan(ends, direction, &guard, |node| {
+            let found = node.lookup(read);
+            observed = observed.max(found.observed);
+            if let Some(version) = found.version
+                && (version.live_at(self.now) || isolith_wal::planted!("expired-value-scanned"))
+            {
+                pairs.push((Slice::from(node.key()), version.slice()));
+            }
+            visits += 1;
+            if pairs.len() == limit || visits == visits_max {
+                reached = Some(Slice::from(node.key()));
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        });
+        Chunk { pairs, reached, observed }
+    }
+
+    /// Looks for a chunk, locks it, and reads it again: now nobody can change it.
+    fn lock_chunk(
+        &self,
+        transaction: &Transaction,
+        within: &Interval,
+        direction: Direction,
+        limit: usize,
+    ) -> Result<Chunk> {
+        // What is found here may be gone by the time the lock is there; it only says how far to lock.
+        let visible = || transaction.visible();
+        let found = self.walk(within, direction, visible(), limit);
+        if !transaction.isolation().protects_intervals() {
+            for (key, _) in &found.pairs {
+                transaction.lock_item(&self.keyspace, key)?;
+            }
+            transaction.await_round();
+            let mut chunk = Chunk { pairs: Vec::new(), ..found };
+            let (guard, at) = (pin(), visible());
+            for (key, _) in found.pairs {
+                let now = self.keyspace.space().memtable.lookup(&key, at, &guard);
+                chunk.observed = chunk.observed.max(now.observed);
+                if let Some(version) = now.version.filter(|version| version.live_at(self.now)) {
+                    let value = version.slice();
+                    chunk.pairs.push((key, value));
+                }
+            }
+            transaction.check()?;
+            return Ok(chunk);
+        }
+        let (mut covered, _) = split(within.clone(), found.reached.clone(), direction);
+        if isolith_wal::planted!("scan-locks-only-what-it-found")
+            && let (Some((first, _)), Some((last, _))) = (found.pairs.first(), found.pairs.last())
+        {
+            let (lower, upper) = if first <= last { (first, last) } else { (last, first) };
+            covered.lower = Bound::Included(lower.clone());
+            covered.upper = Bound::Included(upper.clone());
+        }
+        transaction.lock_interval(&self.keyspace, &covered)?;
+        transaction.await_round();
+        let chunk = self.walk(&covered, direction, visible(), usize::MAX);
+        transaction.check()?;
+        Ok(Chunk { reached: found.reached, ..chunk })
     }
 
     fn transaction(&self) -> Option<&Transaction> {
@@ -226,7 +338,7 @@ impl<V: View> Range<V> {
             return;
         }
         let transaction = self.source.as_ref().ok().and_then(V::transaction);
-        let Some(mut reads) = transaction.and_then(Transaction::tracked_reads) else { return };
+        let Some(mut reads) = transaction.and_then(Transaction::tracked_intervals) else { return };
         if isolith_wal::planted!("range-phantom") {
             if let KeyBound::Included(key) = &upper {
                 reads.interval(self.keyspace.space(), Interval::point(key));
@@ -248,7 +360,7 @@ impl<V: View> Range<V> {
             return;
         }
         let transaction = self.source.as_ref().ok().and_then(V::transaction);
-        let Some(mut reads) = transaction.and_then(Transaction::tracked_reads) else { return };
+        let Some(mut reads) = transaction.and_then(Transaction::tracked_intervals) else { return };
         match self.back_interval {
             Some(id) => reads.extend_lower(id, lower),
             None => {
@@ -268,11 +380,25 @@ impl<V: View> Range<V> {
             }
             Ok(view) => view.check().err(),
         }?;
+        Some(self.stop(error))
+    }
+
+    /// Ends the iteration with an error.
+    fn stop(&mut self, error: Error) -> Error {
         self.source = Err(None);
         self.middle = None;
         self.front.clear();
         self.back.clear();
-        Some(error)
+        error
+    }
+
+    /// Makes the transaction depend on a key that is returned, if its level asks for that.
+    fn returned(&self, key: &[u8]) {
+        let Some(transaction) = self.transaction() else { return };
+        let own = transaction.overlay(self.keyspace.space().id);
+        if own.is_none_or(|own| own.lookup(key).is_none()) {
+            transaction.returned(&self.keyspace, key);
+        }
     }
 }
 
@@ -284,10 +410,13 @@ impl<V: View> Iterator for Range<V> {
             return Some(Err(error));
         }
         while self.front.is_empty() && self.middle.is_some() {
-            self.fetch(Direction::Forward);
+            if let Err(error) = self.fetch(Direction::Forward) {
+                return Some(Err(self.stop(error)));
+            }
         }
         match self.front.pop_front().or_else(|| self.back.pop_back()) {
             Some(pair) => {
+                self.returned(&pair.0);
                 self.examined_front(Bound::Included(pair.0.clone()));
                 Some(Ok(pair))
             }
@@ -305,10 +434,13 @@ impl<V: View> DoubleEndedIterator for Range<V> {
             return Some(Err(error));
         }
         while self.back.is_empty() && self.middle.is_some() {
-            self.fetch(Direction::Reverse);
+            if let Err(error) = self.fetch(Direction::Reverse) {
+                return Some(Err(self.stop(error)));
+            }
         }
         match self.back.pop_front().or_else(|| self.front.pop_back()) {
             Some(pair) => {
+                self.returned(&pair.0);
                 self.examined_back(Bound::Included(pair.0.clone()));
                 Some(Ok(pair))
             }

@@ -1,68 +1,130 @@
-//! A transaction: reads at one timestamp, writes private until it commits.
+//! A transaction: its reads, its private writes, and what it does to keep others from disturbing it.
 //!
 //! ```text
 //!   Active ── commit_steps ──► Preparing ──► Queued ──► Decided ──► acknowledged
-//!     │                           │            │ ▲  (sent back: validated again, queued again)
-//!     └── drop, rollback          └────────────┴─┴── refused
+//!     │                           │            │ ▲  (sent back, or a lock in the way: validated
+//!     │                           │            │ │   and queued again)
+//!     └── drop, rollback, wound   └────────────┴─┴── refused
 //! ```
+//!
+//! How a key is read, by isolation level and concurrency control (protocol rules 5 to 10, 28):
+//!
+//! | | optimistic | locking |
+//! |---|---|---|
+//! | read committed | newest *visible*, each statement afresh | the same |
+//! | repeatable read | at the read timestamp; the key is tracked | shared lock, then the newest |
+//! | snapshot | at the read timestamp | the same |
+//! | serializable | at the read timestamp; key or interval is tracked | shared lock on key or interval, then the newest |
+//! | for update | tracked at any level, and a touch: the key is written again as it is | update lock |
+//! | a write | private until the commit | exclusive lock, then private until the commit |
+//!
+//! Auto is optimistic, but for keys that are hot: those it locks, and then what it read before must
+//! still hold, or its level's promise is lost and it is refused at once.
 //!
 //! Invariants:
 //! 1. The read timestamp is *visible* at the first read (or, under first-committer-wins, at the
-//!    first write), held by a slot in the registry until the transaction ends.
-//! 2. Dropping a transaction at any point before its commit is decided changes nothing.
+//!    first write, after its lock if there is one), held by a slot in the registry until the
+//!    transaction ends.
+//! 2. Dropping a transaction at any point before its commit is decided changes nothing, and leaves
+//!    no lock and no place in a queue behind.
 //! 3. `observed` is the largest LSN that it has seen, tombstones included.
+//! 4. What is read under a lock is read after the lock is in the table and the round that may not
+//!    have seen it is over; and it is returned only if the lock was still held after the read.
 
-use std::cell::{Cell, OnceCell, RefCell, RefMut};
+use std::cell::{Cell, RefCell, RefMut};
 use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
 
-use isolith_index::{Kind, Slice, Value, pin};
+use isolith_index::{Slice, Value, pin};
 use isolith_txn::{
-    BlockedBy, Conflict, Isolation, Outcome, Overlay, ReadSet, Request, Savepoint, SnapshotSlot,
-    Space, SpaceWrites, Step, Verdict, Watermarks, Write, WriteSet,
+    Age, Concurrency, DeadlockPolicy, Isolation, LockMode, LockTarget, Overlay, ReadSet, Savepoint,
+    SnapshotSlot, Watermarks, Write, WriteSet,
 };
 use isolith_wal::{Durability, Lsn};
 
-use crate::commit::Commit;
-use crate::core::Core;
 use crate::database::Open;
 use crate::error::{ConflictOn, Error, Result};
 use crate::keyspace::{Entry, KeyRange, Keyspace};
 use crate::options::{KEY_BYTES_MAX, TransactionOptions, VALUE_BYTES_MAX, stored_expiry};
 use crate::pending::{CommitInfo, Pending};
-use crate::record;
 use crate::scan::{Range, prefix_interval};
 
-/// How often a request whose evidence left the ring is validated again outside the window before it
-/// insists on being judged inside.
-const SENT_BACK_MAX: u32 = 3;
+mod committing;
+mod locking;
+
+pub use committing::CommitSteps;
+pub(crate) use committing::{Queued, add, encode};
+pub use locking::Attempt;
+use locking::Locking;
 
 /// A transaction. Drop it, or call [`Transaction::rollback`], to undo everything; it is tied to no
 /// thread and may be sent to another.
 ///
 /// What a read-write transaction reads before its commit carries no promise until the commit is
 /// acknowledged: it reads at *visible*, which a crash may still take back.
+///
+/// An operation of a transaction that locks may wait for other transactions. Where waiting is not
+/// allowed, as on an executor's thread, use [`Transaction::run`] or [`Transaction::step`].
 pub struct Transaction {
     open: Arc<Open>,
     isolation: Isolation,
+    concurrency: Concurrency,
     durability: Durability,
     read_only: bool,
     now: u64,
-    slot: OnceCell<SnapshotSlot>,
+    bytes_max: usize,
+    slot: RefCell<Option<SnapshotSlot>>,
     reads: RefCell<ReadSet>,
     writes: WriteSet,
     observed: Cell<Lsn>,
+    locking: Locking,
 }
 
 impl fmt::Debug for Transaction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Transaction")
             .field("isolation", &self.isolation)
+            .field("concurrency", &self.concurrency)
             .field("durability", &self.durability)
             .field("read_timestamp", &self.read_timestamp())
             .finish_non_exhaustive()
     }
+}
+
+/// How much a range is locked (see [`Transaction::lock_range`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RangeLock {
+    /// Nobody else may change, add or remove keys in the range.
+    Shared,
+    /// Nor may anybody else lock them, or read them under a lock.
+    Exclusive,
+}
+
+/// What a read is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Intent {
+    /// What the level makes of it.
+    Plain,
+    /// The key shall not change before the commit.
+    Share,
+    /// The key is going to be changed.
+    Update,
+    /// It does not matter: neither lock nor dependency.
+    Hint,
+}
+
+/// How a read is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Plan {
+    /// At the read timestamp; tracked or not.
+    AtTimestamp { track: bool },
+    /// At the newest *visible*; tracked or not.
+    AtVisible { track: bool },
+    /// Under a lock, at the newest.
+    Locked(LockMode),
+    /// Under a lock, at the read timestamp, which nothing newer on the key may belie.
+    LockedAtTimestamp(LockMode),
 }
 
 pub(crate) fn check_key(key: &[u8]) -> Result<()> {
@@ -91,16 +153,21 @@ impl Transaction {
         }
         let durability = options.durability.unwrap_or(open.default_durability());
         let now = open.now();
+        let bytes_max = open.transaction_bytes_max();
+        let locking = Locking::new(&open, &options);
         let transaction = Self {
             open,
             isolation: options.isolation,
+            concurrency: options.concurrency,
             durability,
             read_only: options.read_only,
             now,
-            slot: OnceCell::new(),
+            bytes_max: options.bytes_max.map_or(bytes_max, |bytes| bytes.min(bytes_max)),
+            slot: RefCell::new(None),
             reads: RefCell::default(),
             writes: WriteSet::default(),
             observed: Cell::new(Lsn::ZERO),
+            locking,
         };
         if options.read_only {
             transaction.read_at()?;
@@ -113,9 +180,21 @@ impl Transaction {
         self.isolation
     }
 
-    /// The timestamp that it reads at; `None` before its first read.
+    /// How it keeps others from disturbing it.
+    pub fn concurrency(&self) -> Concurrency {
+        self.concurrency
+    }
+
+    /// Its place among all transactions, for deadlock policies: hand it to the next try of the same
+    /// work ([`TransactionOptions::age`]), and it goes before all that came later.
+    pub fn age(&self) -> Age {
+        self.locking.age(&self.open)
+    }
+
+    /// The timestamp that it reads at; `None` before its first read, and where each statement or
+    /// each locked key has its own.
     pub fn read_timestamp(&self) -> Option<Lsn> {
-        self.slot.get().map(SnapshotSlot::timestamp)
+        self.slot.borrow().as_ref().map(SnapshotSlot::timestamp)
     }
 
     /// The time at which it began, in Unix milliseconds: expiry is judged against it throughout.
@@ -123,40 +202,64 @@ impl Transaction {
         self.now
     }
 
-    /// Bytes that it holds in its read and write sets.
+    /// Bytes that it holds in its read and write sets and its locks.
     pub fn bytes(&self) -> usize {
-        self.writes.bytes() + self.reads.borrow().bytes()
+        self.writes.bytes() + self.reads.borrow().bytes() + self.locking.bytes()
     }
 
     /// Fixes the read timestamp at its first use.
     fn read_at(&self) -> Result<Lsn> {
-        if let Some(slot) = self.slot.get() {
+        let mut slot = self.slot.borrow_mut();
+        if let Some(slot) = &*slot {
             return Ok(slot.timestamp());
         }
         let mark = if self.read_only { Watermarks::acknowledged } else { Watermarks::visible };
-        let slot = self.open.register(mark)?;
-        Ok(self.slot.get_or_init(|| slot).timestamp())
+        let registered = self.open.register(mark)?;
+        Ok(slot.insert(registered).timestamp())
     }
 
+    /// Whether it may go on: the database is open, its time is not over, its locks are its own.
     pub(crate) fn check(&self) -> Result<()> {
-        self.open.check_open()
+        self.open.check_open()?;
+        self.locking.check(&self.open)
     }
 
     pub(crate) fn observe(&self, lsn: Lsn) {
         self.observed.set(self.observed.get().max(lsn));
     }
 
+    /// The newest commit that is decided.
+    pub(crate) fn visible(&self) -> Lsn {
+        self.open.marks().visible()
+    }
+
     pub(crate) fn overlay(&self, space: u32) -> Option<&Overlay> {
         self.writes.overlay(space)
     }
 
-    /// The read set, if this transaction tracks what it reads.
-    pub(crate) fn tracked_reads(&self) -> Option<RefMut<'_, ReadSet>> {
-        (self.isolation.tracks_reads() && !self.read_only).then(|| self.reads.borrow_mut())
+    /// Whether what it reads is protected by locks rather than by validation.
+    fn locks_reads(&self) -> bool {
+        matches!(self.concurrency, Concurrency::Locking(_))
+            && self.isolation.protects_items()
+            && !self.read_only
+    }
+
+    /// The read set, if this transaction tracks the intervals that it examines.
+    pub(crate) fn tracked_intervals(&self) -> Option<RefMut<'_, ReadSet>> {
+        let tracked = self.isolation.protects_intervals() && !self.read_only && !self.locks_reads();
+        tracked.then(|| self.reads.borrow_mut())
+    }
+
+    /// Notes that a scan returned a key that it found in the database.
+    pub(crate) fn returned(&self, keyspace: &Keyspace, key: &[u8]) {
+        let by_items = self.isolation.protects_items() && !self.isolation.protects_intervals();
+        if by_items && !self.read_only && !self.locks_reads() {
+            self.reads.borrow_mut().point(keyspace.space(), key);
+        }
     }
 
     /// Refuses a keyspace that is not there at the read timestamp.
-    fn check_keyspace(&self, keyspace: &Keyspace, read: Lsn) -> Result<()> {
+    pub(crate) fn check_keyspace(&self, keyspace: &Keyspace, read: Lsn) -> Result<()> {
         keyspace.check(&self.open)?;
         if !keyspace.space().exists_at(read) {
             return Err(keyspace.dropped());
@@ -165,31 +268,79 @@ impl Transaction {
     }
 
     fn check_size(&self) -> Result<()> {
-        let (bytes, bytes_max) = (self.bytes(), self.open.transaction_bytes_max());
+        let (bytes, bytes_max) = (self.bytes(), self.bytes_max);
         if bytes > bytes_max {
             return Err(Error::TransactionTooLarge { bytes, bytes_max });
         }
         Ok(())
     }
 
-    /// Reads one key: the entry, and the newest LSN at or below the read timestamp on that key,
-    /// deletions included (`Lsn::ZERO` if it never had a version, or the write is its own).
-    fn read(&self, keyspace: &Keyspace, key: &[u8], track: bool) -> Result<(Option<Entry>, Lsn)> {
+    /// Whether a key is fought for, as far as this transaction would do something about it.
+    fn is_hot(&self, keyspace: &Keyspace, key: &[u8]) -> bool {
+        self.concurrency == Concurrency::Auto
+            && self.open.heat().is_hot(keyspace.space().id, key, self.open.marks().visible())
+    }
+
+    /// How a read is to be made (the table in the head of this file).
+    fn plan(&self, keyspace: &Keyspace, key: &[u8], intent: Intent) -> Plan {
+        use Concurrency::{Auto, Locking, Optimistic};
+        let by_statement = self.isolation.reads_by_statement();
+        let protected = self.isolation.protects_items();
+        let plain = |track| match by_statement {
+            true => Plan::AtVisible { track },
+            false => Plan::AtTimestamp { track },
+        };
+        if self.read_only {
+            return Plan::AtTimestamp { track: false };
+        }
+        match (self.concurrency, intent) {
+            (_, Intent::Hint) if self.locks_reads() => Plan::AtVisible { track: false },
+            (_, Intent::Hint) => plain(false),
+            (Locking(_), Intent::Plain) if protected => Plan::Locked(LockMode::Shared),
+            (Locking(_), Intent::Plain) => plain(false),
+            (Optimistic, Intent::Plain) => plain(protected),
+            (Auto, Intent::Plain) if protected && self.is_hot(keyspace, key) => {
+                // Who reads a key that is fought for is likely to write it: two shared locks would
+                // only wait for each other.
+                Plan::LockedAtTimestamp(LockMode::Update)
+            }
+            (Auto, Intent::Plain) => plain(protected),
+            (Optimistic, _) => plain(true),
+            (Auto, _) if !self.is_hot(keyspace, key) => plain(true),
+            (_, intent) => {
+                let mode =
+                    if intent == Intent::Share { LockMode::Shared } else { LockMode::Update };
+                let newest = by_statement || self.locks_reads();
+                if newest { Plan::Locked(mode) } else { Plan::LockedAtTimestamp(mode) }
+            }
+        }
+    }
+
+    /// Reads one key: the entry, and the newest LSN at or below the timestamp of the read on that
+    /// key, deletions included (`Lsn::ZERO` if it never had a version, or the write is its own).
+    fn read(
+        &self,
+        keyspace: &Keyspace,
+        key: &[u8],
+        intent: Intent,
+    ) -> Result<(Option<Entry>, Lsn)> {
         self.check()?;
         let space = keyspace.space();
         if let Some(own) = self.writes.overlay(space.id).and_then(|own| own.lookup(key)) {
             keyspace.check(&self.open)?;
-            let entry = match own {
-                Write::Put { value, expires_at } if *expires_at == 0 => {
-                    Some(Entry { value: value.slice(), expires_at: None })
-                }
-                Write::Put { value, expires_at } if *expires_at > self.now => {
-                    Some(Entry { value: value.slice(), expires_at: Some(*expires_at) })
-                }
-                _ => None,
-            };
-            return Ok((entry, Lsn::ZERO));
+            return Ok((self.own_entry(own), Lsn::ZERO));
         }
+        keyspace.check(&self.open)?;
+        let plan = self.plan(keyspace, key, intent);
+        let track = match plan {
+            Plan::AtTimestamp { track } => track,
+            Plan::AtVisible { track } => return self.read_visible(keyspace, key, track),
+            Plan::Locked(mode) => return self.read_locked(keyspace, key, mode),
+            Plan::LockedAtTimestamp(mode) => {
+                self.lock_at_timestamp(keyspace, key, mode)?;
+                self.isolation.protects_items()
+            }
+        };
         let read = self.read_at()?;
         self.check_keyspace(keyspace, read)?;
         let guard = pin();
@@ -201,21 +352,142 @@ impl Transaction {
             self.check_size()?;
         }
         let entry = found.version.filter(|version| version.live_at(self.now)).map(Entry::of);
+        if let Plan::LockedAtTimestamp(_) = plan {
+            self.locking.check(&self.open)?;
+        }
         Ok((entry, found.observed))
     }
 
-    /// The value of a key, if there is one: own writes first, then as of the read timestamp.
+    /// What an own write says of its key.
+    fn own_entry(&self, own: &Write) -> Option<Entry> {
+        match own {
+            Write::Put { value, expires_at } if *expires_at == 0 => {
+                Some(Entry { value: value.slice(), expires_at: None })
+            }
+            Write::Put { value, expires_at } if *expires_at > self.now => {
+                Some(Entry { value: value.slice(), expires_at: Some(*expires_at) })
+            }
+            _ => None,
+        }
+    }
+
+    /// A statement of its own: the newest that is visible, which is never older than what an earlier
+    /// statement saw.
+    fn read_visible(
+        &self,
+        keyspace: &Keyspace,
+        key: &[u8],
+        track: bool,
+    ) -> Result<(Option<Entry>, Lsn)> {
+        let (entry, observed) =
+            keyspace.read_newest(key, Watermarks::visible, Some(self.now), |version| {
+                version.map(Entry::of)
+            })?;
+        self.observe(observed);
+        if track {
+            self.reads.borrow_mut().point_at(keyspace.space(), key, observed);
+            self.check_size()?;
+        }
+        Ok((entry, observed))
+    }
+
+    /// Locks the key, then reads the newest there is: it stays the newest while the lock is held.
+    fn read_locked(
+        &self,
+        keyspace: &Keyspace,
+        key: &[u8],
+        mode: LockMode,
+    ) -> Result<(Option<Entry>, Lsn)> {
+        self.lock(keyspace, LockTarget::Key(key), mode)?;
+        self.await_round();
+        let at = self.open.marks().visible();
+        self.check_keyspace(keyspace, at)?;
+        let guard = pin();
+        let found = keyspace.space().memtable.lookup(key, at, &guard);
+        let entry = found.version.filter(|version| version.live_at(self.now)).map(Entry::of);
+        self.observe(found.observed);
+        self.reads.borrow_mut().space(keyspace.space());
+        // After the read: a lock that was taken away meanwhile protected nothing.
+        if !isolith_wal::planted!("wound-not-seen-after-read") {
+            self.locking.check(&self.open)?;
+        }
+        self.check_size()?;
+        Ok((entry, found.observed))
+    }
+
+    /// Locks the key, and makes sure that what is read at the read timestamp is the newest: takes
+    /// the timestamp now if there is none, else moves it forward if the level allows and all that was
+    /// read before still holds (protocol rule 28).
+    fn lock_at_timestamp(&self, keyspace: &Keyspace, key: &[u8], mode: LockMode) -> Result<()> {
+        self.lock(keyspace, LockTarget::Key(key), mode)?;
+        self.await_round();
+        if self.slot.borrow().is_none() {
+            self.read_at()?;
+            return Ok(());
+        }
+        let newest = keyspace.space().memtable.newest(key, &pin());
+        if self.read_at()? >= newest || self.advance() {
+            return Ok(());
+        }
+        Err(self.conflict_on(keyspace, ConflictOn::Write(Slice::from(key)), Some(newest)))
+    }
+
+    /// Moves the read timestamp to *visible*, if the level allows and nothing that was read has
+    /// changed since.
+    fn advance(&self) -> bool {
+        if !self.isolation.protects_items() {
+            return false;
+        }
+        let mut slot = self.slot.borrow_mut();
+        let Some(slot) = &mut *slot else { return true };
+        let since = slot.timestamp();
+        // First the timestamp, then the look: what was installed up to it is seen.
+        slot.advance(self.open.marks(), Watermarks::visible);
+        self.reads.borrow().is_unchanged_since(since, &pin())
+    }
+
+    /// The error for a dependency that was found to be broken before the commit.
+    fn conflict_on(&self, keyspace: &Keyspace, what: ConflictOn, other: Option<Lsn>) -> Error {
+        self.open.conflict(keyspace.space().id, what, other)
+    }
+
+    /// The value of a key, if there is one: own writes first, then as the isolation level has it.
     pub fn get(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Slice>> {
         Ok(self.get_entry(keyspace, key)?.map(|entry| entry.value))
     }
 
     /// The value of a key and when it expires, if there is one.
     pub fn get_entry(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Entry>> {
-        Ok(self.read(keyspace, key.as_ref(), self.isolation.tracks_reads())?.0)
+        Ok(self.read(keyspace, key.as_ref(), Intent::Plain)?.0)
+    }
+
+    /// Reads a key as a hint: without a lock, and without making the transaction depend on it. It
+    /// may have changed by the time the transaction commits, at any level.
+    pub fn get_untracked(
+        &self,
+        keyspace: &Keyspace,
+        key: impl AsRef<[u8]>,
+    ) -> Result<Option<Slice>> {
+        Ok(self.read(keyspace, key.as_ref(), Intent::Hint)?.0.map(|entry| entry.value))
+    }
+
+    /// Reads a key that shall not change before this transaction commits, at any isolation level:
+    /// by a shared lock, or, where it is optimistic, by validation at the commit if the transaction
+    /// writes anything.
+    pub fn get_for_share(
+        &mut self,
+        keyspace: &Keyspace,
+        key: impl AsRef<[u8]>,
+    ) -> Result<Option<Slice>> {
+        self.check_write()?;
+        check_key(key.as_ref())?;
+        Ok(self.read(keyspace, key.as_ref(), Intent::Share)?.0.map(|entry| entry.value))
     }
 
     /// Reads a key that this transaction is going to change: it commits only if nobody else has
-    /// written the key by then, at any isolation level, and of two that do so one is refused.
+    /// written the key by then, at any isolation level, and of two that do so one waits or is
+    /// refused. By an update lock, or, where the transaction is optimistic, by validation at the
+    /// commit and by writing the key again as it is.
     pub fn get_for_update(
         &mut self,
         keyspace: &Keyspace,
@@ -224,8 +496,20 @@ impl Transaction {
         self.check_write()?;
         let key = key.as_ref();
         check_key(key)?;
-        let (entry, _) = self.read(keyspace, key, true)?;
-        if self.isolation.tracks_reads() && self.overlay(keyspace.space().id).is_some() {
+        let locked = matches!(
+            self.plan(keyspace, key, Intent::Update),
+            Plan::Locked(_) | Plan::LockedAtTimestamp(_)
+        );
+        let own = self.overlay(keyspace.space().id).is_some_and(|own| own.lookup(key).is_some());
+        let (entry, _) = self.read(keyspace, key, Intent::Update)?;
+        if locked {
+            // An own write has an exclusive lock, or takes one now: it may have been a blind one.
+            if own {
+                self.lock_for_write(keyspace, key)?;
+            }
+            return Ok(entry.map(|entry| entry.value));
+        }
+        if own && self.isolation.protects_items() {
             // Its own write may have been a blind one: from here on it is not.
             self.read_at()?;
             self.reads.borrow_mut().point(keyspace.space(), key);
@@ -249,7 +533,7 @@ impl Transaction {
         keyspace: &Keyspace,
         key: impl AsRef<[u8]>,
     ) -> Result<Observed<Option<Entry>>> {
-        let (value, observed) = self.read(keyspace, key.as_ref(), true)?;
+        let (value, observed) = self.read(keyspace, key.as_ref(), Intent::Share)?;
         Ok(Observed { value, observed })
     }
 
@@ -272,14 +556,27 @@ impl Transaction {
         let begin = || {
             self.check()?;
             self.check_size()?;
+            if self.locks_reads() {
+                self.check_keyspace(keyspace, self.open.marks().visible())?;
+                self.reads.borrow_mut().space(keyspace.space());
+                return Ok(Range::locking(self, keyspace.clone(), self.now, bounds.clone()));
+            }
+            if self.isolation.reads_by_statement() && !self.read_only {
+                let slot = self.open.register(Watermarks::visible)?;
+                self.check_keyspace(keyspace, slot.timestamp())?;
+                return Ok(Range::statement(
+                    self,
+                    keyspace.clone(),
+                    slot,
+                    self.now,
+                    bounds.clone(),
+                ));
+            }
             let read = self.read_at()?;
             self.check_keyspace(keyspace, read)?;
-            Ok(read)
+            Ok(Range::new(self, keyspace.clone(), read, self.now, bounds))
         };
-        match begin() {
-            Ok(read) => Range::new(self, keyspace.clone(), read, self.now, bounds),
-            Err(error) => Range::failed(keyspace.clone(), error),
-        }
+        begin().unwrap_or_else(|error| Range::failed(keyspace.clone(), error))
     }
 
     fn check_write(&self) -> Result<()> {
@@ -287,15 +584,31 @@ impl Transaction {
         if self.read_only {
             return Err(Error::ReadOnlyTransaction);
         }
-        if self.isolation.first_committer_wins() {
-            self.read_at()?;
-        }
         Ok(())
+    }
+
+    /// What a write takes before it is made: under locking the exclusive lock, and under
+    /// first-committer-wins the read timestamp that nothing on the key may be newer than.
+    fn lock_for_write(&self, keyspace: &Keyspace, key: &[u8]) -> Result<()> {
+        let locked = match self.concurrency {
+            Concurrency::Locking(_) => true,
+            Concurrency::Optimistic => false,
+            Concurrency::Auto => {
+                self.locking.holds(keyspace.space().id, key) || self.is_hot(keyspace, key)
+            }
+        };
+        match (locked, self.isolation.first_committer_wins()) {
+            (true, true) => self.lock_at_timestamp(keyspace, key, LockMode::Exclusive),
+            (true, false) => self.lock(keyspace, LockTarget::Key(key), LockMode::Exclusive),
+            (false, true) => self.read_at().map(drop),
+            (false, false) => Ok(()),
+        }
     }
 
     fn write(&mut self, keyspace: &Keyspace, key: &[u8], write: Write) -> Result<()> {
         self.check_write()?;
         self.check_keyspace(keyspace, Lsn::MAX)?;
+        self.lock_for_write(keyspace, key)?;
         self.writes.write(keyspace.space(), key, write);
         self.check_size()
     }
@@ -338,8 +651,38 @@ impl Transaction {
         self.check_write()?;
         self.check_keyspace(keyspace, Lsn::MAX)?;
         if !interval.is_empty() {
+            if let Concurrency::Locking(_) = self.concurrency {
+                self.lock(keyspace, LockTarget::Range(&interval), LockMode::Exclusive)?;
+                self.await_round();
+            }
+            if self.isolation.first_committer_wins() {
+                self.read_at()?;
+            }
             self.writes.delete_range(keyspace.space(), interval.lower, interval.upper);
         }
+        self.check_size()
+    }
+
+    /// Locks every key within bounds, there or not, until the transaction ends; by a lock whatever
+    /// its concurrency control.
+    pub fn lock_range(
+        &mut self,
+        keyspace: &Keyspace,
+        bounds: impl KeyRange,
+        lock: RangeLock,
+    ) -> Result<()> {
+        let interval = bounds.into_interval();
+        self.check_write()?;
+        self.check_keyspace(keyspace, Lsn::MAX)?;
+        if interval.is_empty() {
+            return Ok(());
+        }
+        let mode = match lock {
+            RangeLock::Shared => LockMode::Shared,
+            RangeLock::Exclusive => LockMode::Exclusive,
+        };
+        self.lock(keyspace, LockTarget::Range(&interval), mode)?;
+        self.await_round();
         self.check_size()
     }
 
@@ -348,7 +691,8 @@ impl Transaction {
         self.writes.savepoint()
     }
 
-    /// Undoes every write made since `savepoint`, which stays usable; what was read stays read.
+    /// Undoes every write made since `savepoint`, which stays usable; what was read stays read, and
+    /// what was locked stays locked.
     pub fn rollback_to(&mut self, savepoint: Savepoint) -> Result<()> {
         if self.writes.rollback_to(savepoint) { Ok(()) } else { Err(Error::UnknownSavepoint) }
     }
@@ -370,99 +714,23 @@ impl Transaction {
     /// Commits, and returns once the commit is decided and visible: *not* acknowledged until the
     /// returned future is awaited.
     pub fn commit_pending(self) -> Result<Pending> {
-        let mut steps = self.commit_steps();
-        loop {
-            match steps.decide_step() {
-                Step::Ready(pending) => return Ok(pending),
-                Step::Aborted(error) => return Err(error),
-                // Only where a test steps the rounds; the pipeline itself waits otherwise.
-                Step::Blocked(_) => std::thread::yield_now(),
-            }
-        }
+        CommitSteps::new(self).decide()
     }
 
-    /// The commit as steps that never wait.
+    /// The commit as steps that never wait, and as a future.
     pub fn commit_steps(self) -> CommitSteps {
-        CommitSteps { stage: Stage::Active(Box::new(self)) }
-    }
-
-    /// Makes the request: record, nodes, versions, room in the log.
-    fn prepare(self) -> Result<Prepared> {
-        self.check()?;
-        self.check_size()?;
-        let open = self.open;
-        let read = self.slot.get().map_or(Lsn::ZERO, SnapshotSlot::timestamp);
-        if self.writes.is_empty() {
-            let info = CommitInfo { timestamp: None };
-            let pending = Pending::new(open, info, self.observed.get(), self.durability);
-            return Ok(Prepared::Nothing(pending));
-        }
-        open.check_writable()?;
-        let deletes_only = self
-            .writes
-            .overlays()
-            .iter()
-            .all(|overlay| overlay.entries().all(|(_, write)| matches!(write, Write::Delete)));
-        open.admit(self.writes.live_bytes(), deletes_only)?;
-        let mut bytes = Vec::with_capacity(self.writes.live_bytes());
-        let mut writes = Vec::with_capacity(self.writes.overlays().len());
-        for overlay in self.writes.overlays() {
-            for range in overlay.ranges() {
-                let (lower, upper) = (range.lower_ref(), range.upper_ref());
-                record::delete_range(&mut bytes, overlay.space.id, lower, upper);
-            }
-            for (key, write) in overlay.entries() {
-                encode(&mut bytes, overlay.space.id, key, write);
-            }
-        }
-        // Room in the log first: it may be refused, and then nothing else was touched.
-        let record = open.reserve(bytes, Some(open.stall_timeout()))?;
-        for overlay in self.writes.into_overlays() {
-            let space = Arc::clone(&overlay.space);
-            let mut prepared = space.memtable.prepare(overlay.entries().len());
-            for range in overlay.ranges() {
-                prepared.add_range_delete((range.lower_ref(), range.upper_ref()));
-            }
-            for (key, write) in overlay.into_entries() {
-                add(&mut prepared, &space, &key, write);
-            }
-            if !prepared.is_empty() {
-                writes.push(SpaceWrites::new(space, prepared));
-            }
-        }
-        let reads = self.reads.into_inner().into_spaces();
-        let request = Request::new(self.isolation, read, writes, reads);
-        let commit = Commit::new(request, self.durability, record, None);
-        Ok(Prepared::Commit(open, Queued { slot: self.slot.into_inner(), ..Queued::new(commit) }))
+        let mut steps = CommitSteps::new(self);
+        steps.never_wait();
+        steps
     }
 }
 
-/// Adds one write to a record.
-pub(crate) fn encode(record: &mut Vec<u8>, space: u32, key: &[u8], write: &Write) {
-    match write {
-        Write::Put { value, expires_at } => {
-            record::put(record, space, key, value, *expires_at);
-        }
-        Write::Delete => record::delete(record, space, key),
+/// The policy for the locks of a transaction.
+fn policy(concurrency: Concurrency) -> DeadlockPolicy {
+    match concurrency {
+        Concurrency::Locking(policy) => policy,
+        Concurrency::Optimistic | Concurrency::Auto => DeadlockPolicy::WoundWait,
     }
-}
-
-/// Adds one write to what will be installed.
-pub(crate) fn add(prepared: &mut isolith_index::Prepared, space: &Space, key: &[u8], write: Write) {
-    match write {
-        Write::Put { value, expires_at } => {
-            if expires_at != 0 {
-                space.note_expiring();
-            }
-            prepared.add(key, Kind::Put, value, expires_at);
-        }
-        Write::Delete => prepared.add(key, Kind::Delete, Value::empty(), 0),
-    }
-}
-
-enum Prepared {
-    Nothing(Pending),
-    Commit(Arc<Open>, Queued),
 }
 
 /// A value with the newest LSN that was seen in reading it.
@@ -473,179 +741,4 @@ pub struct Observed<T> {
     /// The largest LSN seen, deletions included; it is acknowledged once
     /// [`Database::acknowledged`](crate::Database::acknowledged) has reached it.
     pub observed: Lsn,
-}
-
-/// A request on its way through the window.
-#[derive(Debug)]
-pub(crate) struct Queued {
-    commit: Arc<Commit>,
-    /// Held until the outcome is known.
-    slot: Option<SnapshotSlot>,
-    attempt: u32,
-}
-
-impl Queued {
-    pub(crate) fn new(commit: Arc<Commit>) -> Self {
-        Self { commit, slot: None, attempt: 0 }
-    }
-
-    /// Validates outside the window and hands the request in.
-    fn submit(&mut self, core: &Core) -> Result<()> {
-        let request = &self.commit.request;
-        // First the view, then the timestamp up to which it is checked.
-        let visible = core.marks().visible();
-        if let Err(conflict) = request.pre_validate(visible, self.attempt, &pin()) {
-            return Err(core.conflict(request, &conflict));
-        }
-        if self.attempt > 0 {
-            request.state.requeue();
-        }
-        core.pipeline().decide(&self.commit);
-        Ok(())
-    }
-
-    /// Looks at the outcome; hands the request in again if it was sent back. `None`: not decided.
-    fn outcome(&mut self, core: &Core) -> Result<Option<Lsn>> {
-        loop {
-            let request = &self.commit.request;
-            match request.state.outcome() {
-                None => return Ok(None),
-                Some(Outcome::Committed(lsn)) => {
-                    self.slot = None;
-                    core.after_commit(&self.commit);
-                    return Ok(Some(lsn));
-                }
-                Some(Outcome::Refused) => {
-                    return Err(match request.take_refusal() {
-                        Some(Verdict::Conflict(conflict)) => core.conflict(request, &conflict),
-                        Some(Verdict::Dropped(space)) => core.dropped(space),
-                        _ => core.check_open().err().unwrap_or(Error::Closed),
-                    });
-                }
-                Some(Outcome::SentBack) => {
-                    self.attempt += 1;
-                    if self.attempt >= SENT_BACK_MAX {
-                        request.insist();
-                    }
-                    self.submit(core)?;
-                    if core.pipeline().is_stepped() {
-                        return Ok(None);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Submits and waits for the outcome.
-    pub(crate) fn run(mut self, core: &Core) -> Result<Lsn> {
-        self.submit(core)?;
-        loop {
-            if let Some(lsn) = self.outcome(core)? {
-                return Ok(lsn);
-            }
-            std::thread::yield_now();
-        }
-    }
-}
-
-enum Stage {
-    Active(Box<Transaction>),
-    Queued(Arc<Open>, Queued),
-    Decided(Pending),
-    Over,
-}
-
-/// A commit in steps that never wait: the seam that the blocking and the async API stand on, and
-/// that a test drives any interleaving with, from one thread.
-pub struct CommitSteps {
-    stage: Stage,
-}
-
-impl fmt::Debug for CommitSteps {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.stage {
-            Stage::Active(_) => "CommitSteps::Active",
-            Stage::Queued(..) => "CommitSteps::Queued",
-            Stage::Decided(_) => "CommitSteps::Decided",
-            Stage::Over => "CommitSteps::Over",
-        })
-    }
-}
-
-impl CommitSteps {
-    /// Goes on as far as it can without waiting. `Ready` is the acknowledgement.
-    pub fn step(&mut self) -> Step<CommitInfo, Error> {
-        if !matches!(self.stage, Stage::Decided(_)) {
-            match self.decide_step() {
-                Step::Ready(pending) => self.stage = Stage::Decided(pending),
-                Step::Blocked(by) => return Step::Blocked(by),
-                Step::Aborted(error) => return Step::Aborted(error),
-            }
-        }
-        match std::mem::replace(&mut self.stage, Stage::Over) {
-            Stage::Decided(pending) if pending.is_ready() => match pending.wait() {
-                Ok(info) => Step::Ready(info),
-                Err(error) => Step::Aborted(error),
-            },
-            Stage::Decided(pending) => {
-                let at = pending.timestamp();
-                self.stage = Stage::Decided(pending);
-                Step::Blocked(BlockedBy::Log(at))
-            }
-            _ => Step::Aborted(Error::Closed),
-        }
-    }
-
-    /// The future of a commit that was decided; `None` before that, or after the end.
-    pub fn into_pending(self) -> Option<Pending> {
-        match self.stage {
-            Stage::Decided(pending) => Some(pending),
-            _ => None,
-        }
-    }
-
-    /// Goes on until the commit is decided and visible.
-    fn decide_step(&mut self) -> Step<Pending, Error> {
-        let (open, mut queued) = match std::mem::replace(&mut self.stage, Stage::Over) {
-            Stage::Active(transaction) => match transaction.prepare() {
-                Ok(Prepared::Nothing(pending)) => return Step::Ready(pending),
-                Ok(Prepared::Commit(open, mut queued)) => match queued.submit(&open) {
-                    Ok(()) => (open, queued),
-                    Err(error) => return Step::Aborted(error),
-                },
-                Err(error) => return Step::Aborted(error),
-            },
-            Stage::Queued(open, queued) => (open, queued),
-            Stage::Decided(pending) => return Step::Ready(pending),
-            Stage::Over => return Step::Aborted(Error::Closed),
-        };
-        match queued.outcome(&open) {
-            Ok(Some(lsn)) => {
-                let info = CommitInfo { timestamp: Some(lsn) };
-                let durability = queued.commit.durability;
-                Step::Ready(Pending::new(open, info, lsn, durability))
-            }
-            Ok(None) => {
-                self.stage = Stage::Queued(open, queued);
-                Step::Blocked(BlockedBy::Round)
-            }
-            Err(error) => Step::Aborted(error),
-        }
-    }
-}
-
-impl Core {
-    /// The error for a broken dependency.
-    pub(crate) fn conflict(&self, request: &Request, conflict: &Conflict) -> Error {
-        let what = if let Some(interval) = request.conflict_interval(conflict) {
-            ConflictOn::Range(interval)
-        } else {
-            match (conflict.kind, request.conflict_key(conflict)) {
-                (isolith_txn::ConflictKind::Read, Some(key)) => ConflictOn::Read(key),
-                (_, Some(key)) => ConflictOn::Write(key),
-                (_, None) => ConflictOn::WriteRange,
-            }
-        };
-        Error::Conflict { keyspace: self.name_of(conflict.space), what, other: conflict.other }
-    }
 }

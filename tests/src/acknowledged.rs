@@ -126,7 +126,7 @@ pub struct Stage {
 }
 
 enum Open {
-    Transaction(Transaction),
+    Transaction(Box<Transaction>),
     Snapshot(Snapshot),
     Nothing,
 }
@@ -309,8 +309,10 @@ impl Stage {
         let one = |value: Option<isolith::Slice>| value.map(|value| value[0]);
         if matches!(open, Open::Nothing) {
             *open = match reader {
-                Reader::Transaction => Open::Transaction(self.db.begin_read_only().map_err(fail)?),
-                Reader::ReadWrite => Open::Transaction(self.db.begin().map_err(fail)?),
+                Reader::Transaction => {
+                    Open::Transaction(Box::new(self.db.begin_read_only().map_err(fail)?))
+                }
+                Reader::ReadWrite => Open::Transaction(Box::new(self.db.begin().map_err(fail)?)),
                 Reader::Snapshot => Open::Snapshot(self.db.snapshot().map_err(fail)?),
                 Reader::SnapshotAfter => {
                     Open::Snapshot(self.db.snapshot_after(visible).map_err(fail)?)

@@ -216,6 +216,7 @@ impl Machine {
                     isolation: *isolation,
                     durability: Some(*durability),
                     read_only: *read_only,
+                    ..TransactionOptions::default()
                 };
                 let transaction = self.db.begin_with(options).map_err(unexpected)?;
                 let mut model = ModelTransaction::new(*isolation, *read_only, self.now());

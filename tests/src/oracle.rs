@@ -132,6 +132,7 @@ fn judge_one(commits: &[Commit], who: usize, trace: &Trace, verdicts: &mut Verdi
                     });
                     ensure!(allowed, "no state explains what it saw without a lost update");
                 }
+                level => return Err(Finding::new(format!("{level} is judged by nobody"))),
             }
         }
         End::Refused => {
@@ -146,7 +147,7 @@ fn judge_one(commits: &[Commit], who: usize, trace: &Trace, verdicts: &mut Verdi
                     // A scan depends on all that it went over, own writes or not; so does a read
                     // for update.
                     Isolation::Serializable => &(&alone.read | &alone.scanned) | &alone.claimed,
-                    Isolation::Snapshot => alone.written,
+                    _ => alone.written,
                 }
             };
             let touched = begun.iter().any(|begun| {

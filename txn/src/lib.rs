@@ -10,10 +10,14 @@
 //! - [`Request`], [`decide`]: a transaction that is ready to commit, and the verdict on it.
 //! - [`LockTable`], [`LockOwner`]: who holds and who waits for what, and no deadlock.
 //! - [`CommitRound`]: commits and locking readers keep out of each other's way.
+//! - [`Isolation`], [`Concurrency`]: what a transaction is promised, and how the promise is kept.
+//! - [`Heat`]: which keys are fought for.
 //! - [`Step`]: the poll-style answer of everything that may have to wait.
 
 #![forbid(unsafe_code)]
 
+mod concurrency;
+mod heat;
 mod isolation;
 mod locks;
 mod round;
@@ -28,7 +32,9 @@ mod watermarks;
 mod read_set;
 mod write_set;
 
-pub use isolation::Isolation;
+pub use concurrency::Concurrency;
+pub use heat::Heat;
+pub use isolation::{Isolation, UnknownWord};
 pub use locks::{
     Age, DeadlockPolicy, Holder, LockMode, LockOwner, LockStats, LockStep, LockTable, LockTarget,
     Refusal, UnknownPolicy, Victim, Wound,

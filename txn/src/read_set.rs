@@ -9,7 +9,8 @@ use std::fmt;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use isolith_index::{Slice, Watched};
+use isolith_index::{Guard, Slice, Watched};
+use isolith_wal::Lsn;
 
 use crate::space::Space;
 
@@ -118,10 +119,19 @@ impl fmt::Display for Interval {
 pub struct SpaceReads {
     /// The keyspace.
     pub space: Arc<Space>,
+    /// What the reads saw: the keys may have nothing newer. `None`: the transaction's read timestamp.
+    pub since: Option<Lsn>,
     /// The keys read.
     pub points: Watched,
     /// The intervals examined.
     pub intervals: Vec<Interval>,
+}
+
+impl SpaceReads {
+    fn new(space: &Arc<Space>, since: Option<Lsn>) -> Self {
+        let points = space.memtable.watch();
+        Self { space: Arc::clone(space), since, points, intervals: Vec::new() }
+    }
 }
 
 /// Names one interval of a read set that is still being extended by its cursor.
@@ -135,13 +145,15 @@ pub struct IntervalId {
 #[derive(Debug, Default)]
 pub struct ReadSet {
     spaces: Vec<SpaceReads>,
+    /// Single reads that each saw a timestamp of their own.
+    single: Vec<SpaceReads>,
     bytes: usize,
 }
 
 impl ReadSet {
     /// Whether nothing was recorded.
     pub fn is_empty(&self) -> bool {
-        self.spaces.is_empty()
+        self.spaces.is_empty() && self.single.is_empty()
     }
 
     /// Bytes of keys and overhead recorded.
@@ -150,17 +162,42 @@ impl ReadSet {
     }
 
     /// Hands the recorded reads over, for validation.
-    pub fn into_spaces(self) -> Vec<SpaceReads> {
+    pub fn into_spaces(mut self) -> Vec<SpaceReads> {
+        self.spaces.append(&mut self.single);
         self.spaces
+    }
+
+    /// Whether nothing that was read at `since` has changed, as far as commits are installed: any
+    /// newer version of a key or in an interval counts.
+    pub fn is_unchanged_since(&self, since: Lsn, guard: &Guard) -> bool {
+        self.spaces.iter().all(|reads| {
+            reads.points.changed_since(since).is_none()
+                && (reads.space.is_unwritten_since(since)
+                    || reads.intervals.iter().all(|interval| {
+                        let ends = (interval.lower_ref(), interval.upper_ref());
+                        reads.space.memtable.newer_in(ends, since, guard).is_none()
+                    }))
+        })
+    }
+
+    /// Records that something of a keyspace was read under a lock: it may not be dropped before the
+    /// commit.
+    pub fn space(&mut self, space: &Arc<Space>) {
+        self.space_index(space);
+    }
+
+    /// Records a read of one key, present or not, that saw `observed` as its newest version: for
+    /// reads that do not share the transaction's read timestamp.
+    pub fn point_at(&mut self, space: &Arc<Space>, key: &[u8], observed: Lsn) {
+        let mut reads = SpaceReads::new(space, Some(observed));
+        reads.points.add(key);
+        self.single.push(reads);
+        self.bytes += key.len() + 128;
     }
 
     fn space_index(&mut self, space: &Arc<Space>) -> usize {
         self.spaces.iter().position(|s| s.space.id == space.id).unwrap_or_else(|| {
-            self.spaces.push(SpaceReads {
-                space: Arc::clone(space),
-                points: space.memtable.watch(),
-                intervals: Vec::new(),
-            });
+            self.spaces.push(SpaceReads::new(space, None));
             self.spaces.len() - 1
         })
     }

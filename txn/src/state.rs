@@ -14,7 +14,7 @@
 
 use isolith_wal::Lsn;
 
-use crate::sync::{AtomicU32, AtomicU64, Ordering, Thread, thread};
+use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering, Thread, thread};
 
 const QUEUED: u32 = 0;
 const COMMITTED: u32 = 1;
@@ -29,7 +29,8 @@ pub enum Outcome {
     Committed(Lsn),
     /// Refused; the verdict says why. It took no LSN.
     Refused,
-    /// The evidence that it was validated against is gone: validate again and requeue.
+    /// The evidence that it was validated against is gone, or a lock is in the way (then the verdict
+    /// says so): validate again, or lock, and requeue.
     SentBack,
 }
 
@@ -38,13 +39,18 @@ pub enum Outcome {
 pub struct RequestState {
     word: AtomicU32,
     lsn: AtomicU64,
-    owner: Thread,
+    /// Who waits for the outcome: whoever queued the request last.
+    owner: Mutex<Thread>,
 }
 
 impl RequestState {
     /// A queued request of the calling thread.
     pub fn new() -> Self {
-        Self { word: AtomicU32::new(QUEUED), lsn: AtomicU64::new(0), owner: thread::current() }
+        Self {
+            word: AtomicU32::new(QUEUED),
+            lsn: AtomicU64::new(0),
+            owner: Mutex::new(thread::current()),
+        }
     }
 
     /// The leader's last move. True: the owner sleeps, and the leader has to [`RequestState::wake`]
@@ -68,7 +74,7 @@ impl RequestState {
     /// Wakes the owner. It looks at the outcome before it sleeps again, so a wake-up that comes late
     /// does no harm.
     pub fn wake(&self) {
-        self.owner.unpark();
+        self.owner.lock().unpark();
     }
 
     /// What became of the request; `None` while it is queued.
@@ -83,8 +89,8 @@ impl RequestState {
         }
     }
 
-    /// The owner parks until the leader's last move. Must be called by the thread that created the
-    /// request, and only while a leader is sure to come.
+    /// The owner parks until the leader's last move. Must be called by the thread that queued the
+    /// request last, and only while a leader is sure to come.
     pub fn sleep(&self) {
         // Release: pairs with the Acquire of the swap in `finish`, whose caller then wakes. Acquire:
         // pairs with its Release, if the decision came first.
@@ -96,9 +102,10 @@ impl RequestState {
         }
     }
 
-    /// The owner queues a request again that was sent back.
+    /// The owner, now the calling thread, queues a request again that was sent back.
     pub fn requeue(&self) {
         debug_assert_eq!(self.outcome(), Some(Outcome::SentBack));
+        *self.owner.lock() = thread::current();
         // Relaxed: the queue publishes it to the next leader.
         self.word.store(QUEUED, Ordering::Relaxed);
     }

@@ -20,6 +20,8 @@ pub enum Step<T, Why> {
 /// What a step waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BlockedBy {
+    /// Somebody else's lock.
+    Lock,
     /// A commit round: the transaction is queued and the window's leader has not decided it yet.
     Round,
     /// The log: the transaction is decided and visible, and waits until this LSN is as durable as

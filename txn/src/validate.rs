@@ -19,12 +19,13 @@
 
 use std::collections::VecDeque;
 use std::ops::Bound;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use isolith_index::{Guard, KeyRange, Prepared, Slice};
 use isolith_wal::Lsn;
 
 use crate::isolation::Isolation;
+use crate::locks::{LockOwner, LockTable};
 use crate::read_set::{Interval, SpaceReads};
 use crate::space::{Space, SpaceId};
 use crate::state::RequestState;
@@ -90,6 +91,8 @@ pub struct Request {
     pub writes: Arc<[SpaceWrites]>,
     /// What it depends on.
     pub reads: Vec<SpaceReads>,
+    /// Its transaction's locks, if it has any. Set by the owner while the request is not queued.
+    locks: OnceLock<Arc<LockOwner>>,
     /// Set once it was sent back so often that it is judged inside the window whatever it takes.
     insists: AtomicBool,
     /// P: intervals are validated up to here. Written by the owner while the request is not queued.
@@ -134,6 +137,10 @@ pub enum Verdict {
     Conflict(Conflict),
     /// It may not: this keyspace was dropped.
     Dropped(SpaceId),
+    /// It may not: an older transaction took its locks, or it was a deadlock's victim.
+    Wounded,
+    /// Not now: somebody's lock stands in the way. It has to lock what it writes first.
+    Locked,
     /// Its evidence is too old to judge: validate again.
     SendBack,
 }
@@ -152,6 +159,7 @@ impl Request {
             read_timestamp,
             writes: writes.into(),
             reads,
+            locks: OnceLock::new(),
             insists: AtomicBool::new(false),
             validated_to: AtomicU64::new(read_timestamp.bits()),
             refusal: Mutex::new(None),
@@ -185,6 +193,16 @@ impl Request {
         // Relaxed: the queue publishes it to the leader.
         self.validated_to.store(visible.bits(), Ordering::Relaxed);
         Ok(())
+    }
+
+    /// The locks of the transaction that it commits.
+    pub fn locks(&self) -> Option<&Arc<LockOwner>> {
+        self.locks.get()
+    }
+
+    /// Hands over the transaction's locks, once, while the request is not queued.
+    pub fn set_locks(&self, locks: Arc<LockOwner>) {
+        let _ = self.locks.set(locks);
     }
 
     /// From now on the request is never sent back: where the ring does not reach, the leader scans
@@ -222,7 +240,7 @@ impl Request {
     fn changed_points(&self) -> Option<Conflict> {
         let since = self.read_timestamp;
         for (share, reads) in self.reads.iter().enumerate() {
-            if let Some(item) = reads.points.changed_since(since) {
+            if let Some(item) = reads.points.changed_since(reads.since.unwrap_or(since)) {
                 let (kind, space) = (ConflictKind::Read, reads.space.id);
                 return Some(Conflict { kind, space, share, item, other: None });
             }
@@ -355,8 +373,30 @@ impl Recent {
     }
 }
 
-/// Judges a request inside the commit window.
-pub fn decide(request: &Request, recent: &Recent, guard: &Guard) -> Verdict {
+/// Judges a request inside the commit window, and takes its transaction out of reach of wounds if it
+/// may commit.
+pub fn decide(request: &Request, recent: &Recent, locks: &LockTable, guard: &Guard) -> Verdict {
+    let own = request.locks.get().map(|own| &**own);
+    if own.is_some_and(|own| !own.begin_commit()) {
+        return Verdict::Wounded;
+    }
+    let verdict = judge(request, recent, locks, guard);
+    if verdict != Verdict::Commit
+        && let Some(own) = own
+    {
+        own.back_to_active();
+    }
+    verdict
+}
+
+/// Whether somebody else's lock stands in the way of what the request writes. The round is odd by
+/// now: whoever locks from here on waits for its end before reading.
+fn is_locked_out(request: &Request, locks: &LockTable) -> bool {
+    request.writes.iter().any(|writes| writes.space.has_lockers())
+        && locks.stands_in_the_way(request.locks.get().map(|own| &**own), &request.writes)
+}
+
+fn judge(request: &Request, recent: &Recent, locks: &LockTable, guard: &Guard) -> Verdict {
     let read = request.reads.iter().map(|reads| &reads.space);
     let mut spaces = request.writes.iter().map(|writes| &writes.space).chain(read);
     if let Some(space) = spaces.find(|space| space.is_dropped())
@@ -385,6 +425,9 @@ pub fn decide(request: &Request, recent: &Recent, guard: &Guard) -> Verdict {
             let space = space.id;
             return Verdict::Conflict(Conflict { kind, space, share, item, other: Some(other) });
         }
+    }
+    if is_locked_out(request, locks) {
+        return Verdict::Locked;
     }
     Verdict::Commit
 }
@@ -437,7 +480,7 @@ mod tests {
         }
 
         fn decide(&self, request: &Request) -> Verdict {
-            decide(request, &self.recent, &pin())
+            decide(request, &self.recent, &LockTable::new(), &pin())
         }
     }
 

@@ -245,6 +245,18 @@ impl WriteSet {
         savepoint
     }
 
+    /// Lets go of a savepoint that nobody will roll back to, if it is a live one.
+    pub fn release(&mut self, savepoint: Savepoint) {
+        if let Ok(position) = self.savepoints.binary_search_by_key(&savepoint.number, |s| s.number)
+        {
+            self.savepoints.remove(position);
+        }
+        if self.savepoints.is_empty() {
+            self.undo.clear();
+            self.undone = 0;
+        }
+    }
+
     /// Undoes every write made since `savepoint`, which stays; later savepoints go. False if the
     /// savepoint is not one of this transaction's live ones: nothing is undone then.
     pub fn rollback_to(&mut self, savepoint: Savepoint) -> bool {

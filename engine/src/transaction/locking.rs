@@ -1,0 +1,343 @@
+//! A transaction's locks, how it waits for them, and how it goes on without ever waiting.
+//!
+//! The lock table never blocks: it grants, queues or refuses. Here a thread parks on the answer
+//! ([`acquire`]), a caller is told to come again ([`Transaction::step`]), or a future is woken
+//! ([`Transaction::run`]). All three ask again by the same call, which finds its place in the queue.
+//!
+//! Invariants:
+//! 1. A transaction that never locks has no owner in the table, no age, and pays nothing.
+//! 2. While a transaction waits for a lock it holds nothing of the pipeline: no room in the log, no
+//!    place in the queue of commits (protocol rule 16).
+//! 3. A wait that is given up (a timeout, a dropped future) leaves no entry in the queue.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+use isolith_txn::{
+    Age, BlockedBy, DeadlockPolicy, LockMode, LockOwner, LockStep, LockTarget, Space, SpaceId, Step,
+};
+
+use super::{Transaction, policy};
+use crate::core::Core;
+use crate::error::{Error, Result};
+use crate::keyspace::Keyspace;
+use crate::options::TransactionOptions;
+
+/// How long, and in which manner, a lock is waited for.
+#[derive(Debug)]
+pub(crate) struct Patience {
+    /// Never wait: say so, and have `waker` woken.
+    pub(crate) steps: bool,
+    pub(crate) waker: Option<Waker>,
+    lock_timeout: Duration,
+    /// The end of the whole transaction.
+    deadline: Option<Instant>,
+    /// When the wait under way is to be given up.
+    until: Option<Instant>,
+}
+
+impl Patience {
+    /// Waits by parking, for so long.
+    pub(crate) fn new(lock_timeout: Duration, deadline: Option<Instant>) -> Self {
+        Self { steps: false, waker: None, lock_timeout, deadline, until: None }
+    }
+
+    /// When the wait under way is to be given up; `None` if there is none.
+    pub(crate) fn until(&self) -> Option<Instant> {
+        self.until
+    }
+
+    fn is_over(&self) -> bool {
+        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+}
+
+/// Unparks the thread that it was made for.
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+thread_local! {
+    static UNPARK: Waker = Waker::from(Arc::new(Unpark(thread::current())));
+}
+
+/// Asks for a lock, and waits for it as `patience` has it. False: it would have to wait, and may not.
+pub(crate) fn acquire(
+    core: &Core,
+    locks: &LockOwner,
+    space: &Arc<Space>,
+    what: LockTarget<'_>,
+    mode: LockMode,
+    patience: &mut Patience,
+) -> Result<bool> {
+    let mut first = true;
+    loop {
+        let step = match &patience.waker {
+            Some(waker) => locks.lock(space, what, mode, Some(waker)),
+            None if patience.steps => locks.lock(space, what, mode, None),
+            // The fast path asks without a waker; who has to wait asks again with one.
+            None if first => locks.lock(space, what, mode, None),
+            None => UNPARK.with(|unpark| locks.lock(space, what, mode, Some(unpark))),
+        };
+        match step {
+            LockStep::Granted => {
+                patience.until = None;
+                return Ok(true);
+            }
+            LockStep::Refused(refusal) => {
+                patience.until = None;
+                if let LockTarget::Key(key) = what {
+                    core.warm(space.id, key);
+                }
+                return Err(core.refused(refusal));
+            }
+            LockStep::Waiting => {}
+        }
+        let now = Instant::now();
+        if patience.until.is_none()
+            && let LockTarget::Key(key) = what
+        {
+            core.warm(space.id, key);
+        }
+        let until = *patience.until.get_or_insert_with(|| {
+            let until = now + patience.lock_timeout;
+            patience.deadline.map_or(until, |deadline| until.min(deadline))
+        });
+        if now >= until {
+            let holders = locks.cancel_wait(true);
+            patience.until = None;
+            return Err(match patience.is_over() {
+                true => Error::TransactionTimeout,
+                false => Error::LockTimeout { holders: core.holders(holders) },
+            });
+        }
+        if patience.steps {
+            return Ok(false);
+        }
+        if first {
+            first = false;
+        } else {
+            thread::park_timeout(until - now);
+        }
+    }
+}
+
+/// What a transaction has of the lock table, and how it waits.
+pub(super) struct Locking {
+    locks: OnceCell<Arc<LockOwner>>,
+    age: Cell<Option<Age>>,
+    policy: DeadlockPolicy,
+    patience: RefCell<Patience>,
+    /// What the step under way would have to wait for.
+    blocked: Cell<Option<BlockedBy>>,
+}
+
+impl Locking {
+    pub(super) fn new(core: &Core, options: &TransactionOptions) -> Self {
+        let lock_timeout = options.lock_timeout.unwrap_or(core.lock_timeout());
+        // A deadline beyond what clocks can tell is none.
+        let deadline = options.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let lock_timeout = lock_timeout.min(crate::options::FOREVER);
+        Self {
+            locks: OnceCell::new(),
+            age: Cell::new(options.age),
+            policy: policy(options.concurrency),
+            patience: RefCell::new(Patience::new(lock_timeout, deadline)),
+            blocked: Cell::new(None),
+        }
+    }
+
+    pub(super) fn age(&self, core: &Core) -> Age {
+        self.age.get().unwrap_or_else(|| {
+            let age = core.locks().next_age();
+            self.age.set(Some(age));
+            age
+        })
+    }
+
+    fn owner(&self, core: &Core) -> &Arc<LockOwner> {
+        self.locks.get_or_init(|| Arc::new(core.locks().owner(self.age(core), self.policy)))
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.locks.get().map_or(0, |locks| locks.bytes())
+    }
+
+    pub(super) fn holds(&self, space: SpaceId, key: &[u8]) -> bool {
+        self.locks.get().is_some_and(|locks| locks.holds(space, key).is_some())
+    }
+
+    /// Refuses to go on after the transaction's time, or after it lost its locks.
+    pub(super) fn check(&self, core: &Core) -> Result<()> {
+        if self.patience.borrow().is_over() {
+            return Err(Error::TransactionTimeout);
+        }
+        match self.locks.get() {
+            Some(locks) if !locks.is_active() => Err(core.wounded(locks)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The parts that a commit goes on with: the locks, who it is, how it waits.
+    pub(super) fn into_parts(
+        self,
+    ) -> (Option<Arc<LockOwner>>, Option<Age>, DeadlockPolicy, Patience) {
+        let mut patience = self.patience.into_inner();
+        patience.until = None;
+        (self.locks.into_inner(), self.age.get(), self.policy, patience)
+    }
+}
+
+impl Transaction {
+    /// Takes a lock, waiting for it if that is allowed.
+    pub(super) fn lock(
+        &self,
+        keyspace: &Keyspace,
+        what: LockTarget<'_>,
+        mode: LockMode,
+    ) -> Result<()> {
+        let owner = self.locking.owner(&self.open);
+        let mut patience = self.locking.patience.borrow_mut();
+        if acquire(&self.open, owner, keyspace.space(), what, mode, &mut patience)? {
+            return Ok(());
+        }
+        self.locking.blocked.set(Some(BlockedBy::Lock));
+        Err(Error::WouldWait)
+    }
+
+    /// Locks an interval for reading it.
+    pub(crate) fn lock_interval(
+        &self,
+        keyspace: &Keyspace,
+        interval: &isolith_txn::Interval,
+    ) -> Result<()> {
+        self.lock(keyspace, LockTarget::Range(interval), LockMode::Shared)
+    }
+
+    /// Locks a key for reading it.
+    pub(crate) fn lock_item(&self, keyspace: &Keyspace, key: &[u8]) -> Result<()> {
+        self.lock(keyspace, LockTarget::Key(key), LockMode::Shared)
+    }
+
+    /// Waits until every round is over that may not have seen this transaction's locks. Rounds are
+    /// short and wait for nothing.
+    pub(crate) fn await_round(&self) {
+        if !isolith_wal::planted!("round-not-awaited") {
+            self.open.pipeline().await_round();
+        }
+    }
+
+    /// Runs `body` without ever waiting for a lock. [`Step::Blocked`]: it would have to; what `body`
+    /// wrote is undone, while its reads, its locks and its place in the queue stay. Call again, from
+    /// the start, once woken ([`Transaction::wake`]) or whenever it pleases. [`Step::Aborted`] carries
+    /// the error of `body`.
+    ///
+    /// `body` has to return the errors of the transaction's operations as they are.
+    pub fn step<T>(&mut self, body: impl FnOnce(&mut Transaction) -> Result<T>) -> Step<T, Error> {
+        let save = self.writes.savepoint();
+        self.locking.patience.get_mut().steps = true;
+        self.locking.blocked.set(None);
+        let result = body(self);
+        self.locking.patience.get_mut().steps = false;
+        let blocked = self.locking.blocked.take();
+        if blocked.is_some() {
+            self.writes.rollback_to(save);
+        }
+        self.writes.release(save);
+        match (blocked, result) {
+            (Some(by), _) => Step::Blocked(by),
+            (None, Ok(value)) => Step::Ready(value),
+            (None, Err(error)) => Step::Aborted(error),
+        }
+    }
+
+    /// Whom to wake when a step that was blocked can go on. Waking may come without need.
+    pub fn wake(&mut self, waker: Option<&Waker>) {
+        self.locking.patience.get_mut().waker = waker.cloned();
+    }
+
+    /// Until when a blocked step waits: after it the step answers
+    /// [`Error::LockTimeout`](crate::Error::LockTimeout). `None` if nothing is waited for.
+    pub fn waits_until(&self) -> Option<Instant> {
+        self.locking.patience.borrow().until()
+    }
+
+    /// Gives up the wait of a step that was blocked: its place in the queue is gone. What was locked
+    /// before stays locked.
+    pub fn cancel_wait(&mut self) {
+        self.locking.patience.get_mut().until = None;
+        if let Some(locks) = self.locking.locks.get() {
+            locks.cancel_wait(false);
+        }
+    }
+
+    /// Runs `body` as a future, which waits for locks without holding up its thread: `body` is run
+    /// [step](Transaction::step) by step, from the start after each wait, so keep side effects out of
+    /// it. Dropping the future gives up the wait.
+    ///
+    /// The timeout of a lock is looked at by the engine's upkeep, about every 20 ms.
+    pub fn run<T, F>(&mut self, body: F) -> Attempt<'_, F>
+    where
+        F: FnMut(&mut Transaction) -> Result<T>,
+    {
+        Attempt { transaction: self, body, waits: false }
+    }
+}
+
+/// The future of [`Transaction::run`].
+#[must_use = "futures do nothing unless polled"]
+pub struct Attempt<'t, F> {
+    transaction: &'t mut Transaction,
+    body: F,
+    waits: bool,
+}
+
+impl<F> fmt::Debug for Attempt<'_, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Attempt").field("waits", &self.waits).finish_non_exhaustive()
+    }
+}
+
+/// Nothing in it is pinned: `body` is only ever called, never polled.
+impl<F> Unpin for Attempt<'_, F> {}
+
+impl<T, F: FnMut(&mut Transaction) -> Result<T>> Future for Attempt<'_, F> {
+    type Output = Result<T>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        this.waits = false;
+        this.transaction.wake(Some(cx.waker()));
+        let step = this.transaction.step(&mut this.body);
+        this.transaction.wake(None);
+        match step {
+            Step::Ready(value) => Poll::Ready(Ok(value)),
+            Step::Aborted(error) => Poll::Ready(Err(error)),
+            Step::Blocked(_) => {
+                this.waits = true;
+                if let Some(until) = this.transaction.waits_until() {
+                    this.transaction.open.wake_at(until, cx.waker());
+                }
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl<F> Drop for Attempt<'_, F> {
+    fn drop(&mut self) {
+        if self.waits {
+            self.transaction.cancel_wait();
+        }
+    }
+}

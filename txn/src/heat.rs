@@ -1,0 +1,132 @@
+//! Which keys are fought for: the temperature that [`Concurrency::Auto`](crate::Concurrency::Auto)
+//! decides by.
+//!
+//! A conflict, or a wait for a lock, warms the key's bucket; commits let it cool: its temperature
+//! halves with every [`HALF_LIFE`] commits that the database decides. So no clock is read, a run can be
+//! repeated, and a key is hot as long as a fixed share of all commits fights for it.
+//!
+//! Buckets are by hash of keyspace and key: a hot key warms itself and, rarely, a stranger that shares
+//! its bucket, which then is locked without need. That costs a lock, never an answer.
+//!
+//! Source: MOCC (Wang and Kimura, 2016), whose temperatures are by page.
+
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+
+use isolith_wal::Lsn;
+
+use crate::space::SpaceId;
+use crate::sync::{AtomicU64, Ordering};
+
+/// Buckets: a power of two.
+const BUCKETS: usize = 1 << 12;
+/// What one conflict adds.
+const CONFLICT: u64 = 64;
+/// From here on a key is hot: two conflicts within a half-life.
+const HOT: u64 = 96;
+/// The most that a bucket holds: so it cools within a few half-lives, however long it was fought for.
+const TEMPERATURE_MAX: u64 = 1 << 10;
+/// Commits in which a temperature halves.
+const HALF_LIFE: u64 = 1 << 12;
+/// Bits of a bucket that hold the temperature; the others hold the commit counter that it was
+/// written at.
+const TEMPERATURE_BITS: u32 = 12;
+
+/// The temperatures of one database's keys.
+#[derive(Debug)]
+pub struct Heat {
+    buckets: Box<[AtomicU64]>,
+    hasher: RandomState,
+    /// The commit counter up to which some key may be hot: beyond it nobody needs to hash a key.
+    hot_until: AtomicU64,
+    conflicts: AtomicU64,
+}
+
+impl Default for Heat {
+    fn default() -> Self {
+        Self {
+            buckets: (0..BUCKETS).map(|_| AtomicU64::new(0)).collect(),
+            hasher: RandomState::new(),
+            hot_until: AtomicU64::new(0),
+            conflicts: AtomicU64::new(0),
+        }
+    }
+}
+
+/// The temperature of a bucket's word at a commit counter.
+fn temperature(word: u64, now: u64) -> u64 {
+    let (temperature, then) = (word & ((1 << TEMPERATURE_BITS) - 1), word >> TEMPERATURE_BITS);
+    let half_lives = now.saturating_sub(then) / HALF_LIFE;
+    temperature.checked_shr(u32::try_from(half_lives).unwrap_or(u32::MAX)).unwrap_or(0)
+}
+
+impl Heat {
+    /// All keys are cold.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn bucket(&self, space: SpaceId, key: &[u8]) -> &AtomicU64 {
+        let mut hasher = self.hasher.build_hasher();
+        space.hash(&mut hasher);
+        key.hash(&mut hasher);
+        &self.buckets[hasher.finish() as usize & (BUCKETS - 1)]
+    }
+
+    /// Notes that a transaction was refused, or had to wait, for this key, when `now` was the newest
+    /// commit.
+    pub fn warm(&self, space: SpaceId, key: &[u8], now: Lsn) {
+        let now = now.counter();
+        let bucket = self.bucket(space, key);
+        // Relaxed, all: temperatures order no other memory, and a lost update is a little heat.
+        let warmer = temperature(bucket.load(Ordering::Relaxed), now) + CONFLICT;
+        let warmer = warmer.min(TEMPERATURE_MAX);
+        bucket.store(now << TEMPERATURE_BITS | warmer, Ordering::Relaxed);
+        self.conflicts.fetch_add(1, Ordering::Relaxed);
+        if warmer >= HOT {
+            // A temperature of at most 2^10 is below HOT after four half-lives.
+            self.hot_until.fetch_max(now + 4 * HALF_LIFE, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a key is worth a lock, when `now` is the newest commit.
+    pub fn is_hot(&self, space: SpaceId, key: &[u8], now: Lsn) -> bool {
+        let now = now.counter();
+        // Relaxed: see `warm`.
+        now <= self.hot_until.load(Ordering::Relaxed)
+            && temperature(self.bucket(space, key).load(Ordering::Relaxed), now) >= HOT
+    }
+
+    /// Hot buckets, and conflicts noted so far.
+    pub fn stats(&self, now: Lsn) -> (usize, u64) {
+        // Relaxed: statistics.
+        let hot = |b: &&AtomicU64| temperature(b.load(Ordering::Relaxed), now.counter()) >= HOT;
+        (self.buckets.iter().filter(hot).count(), self.conflicts.load(Ordering::Relaxed))
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn at(counter: u64) -> Lsn {
+        Lsn::new(0, counter)
+    }
+
+    #[test]
+    fn a_key_is_hot_while_it_is_fought_for_and_cools_with_commits() {
+        let heat = Heat::new();
+        assert!(!heat.is_hot(1, b"k", at(10)));
+        heat.warm(1, b"k", at(10));
+        assert!(!heat.is_hot(1, b"k", at(10)), "one conflict happens to everybody");
+        heat.warm(1, b"k", at(20));
+        assert!(heat.is_hot(1, b"k", at(20)));
+        assert!(!heat.is_hot(2, b"k", at(20)), "another keyspace's key");
+        assert!(!heat.is_hot(1, b"k", at(20 + HALF_LIFE)));
+        for _ in 0..1000 {
+            heat.warm(1, b"k", at(HALF_LIFE));
+        }
+        assert!(heat.is_hot(1, b"k", at(4 * HALF_LIFE)));
+        assert!(!heat.is_hot(1, b"k", at(6 * HALF_LIFE)));
+        assert_eq!(heat.stats(at(HALF_LIFE)), (1, 1002));
+    }
+}
