@@ -24,7 +24,7 @@
 //! - **An acknowledged commit survives** what its [`Durability`] says, and is there whole or not at
 //!   all, across every keyspace that it touched. What survives a crash is a prefix of the commit
 //!   order.
-//! - **Each transaction chooses its [`Isolation`]**; transactions of different levels run beside
+//! - **Each transaction chooses its [`Isolation`] and its [`Concurrency`]**; different ones run beside
 //!   each other, and each gets what its level promises. [`Isolation::Serializable`] is strict: the
 //!   serial order is the commit order and agrees with real time.
 //! - **Readers never wait for writers, and are never aborted.**

@@ -31,7 +31,7 @@
 //! 4. What is read under a lock is read after the lock is in the table and the round that may not
 //!    have seen it is over; and it is returned only if the lock was still held after the read.
 
-use std::cell::{Cell, RefCell, RefMut};
+use std::cell::{Cell, OnceCell, RefCell, RefMut};
 use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
@@ -78,6 +78,9 @@ pub struct Transaction {
     reads: RefCell<ReadSet>,
     writes: WriteSet,
     observed: Cell<Lsn>,
+    /// Set when what was read before turned out not to hold at a timestamp that the transaction had
+    /// moved to: nothing that it reads or writes from then on would make sense.
+    torn: OnceCell<(Keyspace, ConflictOn, Lsn)>,
     locking: Locking,
 }
 
@@ -167,6 +170,7 @@ impl Transaction {
             reads: RefCell::default(),
             writes: WriteSet::default(),
             observed: Cell::new(Lsn::ZERO),
+            torn: OnceCell::new(),
             locking,
         };
         if options.read_only {
@@ -221,6 +225,9 @@ impl Transaction {
     /// Whether it may go on: the database is open, its time is not over, its locks are its own.
     pub(crate) fn check(&self) -> Result<()> {
         self.open.check_open()?;
+        if let Some((keyspace, what, other)) = self.torn.get() {
+            return Err(self.conflict_on(keyspace, what.clone(), Some(*other)));
+        }
         self.locking.check(&self.open)
     }
 
@@ -426,18 +433,22 @@ impl Transaction {
             return Ok(());
         }
         let newest = keyspace.space().memtable.newest(key, &pin());
-        if self.read_at()? >= newest || self.advance() {
+        if self.read_at()? >= newest {
             return Ok(());
         }
-        Err(self.conflict_on(keyspace, ConflictOn::Write(Slice::from(key)), Some(newest)))
+        let what = || ConflictOn::Write(Slice::from(key));
+        if self.isolation.protects_items() {
+            if self.advance() {
+                return Ok(());
+            }
+            self.torn.get_or_init(|| (keyspace.clone(), what(), newest));
+        }
+        Err(self.conflict_on(keyspace, what(), Some(newest)))
     }
 
-    /// Moves the read timestamp to *visible*, if the level allows and nothing that was read has
-    /// changed since.
+    /// Moves the read timestamp to *visible*. False: something that was read before has changed since
+    /// the old one.
     fn advance(&self) -> bool {
-        if !self.isolation.protects_items() {
-            return false;
-        }
         let mut slot = self.slot.borrow_mut();
         let Some(slot) = &mut *slot else { return true };
         let since = slot.timestamp();

@@ -93,6 +93,8 @@ pub struct Request {
     pub reads: Vec<SpaceReads>,
     /// Its transaction's locks, if it has any. Set by the owner while the request is not queued.
     locks: OnceLock<Arc<LockOwner>>,
+    /// Whether these locks cover all that it writes: then nobody else's can be in the way.
+    covered: AtomicBool,
     /// Set once it was sent back so often that it is judged inside the window whatever it takes.
     insists: AtomicBool,
     /// P: intervals are validated up to here. Written by the owner while the request is not queued.
@@ -160,6 +162,7 @@ impl Request {
             writes: writes.into(),
             reads,
             locks: OnceLock::new(),
+            covered: AtomicBool::new(false),
             insists: AtomicBool::new(false),
             validated_to: AtomicU64::new(read_timestamp.bits()),
             refusal: Mutex::new(None),
@@ -203,6 +206,13 @@ impl Request {
     /// Hands over the transaction's locks, once, while the request is not queued.
     pub fn set_locks(&self, locks: Arc<LockOwner>) {
         let _ = self.locks.set(locks);
+    }
+
+    /// Says that the locks cover all that it writes, exclusively. For the owner, while the request is
+    /// not queued.
+    pub fn cover(&self) {
+        // Relaxed: the queue publishes it to the leader.
+        self.covered.store(true, Ordering::Relaxed);
     }
 
     /// From now on the request is never sent back: where the ring does not reach, the leader scans
@@ -392,7 +402,9 @@ pub fn decide(request: &Request, recent: &Recent, locks: &LockTable, guard: &Gua
 /// Whether somebody else's lock stands in the way of what the request writes. The round is odd by
 /// now: whoever locks from here on waits for its end before reading.
 fn is_locked_out(request: &Request, locks: &LockTable) -> bool {
-    request.writes.iter().any(|writes| writes.space.has_lockers())
+    // Relaxed: written by the owner before it queued the request.
+    !request.covered.load(Ordering::Relaxed)
+        && request.writes.iter().any(|writes| writes.space.has_lockers())
         && locks.stands_in_the_way(request.locks.get().map(|own| &**own), &request.writes)
 }
 

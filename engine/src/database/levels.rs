@@ -313,6 +313,9 @@ fn auto_locks_what_is_fought_for_and_moves_its_timestamp() {
         Err(error @ Error::Conflict { .. }) => assert_eq!(error.retry(), Retry::WithLocks),
         other => panic!("{other:?}"),
     }
+    // Who goes on all the same gets no further.
+    assert!(matches!(tx.get(&space, "b"), Err(Error::Conflict { .. })));
+    assert!(matches!(tx.commit(), Err(Error::Conflict { .. })));
 }
 
 #[test]

@@ -12,8 +12,8 @@ use std::task::{Context, Poll, Waker};
 
 use isolith_index::{Kind, Value, pin};
 use isolith_txn::{
-    Age, BlockedBy, Conflict, DeadlockPolicy, Interval, LockMode, LockTarget, Outcome, Request,
-    SnapshotSlot, Space, SpaceWrites, Step, Verdict, Write,
+    Age, BlockedBy, Concurrency, Conflict, DeadlockPolicy, Interval, LockMode, LockTarget, Outcome,
+    Request, SnapshotSlot, Space, SpaceWrites, Step, Verdict, Write,
 };
 use isolith_wal::{Lsn, Record};
 
@@ -92,6 +92,9 @@ impl Transaction {
         let request = Request::new(self.isolation, read, writes, reads);
         if let Some(locks) = locks {
             request.set_locks(locks);
+            if let Concurrency::Locking(_) = self.concurrency {
+                request.cover();
+            }
         }
         (patience.steps, patience.waker) = (steps, waker);
         let commit = Commit::new(request, self.durability, record, None);
@@ -251,6 +254,7 @@ impl Queued {
                 }
             }
         }
+        request.cover();
         Ok(true)
     }
 
