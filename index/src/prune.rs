@@ -66,6 +66,13 @@ impl PruneView {
                 && self.first_reader(stamp).is_some_and(|reader| reader < newer)
     }
 
+    /// Whether a version that stays does so for nothing but the oldest needed timestamp.
+    fn keeps_for_oldest(&self, stamp: Lsn, newer: Lsn) -> bool {
+        stamp <= self.horizon
+            && self.needed.first().is_some_and(|&oldest| stamp <= oldest)
+            && self.needed.get(1).is_none_or(|&next| next >= newer)
+    }
+
     /// Whether a range delete hides a version of `key` stamped `stamp` wherever it would be needed.
     fn hides(&self, stamp: Lsn, key: &[u8], ranges: &RangeDeletes, guard: &Guard) -> bool {
         stamp <= self.horizon
@@ -75,19 +82,28 @@ impl PruneView {
     }
 }
 
-/// What a pruning took out.
+/// What a pruning took out, and what it came across and left.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Freed {
     /// Versions unlinked.
     pub versions: usize,
     /// The memory that they took. It is freed when no pinned reader can be looking at it.
     pub bytes: usize,
+    /// Versions that stay though they are not the newest of their key.
+    pub kept_versions: usize,
+    /// The memory that they take.
+    pub kept_bytes: usize,
+    /// Of these, the bytes that nothing but the view's oldest needed timestamp asks for.
+    pub kept_bytes_oldest: usize,
 }
 
 impl Freed {
     pub(crate) fn add(&mut self, other: Freed) {
         self.versions += other.versions;
         self.bytes += other.bytes;
+        self.kept_versions += other.kept_versions;
+        self.kept_bytes += other.kept_bytes;
+        self.kept_bytes_oldest += other.kept_bytes_oldest;
     }
 }
 
@@ -130,6 +146,12 @@ pub(crate) fn prune_chain(
         while let Some(version) = at {
             let stamp = Version::stamp(version);
             if stays(stamp, above) {
+                let bytes = Version::footprint(version);
+                freed.kept_versions += 1;
+                freed.kept_bytes += bytes;
+                if view.keeps_for_oldest(stamp, above) {
+                    freed.kept_bytes_oldest += bytes;
+                }
                 kept = version;
                 above = stamp;
                 at = Version::next(version);
@@ -144,7 +166,8 @@ pub(crate) fn prune_chain(
                     break;
                 }
                 above = stamp;
-                run.add(Freed { versions: 1, bytes: Version::footprint(version) });
+                run.versions += 1;
+                run.bytes += Version::footprint(version);
                 at = Version::next(version);
             }
             Version::relink(kept, at);
@@ -157,7 +180,8 @@ pub(crate) fn prune_chain(
             if node.replace(newest, tombstone) {
                 accounting.add(less);
                 accounting.retire(guard, bytes, move || free_run(newest, 1));
-                freed.add(Freed { versions: 1, bytes: bytes - less });
+                freed.versions += 1;
+                freed.bytes += bytes - less;
             } else {
                 // Somebody wrote the key meanwhile. What they put it on is pruned another time.
                 Version::free(tombstone);

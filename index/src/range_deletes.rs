@@ -307,7 +307,7 @@ impl RangeDeletes {
         unsafe {
             self.accounting.retire(guard, list_bytes, move || free_list(first_cut));
         }
-        freed.add(Freed { versions: 0, bytes: list_bytes });
+        freed.bytes += list_bytes;
         freed
     }
 
@@ -364,7 +364,7 @@ impl RangeDeletes {
                 self.accounting.retire(guard, bytes, move || free_skyline(old));
             }
         }
-        Freed { versions: 0, bytes: before.saturating_sub(after) }
+        Freed { bytes: before.saturating_sub(after), ..Freed::default() }
     }
 
     /// Entries in the list, and stretches in the skylines.
