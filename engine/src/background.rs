@@ -18,6 +18,7 @@ use isolith_wal::{Durability, Preparation};
 use crate::commit::Commit;
 use crate::core::Core;
 use crate::error::{Error, Result};
+use crate::history::Kept;
 use crate::record;
 use crate::transaction::Queued;
 
@@ -25,6 +26,11 @@ use crate::transaction::Queued;
 const ROUND: Duration = Duration::from_millis(20);
 /// Keys looked at in one round, per keyspace.
 const SWEEP_KEYS: usize = 1024;
+/// The same where history is retained: nobody else prunes there.
+const SWEEP_KEYS_RETAINED: usize = 8 * SWEEP_KEYS;
+/// Versions passed by in one round, on the average: a chain of a million that must stay is walked once
+/// in a while, not every round.
+const SWEEP_VERSIONS: usize = 64 << 10;
 /// Expired keys deleted in one transaction.
 const SWEEP_DELETES: usize = 128;
 
@@ -83,15 +89,26 @@ fn upkeep(core: &Core) {
 #[derive(Debug, Default)]
 pub(crate) struct Sweeps {
     after: HashMap<SpaceId, Slice>,
+    /// What the pass that is under way has left so far.
+    kept: HashMap<SpaceId, Kept>,
+    /// Versions passed by beyond what the rounds so far allow.
+    debt: usize,
 }
 
 impl Sweeps {
     /// Looks at the next keys of every keyspace: prunes their chains, deletes what has expired.
     pub(crate) fn round(&mut self, core: &Core) {
+        core.look_at_the_clock();
+        self.debt = self.debt.saturating_sub(SWEEP_VERSIONS);
         let spaces = core.spaces();
-        self.after.retain(|id, _| spaces.iter().any(|(_, space)| space.id == *id));
+        let ids: Vec<SpaceId> = spaces.iter().map(|(_, space)| space.id).collect();
+        self.after.retain(|id, _| ids.contains(id));
+        self.kept.retain(|id, _| ids.contains(id));
         for (_, space) in spaces {
-            let expired = self.look(core, &space);
+            if self.debt > 0 && !space.may_expire() {
+                continue;
+            }
+            let expired = self.look(core, &space, &ids);
             for keys in expired.chunks(SWEEP_DELETES) {
                 match delete_expired(core, &space, keys) {
                     // Somebody writes there, or has it locked: the next pass comes back.
@@ -102,7 +119,7 @@ impl Sweeps {
         }
     }
 
-    fn look(&mut self, core: &Core, space: &Arc<Space>) -> Vec<Slice> {
+    fn look(&mut self, core: &Core, space: &Arc<Space>, ids: &[SpaceId]) -> Vec<Slice> {
         let mut expired = Vec::new();
         let now = core.now();
         let read = core.marks().acknowledged();
@@ -110,6 +127,8 @@ impl Sweeps {
         let after = self.after.remove(&space.id);
         let lower = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
         let mut visits = 0;
+        let visits_max =
+            if core.history().is_retained() { SWEEP_KEYS_RETAINED } else { SWEEP_KEYS };
         let mut last = None;
         let guard = pin();
         space.memtable.scan((lower, Bound::Unbounded), Direction::Forward, &guard, |node| {
@@ -120,16 +139,29 @@ impl Sweeps {
                 expired.push(Slice::from(node.key()));
             }
             visits += 1;
-            if visits == SWEEP_KEYS {
+            if visits == visits_max {
                 last = Some(Slice::from(node.key()));
                 return ControlFlow::Break(());
             }
             ControlFlow::Continue(())
         });
         let upper = last.as_deref().map_or(Bound::Unbounded, Bound::Included);
-        core.count_pruned(space.memtable.prune_range((lower, upper), &view, &guard).bytes);
-        if let Some(last) = last {
-            self.after.insert(space.id, last);
+        // In debt only what has expired is looked for; the chains wait for the next pass.
+        if self.debt == 0 {
+            let pruned = space.memtable.prune_range((lower, upper), &view, &guard);
+            core.count_pruned(pruned.bytes);
+            self.debt = pruned.kept_versions.saturating_sub(SWEEP_VERSIONS);
+            let oldest = view.needed.first().copied().filter(|&oldest| oldest < read);
+            self.kept.entry(space.id).or_default().add(oldest, &pruned);
+        }
+        match last {
+            Some(last) => {
+                self.after.insert(space.id, last);
+            }
+            None => {
+                let kept = self.kept.remove(&space.id).unwrap_or_default();
+                core.history().note_kept(space.id, kept, ids);
+            }
         }
         expired
     }
@@ -140,6 +172,7 @@ impl Sweeps {
 /// this thread may be the one to make, nor for the log: what a crash takes back expires again.
 fn delete_expired(core: &Core, space: &Arc<Space>, keys: &[Slice]) -> Result<()> {
     let (slot, now) = (core.register(Watermarks::visible)?, core.now());
+    core.keep(&slot)?;
     let mut reads = ReadSet::default();
     let mut bytes = Vec::new();
     let mut doomed = Vec::new();

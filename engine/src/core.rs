@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use isolith_index::{Memtable, PruneView, Value, pin};
 use isolith_txn::{
-    Heat, Holder, LockOwner, LockTable, Refusal, Request, SnapshotRegistry, SnapshotSlot, Space,
-    SpaceId, SpaceWrites, Watermarks, Write,
+    Expired, Heat, Holder, LockOwner, LockTable, Reader, Refusal, Request, SnapshotRegistry,
+    SnapshotSlot, Space, SpaceId, SpaceWrites, Unreadable, Watermarks, Write,
 };
 use isolith_wal::{
     BackendChoice, Clock, Credit, Durability, Log, LogError, Lsn, Record, ReplayReport,
@@ -26,9 +26,10 @@ use parking_lot::{Mutex, RwLock};
 use crate::background::Background;
 use crate::commit::{Commit, Pipeline};
 use crate::error::{Error, LockHolder, Result, StallReason};
-use crate::options::{Builder, TransactionOptions};
+use crate::history::History;
+use crate::options::{Builder, CommitMode, TransactionOptions};
 use crate::pending::CommitInfo;
-use crate::stats::Stats;
+use crate::stats::{OldestSnapshot, Stats};
 use crate::timers::Timers;
 use crate::transaction::{Queued, add, encode};
 
@@ -125,6 +126,9 @@ pub(crate) struct Core {
     /// Commits whose chains are due for pruning.
     prune_due: Mutex<Vec<Arc<[SpaceWrites]>>>,
     reclaimed: Mutex<Reclaimed>,
+    history: History,
+    /// Whether an upkeep thread comes by.
+    attended: bool,
     pruned_bytes: AtomicU64,
     expired: AtomicU64,
     escalations: AtomicU64,
@@ -151,6 +155,8 @@ struct Reclaimed {
     commits: u64,
     /// Writers that have asked for it since.
     asked: u64,
+    /// Versions that it left though they are not the newest of their key.
+    kept: usize,
 }
 
 /// What recovery brings to a database that is being opened.
@@ -172,7 +178,13 @@ impl Core {
         if let Some(log) = &recovered.log {
             log.set_horizon(Arc::clone(&marks) as Arc<dyn isolith_wal::Horizon>);
         }
-        let registry = Arc::new(SnapshotRegistry::new());
+        let clock = Arc::clone(&options.clock);
+        let (retention, age_max) = (options.retention, options.snapshot_age_max);
+        let history = History::new(retention, age_max, clock.unix_millis(), recovered.last);
+        let registry = match history.is_retained() {
+            true => SnapshotRegistry::with_floor(recovered.last),
+            false => SnapshotRegistry::new(),
+        };
         let locks = Arc::new(LockTable::new());
         Arc::new(Self {
             pipeline: Pipeline::new(
@@ -194,9 +206,9 @@ impl Core {
             prune_due: Mutex::new(Vec::with_capacity(PRUNE_COMMITS)),
             reclaimed: Mutex::default(),
             marks,
-            registry,
+            registry: Arc::new(registry),
             log: recovered.log,
-            clock: Arc::clone(&options.clock),
+            clock,
             durability: options.durability,
             transaction_bytes_max: options.transaction_bytes_max,
             stall_timeout: options.stall_timeout,
@@ -207,6 +219,8 @@ impl Core {
             memory_bytes_max: options.memory_bytes,
             memory_used: AtomicUsize::new(0),
             memory_since: AtomicUsize::new(usize::MAX / 2),
+            history,
+            attended: options.threads && options.commit_mode != CommitMode::Stepped,
             pruned_bytes: AtomicU64::new(0),
             expired: AtomicU64::new(0),
             escalations: AtomicU64::new(0),
@@ -221,6 +235,14 @@ impl Core {
 
     pub(crate) fn marks(&self) -> &Watermarks {
         &self.marks
+    }
+
+    pub(crate) fn registry(&self) -> &SnapshotRegistry {
+        &self.registry
+    }
+
+    pub(crate) fn history(&self) -> &History {
+        &self.history
     }
 
     pub(crate) fn pipeline(&self) -> &Pipeline {
@@ -338,6 +360,42 @@ impl Core {
     pub(crate) fn register(&self, mark: fn(&Watermarks) -> Lsn) -> Result<SnapshotSlot> {
         let slot = self.registry.register(&self.marks, thread_hint(), mark);
         slot.ok_or(Error::TooManySnapshots)
+    }
+
+    /// The same for a snapshot, which others may join.
+    pub(crate) fn register_snapshot(&self, mark: fn(&Watermarks) -> Lsn) -> Result<SnapshotSlot> {
+        let (reader, hint) = (Reader::Snapshot, thread_hint());
+        let slot = self.registry.register_reader(reader, &self.marks, hint, mark);
+        slot.ok_or(Error::TooManySnapshots)
+    }
+
+    /// Registers a snapshot at a timestamp of the past.
+    pub(crate) fn register_at(&self, timestamp: Lsn) -> Result<SnapshotSlot> {
+        let slot = self.registry.register_at(timestamp, &self.marks, thread_hint());
+        slot.map_err(|why| match why {
+            Unreadable::Ahead => {
+                Error::TimestampAhead { timestamp, acknowledged: self.marks.acknowledged() }
+            }
+            Unreadable::TooOld => self.too_old(),
+            Unreadable::Full => Error::TooManySnapshots,
+        })
+    }
+
+    fn too_old(&self) -> Error {
+        let oldest = self.registry.floor().unwrap_or_else(|| self.marks.acknowledged());
+        Error::SnapshotTooOld { oldest }
+    }
+
+    /// Whether what was just read through `slot` may be believed: for after each read, before its
+    /// result is used.
+    #[inline]
+    pub(crate) fn believe(&self, slot: &SnapshotSlot) -> Result<()> {
+        slot.check().map_err(|Expired| self.too_old())
+    }
+
+    /// Keeps a slot from expiring: for a commit, before it is validated.
+    pub(crate) fn keep(&self, slot: &SnapshotSlot) -> Result<()> {
+        slot.keep_for_commit().map_err(|Expired| self.too_old())
     }
 
     // ---- memory
@@ -465,14 +523,22 @@ impl Core {
 
     /// After a commit was decided, outside the window: its chains are due for pruning. They wait until
     /// a few commits have come together and are pruned then, by one fresh view: a version that was
-    /// just overwritten can only go once *visible* and S have passed its successor.
+    /// just overwritten can only go once *visible* and S have passed its successor. Where history is
+    /// retained nothing that was just overwritten can go, and long chains would be walked for
+    /// nothing: the upkeep's sweep prunes alone.
     pub(crate) fn after_commit(&self, commit: &Commit) {
+        if self.history.is_retained() && self.attended {
+            return;
+        }
         // Held by another thread: the upkeep's sweep comes by these chains, too.
         let Some(mut due) = self.prune_due.try_lock() else { return };
         due.push(Arc::clone(&commit.request.writes));
         if due.len() == PRUNE_COMMITS {
             let batch = std::mem::replace(&mut *due, Vec::with_capacity(PRUNE_COMMITS));
             drop(due);
+            if !self.attended {
+                self.look_at_the_clock();
+            }
             self.prune(&batch);
         }
     }
@@ -504,17 +570,20 @@ impl Core {
         last.asked += 1;
         // Where nobody commits any more, a snapshot that goes may free memory, too.
         let news = commits.saturating_sub(last.commits).max(last.asked);
-        if news < 64.max(keys as u64 / 16) {
+        if news < 64.max((keys + last.kept) as u64 / 16) {
             return false;
         }
-        *last = Reclaimed { commits, asked: 0 };
+        self.look_at_the_clock();
         self.forget_dropped();
         let view = self.prune_view();
+        let mut kept = 0;
         for (_, space) in spaces {
             let all = (Bound::Unbounded, Bound::Unbounded);
             let freed = space.memtable.prune_range(all, &view, &pin());
             self.count_pruned(freed.bytes);
+            kept += freed.kept_versions;
         }
+        *last = Reclaimed { commits, asked: 0, kept };
         // What was unlinked is freed once the epoch has passed: help it along.
         for _ in 0..4 {
             pin().flush();
@@ -685,8 +754,17 @@ impl Core {
     /// Counters and gauges.
     pub(crate) fn stats(&self) -> Stats {
         let (commits, refusals, sent_back) = self.pipeline.counts();
-        let (oldest_snapshot, snapshots) = self.registry.oldest();
-        let visible = self.marks.visible();
+        let (oldest, snapshots) = self.registry.oldest();
+        let (visible, acknowledged) = (self.marks.visible(), self.marks.acknowledged());
+        let kept = self.history.kept();
+        let now = self.registry.now();
+        let oldest_snapshot = oldest.map(|oldest| OldestSnapshot {
+            timestamp: oldest.timestamp,
+            reader: oldest.reader,
+            age_ms: now.saturating_sub(oldest.since),
+            commits_behind: commits_between(oldest.timestamp, acknowledged),
+            bytes_held: (kept.oldest == Some(oldest.timestamp)).then_some(kept.oldest_bytes),
+        });
         // Relaxed: statistics.
         Stats {
             commits,
@@ -696,6 +774,11 @@ impl Core {
             memory_bytes_max: self.memory_bytes_max,
             snapshots,
             oldest_snapshot,
+            snapshots_expired: self.history.snapshots_expired(),
+            retention_floor: self.registry.floor(),
+            retention_reach_ms: self.history.reach_ms(self.now()),
+            history_versions: kept.versions,
+            history_bytes: kept.bytes,
             locks: self.locks.stats(),
             hot_keys: self.heat.stats(visible).0,
             fights: self.heat.stats(visible).1,
@@ -755,6 +838,13 @@ impl Core {
         background.join();
         result
     }
+}
+
+/// Commits after `from` up to `to`. A recovery begins a new epoch, and its counter anew: nothing that
+/// lives is older than the recovery.
+fn commits_between(from: Lsn, to: Lsn) -> u64 {
+    let before = if from.epoch() == to.epoch() { from.counter() } else { 0 };
+    to.counter().saturating_sub(before)
 }
 
 /// The error for a failed log, to somebody who waits for it.

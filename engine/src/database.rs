@@ -59,7 +59,7 @@ impl Open {
 
     pub(crate) fn snapshot(self: &Arc<Self>, mark: fn(&Watermarks) -> Lsn) -> Result<Snapshot> {
         self.check_open()?;
-        Ok(Snapshot::new(Arc::clone(self), self.register(mark)?))
+        Ok(Snapshot::new(Arc::clone(self), self.register_snapshot(mark)?))
     }
 
     pub(crate) fn begin(self: &Arc<Self>, options: TransactionOptions) -> Result<Transaction> {
@@ -210,6 +210,24 @@ impl Database {
         self.open.snapshot(Watermarks::acknowledged)
     }
 
+    /// A consistent view at a timestamp of the past: that of a live [`Snapshot`], or any that
+    /// [`Builder::retention`] still keeps; [`Error::SnapshotTooOld`] for others. A timestamp beyond the
+    /// last acknowledged commit is refused with [`Error::TimestampAhead`]. What was kept is not kept
+    /// over a restart.
+    ///
+    /// Where a live snapshot is joined, the two are as old as the older one: they expire together.
+    pub fn snapshot_at(&self, timestamp: Lsn) -> Result<Snapshot> {
+        self.open.check_open()?;
+        Ok(Snapshot::new(Arc::clone(&self.open), self.open.register_at(timestamp)?))
+    }
+
+    /// The timestamp to read at for the state at a time (Unix milliseconds): that of the last commit
+    /// known to have been acknowledged by then, to within a thousandth of the retention window and
+    /// 20 ms. `None` before the window, and without [`Builder::retention`].
+    pub fn timestamp_at(&self, unix_ms: u64) -> Option<Lsn> {
+        self.open.timestamp_at(unix_ms)
+    }
+
     /// A consistent view that includes the commit `token`, which the caller made itself and which
     /// may not be acknowledged yet. What it shows is acknowledged once [`Database::acknowledged`]
     /// has reached the view's timestamp.
@@ -322,6 +340,8 @@ impl Backoff {
     }
 }
 
+#[cfg(test)]
+mod history;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]

@@ -108,6 +108,21 @@ pub enum Error {
     UnknownSavepoint,
     /// Four million snapshots are live at once.
     TooManySnapshots,
+    /// The history that was to be read is gone, or may be: the snapshot or transaction is older than
+    /// [`Builder::snapshot_age_max`](crate::Builder::snapshot_age_max), or the timestamp is below what
+    /// [`Builder::retention`](crate::Builder::retention) keeps. Take a new one.
+    SnapshotTooOld {
+        /// The oldest timestamp from which on every one can be read. Below it those of live snapshots
+        /// can.
+        oldest: Lsn,
+    },
+    /// The timestamp is beyond the last acknowledged commit.
+    TimestampAhead {
+        /// The timestamp.
+        timestamp: Lsn,
+        /// The last acknowledged commit.
+        acknowledged: Lsn,
+    },
     /// The database was closed.
     Closed,
     /// This process was forked from the one that opened the database; only that one may use it.
@@ -330,6 +345,14 @@ impl fmt::Display for Error {
                 write!(f, "the savepoint is not a live one of this transaction")
             }
             Error::TooManySnapshots => write!(f, "too many snapshots are open at once"),
+            Error::SnapshotTooOld { oldest } => write!(
+                f,
+                "the snapshot is too old: its history is no longer kept; the oldest timestamp that can be read is {oldest}"
+            ),
+            Error::TimestampAhead { timestamp, acknowledged } => write!(
+                f,
+                "timestamp {timestamp} cannot be read yet: the last acknowledged commit is {acknowledged}"
+            ),
             Error::Closed => write!(f, "the database is closed"),
             Error::Forked => {
                 write!(

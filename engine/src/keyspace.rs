@@ -7,7 +7,7 @@ use std::ops::{
 use std::sync::Arc;
 
 use isolith_index::{Slice, VersionRef, pin};
-use isolith_txn::{Interval, KeyBound, Space, Watermarks, Write};
+use isolith_txn::{Interval, KeyBound, SnapshotSlot, Space, Watermarks, Write};
 use isolith_wal::Lsn;
 
 use crate::database::Open;
@@ -127,6 +127,11 @@ impl Keyspace {
         Error::KeyspaceDropped { keyspace: self.name.to_string() }
     }
 
+    /// Whether what was just read through `slot` may be believed.
+    pub(crate) fn believe(&self, slot: &SnapshotSlot) -> Result<()> {
+        self.open.believe(slot)
+    }
+
     /// Refuses a keyspace of another database.
     pub(crate) fn check(&self, open: &Arc<Open>) -> Result<()> {
         if Arc::ptr_eq(&self.open, open) {
@@ -163,10 +168,15 @@ impl Keyspace {
             }
             return Ok((read(self.alive(found.version, at, now)?), found.observed));
         }
-        let slot = self.open.register(mark)?;
-        let at = slot.timestamp();
-        let found = self.space.memtable.lookup(key, at, &guard);
-        Ok((read(self.alive(found.version, at, now)?), found.observed))
+        loop {
+            let slot = self.open.register(mark)?;
+            let at = slot.timestamp();
+            let found = self.space.memtable.lookup(key, at, &guard);
+            // A thread that was stopped for long between the two takes another.
+            if slot.check().is_ok() {
+                return Ok((read(self.alive(found.version, at, now)?), found.observed));
+            }
+        }
     }
 
     /// Drops a version that has expired by `now` (`None`: by the clock); an error if the keyspace does not exist at `at`.

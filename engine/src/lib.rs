@@ -53,6 +53,7 @@ mod snapshot;
 mod timers;
 
 mod background;
+mod history;
 mod record;
 mod recovery;
 
@@ -70,13 +71,13 @@ pub use options::{
 pub use pending::{CommitInfo, Pending};
 pub use scan::{Pair, Range};
 pub use snapshot::Snapshot;
-pub use stats::Stats;
+pub use stats::{OldestSnapshot, Stats};
 pub use transaction::{Attempt, CommitSteps, Observed, RangeLock, Transaction};
 
 pub use isolith_index::Slice;
 pub use isolith_txn::{
     Age, BlockedBy, Concurrency, DeadlockPolicy, Interval, Isolation, KeyBound, LockMode,
-    LockStats, Savepoint, Step, UnknownWord, Victim,
+    LockStats, Reader, Savepoint, Step, UnknownWord, Victim,
 };
 pub use isolith_wal::{
     BackendChoice, Clock, Durability, IoBackend, LogStats, Lsn, Lsn as Timestamp, ManualClock,

@@ -48,6 +48,8 @@ pub struct Builder {
     pub(crate) lock_timeout: Duration,
     pub(crate) isolation: Isolation,
     pub(crate) concurrency: Concurrency,
+    pub(crate) retention: Duration,
+    pub(crate) snapshot_age_max: Duration,
     pub(crate) buffered_delay: Duration,
     pub(crate) storage: Option<Arc<dyn Storage>>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -81,6 +83,8 @@ impl Builder {
             lock_timeout: Duration::from_secs(5),
             isolation: Isolation::default(),
             concurrency: Concurrency::default(),
+            retention: Duration::ZERO,
+            snapshot_age_max: Duration::from_secs(24 * 3600),
             buffered_delay: Duration::from_millis(10),
             storage: None,
             clock: Arc::new(SystemClock),
@@ -165,6 +169,27 @@ impl Builder {
         self
     }
 
+    /// How far back [`Database::snapshot_at`] reaches: every state of at least the last `time` can be
+    /// read, by the clock. What this keeps counts as memory: when that is full, writes stall as ever.
+    /// Opening keeps no history, so the window begins anew then. Default: zero, which keeps what live
+    /// snapshots need and no more.
+    ///
+    /// History is found by walking a key's versions from the newest: a read far in the past of a key
+    /// that is written all the time is slow.
+    pub fn retention(mut self, time: Duration) -> Self {
+        self.retention = time.min(FOREVER);
+        self
+    }
+
+    /// How old a snapshot, or a transaction that has read, may become, by the clock: afterwards its
+    /// reads and its commit answer [`Error::SnapshotTooOld`](crate::Error::SnapshotTooOld), and what
+    /// was kept for it is freed. Looked at every 20 ms or so. Default: 24 hours, so that one that was
+    /// forgotten does not hold its history for ever.
+    pub fn snapshot_age_max(mut self, age: Duration) -> Self {
+        self.snapshot_age_max = age.min(FOREVER);
+        self
+    }
+
     /// How long a `Buffered` commit may stay in the log's buffer. Default: 10 ms.
     pub fn buffered_delay(mut self, delay: Duration) -> Self {
         self.buffered_delay = delay.min(FOREVER);
@@ -178,7 +203,7 @@ impl Builder {
         self
     }
 
-    /// Where expiry takes the time from. Default: the system's clock.
+    /// Where expiry, retention and the age of snapshots take the time from. Default: the system's clock.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
         self

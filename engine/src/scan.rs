@@ -80,7 +80,7 @@ pub struct Range<V> {
     /// The timestamp that it reads at; `None`: what it reads it locks, and reads the newest.
     read: Option<Lsn>,
     /// Held for a statement of its own.
-    _statement: Option<SnapshotSlot>,
+    statement: Option<SnapshotSlot>,
     now: u64,
     bounds: Interval,
     /// What is left to fetch; `None` when all is fetched.
@@ -156,7 +156,7 @@ impl<'t> Range<&'t Transaction> {
         bounds: Interval,
     ) -> Self {
         let range = Self::new(transaction, keyspace, slot.timestamp(), now, bounds);
-        Self { _statement: Some(slot), ..range }
+        Self { statement: Some(slot), ..range }
     }
 
     /// A range that locks what it reads.
@@ -187,7 +187,7 @@ impl<V: View> Range<V> {
             source,
             keyspace,
             read,
-            _statement: None,
+            statement: None,
             now,
             bounds,
             middle,
@@ -213,6 +213,7 @@ impl<V: View> Range<V> {
             (None, Some(transaction)) => self.lock_chunk(transaction, &middle, direction, limit)?,
             (read, _) => self.walk(&middle, direction, read.unwrap_or(Lsn::ZERO), limit),
         };
+        self.believe()?;
         let Chunk { mut pairs, reached, observed } = chunk;
         // What was covered by this chunk, and what is left after it.
         let (covered, left) = split(middle, reached, direction);
@@ -297,6 +298,15 @@ impl<V: View> Range<V> {
         let chunk = self.walk(&covered, direction, visible(), usize::MAX);
         transaction.check()?;
         Ok(Chunk { reached: found.reached, ..chunk })
+    }
+
+    /// Whether what was just read may be believed.
+    fn believe(&self) -> Result<()> {
+        match (&self.source, &self.statement) {
+            (_, Some(slot)) => self.keyspace.believe(slot),
+            (Ok(view), None) => view.check(),
+            (Err(_), None) => Ok(()),
+        }
     }
 
     fn transaction(&self) -> Option<&Transaction> {

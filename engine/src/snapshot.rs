@@ -12,7 +12,8 @@ use crate::keyspace::{Entry, KeyRange, Keyspace};
 use crate::scan::{Range, prefix_interval};
 
 /// A consistent view of the whole database at one timestamp. It never aborts and never waits; while
-/// it lives, what it can see is kept. Cheap to clone, tied to no thread.
+/// it lives, what it can see is kept, up to [`Builder::snapshot_age_max`](crate::Builder::snapshot_age_max):
+/// then its reads answer [`Error::SnapshotTooOld`]. Cheap to clone, tied to no thread.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     open: Arc<Open>,
@@ -46,6 +47,7 @@ impl Snapshot {
         }
         let guard = pin();
         let found = keyspace.space().memtable.lookup(key.as_ref(), read, &guard);
+        self.open.believe(&self.slot)?;
         Ok(found.version.filter(|version| version.live_at(self.now)).map(Entry::of))
     }
 
@@ -83,6 +85,7 @@ impl Snapshot {
 
     /// Whether the snapshot may still be read.
     pub(crate) fn check(&self) -> Result<(), Error> {
-        self.open.check_open()
+        self.open.check_open()?;
+        self.open.believe(&self.slot)
     }
 }

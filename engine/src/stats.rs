@@ -1,6 +1,6 @@
 //! What a database can tell of itself.
 
-use isolith_txn::LockStats;
+use isolith_txn::{LockStats, Reader};
 use isolith_wal::{LogStats, Lsn};
 
 /// A database's counters and gauges, read without stopping anybody: each is exact by itself, all
@@ -19,10 +19,25 @@ pub struct Stats {
     pub memory_bytes: usize,
     /// Bytes that may be used before writes stall.
     pub memory_bytes_max: usize,
-    /// Live snapshots, those of running transactions included.
+    /// Live snapshots, those of running transactions included, expired ones not.
     pub snapshots: usize,
-    /// The oldest timestamp that a live snapshot reads at.
-    pub oldest_snapshot: Option<Lsn>,
+    /// The live snapshot that reads at the oldest timestamp, and what it holds back.
+    pub oldest_snapshot: Option<OldestSnapshot>,
+    /// Snapshots and transactions that were refused their history because they were older than
+    /// [`Builder::snapshot_age_max`](crate::Builder::snapshot_age_max).
+    pub snapshots_expired: u64,
+    /// Every timestamp from here to the last acknowledged commit can be read by
+    /// [`Database::snapshot_at`](crate::Database::snapshot_at); `None` without
+    /// [`Builder::retention`](crate::Builder::retention).
+    pub retention_floor: Option<Lsn>,
+    /// How long ago the floor was the last acknowledged commit, in milliseconds: the part of the past
+    /// that can be read is at least as long.
+    pub retention_reach_ms: Option<u64>,
+    /// Versions that are not the newest of their key, as the last complete sweep left them: once a
+    /// round of 20 ms it looks at some thousand keys of each keyspace.
+    pub history_versions: usize,
+    /// The memory that these take, in bytes. Part of `memory_bytes`.
+    pub history_bytes: usize,
     /// Locks held and waited for, and what was done about deadlocks.
     pub locks: LockStats,
     /// Keys (by bucket) that are hot: [`Concurrency::Auto`](crate::Concurrency::Auto) locks them.
@@ -42,4 +57,22 @@ pub struct Stats {
     pub expired: u64,
     /// The log's own; `None` in memory.
     pub log: Option<LogStats>,
+}
+
+/// The snapshot that holds back the most history.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct OldestSnapshot {
+    /// The timestamp that it reads at.
+    pub timestamp: Lsn,
+    /// Whether it is a snapshot (an iterator of autocommit reads holds one, too) or a transaction.
+    pub reader: Reader,
+    /// Milliseconds since it was taken, or since the transaction last moved to a later timestamp. To
+    /// within the length of an upkeep's round, 20 ms; without upkeep it stands still.
+    pub age_ms: u64,
+    /// Commits acknowledged since: nothing older than its timestamp is kept but what it reads.
+    pub commits_behind: u64,
+    /// Bytes of versions that the last complete sweep left for this timestamp alone: neither another
+    /// snapshot nor the retention window asks for them. `None` before a sweep has met it.
+    pub bytes_held: Option<usize>,
 }

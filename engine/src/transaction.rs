@@ -222,13 +222,21 @@ impl Transaction {
         Ok(slot.insert(registered).timestamp())
     }
 
-    /// Whether it may go on: the database is open, its time is not over, its locks are its own.
+    /// Whether it may go on: the database is open, its time is not over, its locks are its own, and
+    /// what it reads is still kept.
     pub(crate) fn check(&self) -> Result<()> {
         self.open.check_open()?;
         if let Some((keyspace, what, other)) = self.torn.get() {
             return Err(self.conflict_on(keyspace, what.clone(), Some(*other)));
         }
-        self.locking.check(&self.open)
+        self.locking.check(&self.open)?;
+        self.believe()
+    }
+
+    /// Whether what was just read at the read timestamp may be believed: for after each such read,
+    /// before its result is used.
+    fn believe(&self) -> Result<()> {
+        self.slot.borrow().as_ref().map_or(Ok(()), |slot| self.open.believe(slot))
     }
 
     pub(crate) fn observe(&self, lsn: Lsn) {
@@ -352,6 +360,7 @@ impl Transaction {
         self.check_keyspace(keyspace, read)?;
         let guard = pin();
         let found = space.memtable.lookup(key, read, &guard);
+        self.believe()?;
         self.observe(found.observed);
         let untracked = isolith_wal::planted!("absent-key-untracked") && found.version.is_none();
         if track && !self.read_only && !untracked {

@@ -41,7 +41,7 @@ pub use locks::{
 };
 pub use read_set::{Interval, IntervalId, KeyBound, ReadSet, SpaceReads};
 pub use round::{CommitRound, OpenRound};
-pub use snapshot::{SnapshotRegistry, SnapshotSlot};
+pub use snapshot::{Expired, LiveReader, Reader, SnapshotRegistry, SnapshotSlot, Unreadable};
 pub use space::{Space, SpaceId};
 pub use state::{Outcome, RequestState};
 pub use step::{BlockedBy, Step};

@@ -56,6 +56,9 @@ impl Transaction {
             return Ok(Prepared::Nothing(pending));
         }
         open.check_writable()?;
+        if let Some(slot) = &slot {
+            open.keep(slot)?;
+        }
         let deletes_only = self
             .writes
             .overlays()

@@ -141,6 +141,18 @@ fn info_isolith(shared: &Shared, text: &mut String) {
     field(text, "visible", stats.visible);
     field(text, "durable", stats.durable);
     field(text, "snapshots", stats.snapshots);
+    field(text, "snapshots_expired", stats.snapshots_expired);
+    if let Some(oldest) = stats.oldest_snapshot {
+        field(text, "oldest_snapshot", oldest.timestamp);
+        field(text, "oldest_snapshot_age_ms", oldest.age_ms);
+        field(text, "oldest_snapshot_commits_behind", oldest.commits_behind);
+        field(text, "oldest_snapshot_bytes_held", oldest.bytes_held.unwrap_or(0));
+    }
+    field(text, "history_bytes", stats.history_bytes);
+    if let Some(floor) = stats.retention_floor {
+        field(text, "retention_floor", floor);
+        field(text, "retention_reach_ms", stats.retention_reach_ms.unwrap_or(0));
+    }
     if let Some(log) = stats.log {
         field(text, "log_batches", log.batches);
         field(text, "log_bytes", log.bytes);
