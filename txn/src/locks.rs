@@ -28,16 +28,23 @@
 //!    owner's last one is out.
 //! 5. No waker is called, and none dropped, under the mutex.
 
-mod cut;
 mod mode;
 mod policy;
 
+mod circle;
+mod cut;
+mod room;
+mod spans;
 mod table;
 
 #[cfg(all(test, not(loom)))]
+mod compare;
+#[cfg(all(test, not(loom)))]
+mod plain;
+#[cfg(all(test, not(loom)))]
 mod tests;
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic};
 use std::task::Waker;
 
 pub use mode::LockMode;
@@ -47,6 +54,7 @@ use crate::read_set::Interval;
 use crate::space::{Space, SpaceId};
 use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering};
 use crate::validate::SpaceWrites;
+use room::SlotId;
 use table::Table;
 
 /// Locks released under one hold of the mutex.
@@ -176,7 +184,15 @@ impl LockTable {
     pub fn owner(self: &Arc<Self>, age: Age, policy: DeadlockPolicy) -> LockOwner {
         // Relaxed: only the number matters.
         let serial = self.next_serial.fetch_add(1, Ordering::Relaxed);
-        let identity = Identity { age, serial, policy, state: AtomicU32::new(ACTIVE) };
+        let identity = Identity {
+            age,
+            serial,
+            policy,
+            state: AtomicU32::new(ACTIVE),
+            slot: atomic::AtomicU32::new(NO_SLOT),
+            count: atomic::AtomicUsize::new(0),
+            bytes: atomic::AtomicUsize::new(0),
+        };
         LockOwner { table: Arc::clone(self), identity: Arc::new(identity) }
     }
 
@@ -187,7 +203,7 @@ impl LockTable {
         if !writes.iter().any(|share| share.space.has_lockers()) {
             return false;
         }
-        self.table.lock().stands_in_the_way(own.map(|own| own.identity.serial), writes)
+        self.table.lock().stands_in_the_way(own.map(|own| &*own.identity), writes)
     }
 
     /// What is held and waited for, and what was done about it.
@@ -207,6 +223,10 @@ impl Default for LockTable {
 struct Effects {
     wake: Vec<Waker>,
     drop: Vec<Waker>,
+    /// Keyspaces that may go now.
+    spaces: Vec<Arc<Space>>,
+    /// Owners that were wounded and have locks in the table still.
+    stripped: Vec<Arc<Identity>>,
 }
 
 impl Effects {
@@ -218,9 +238,12 @@ impl Effects {
         self.drop.extend(waker);
     }
 
-    fn carry_out(self) {
+    fn carry_out(self, table: &LockTable) {
         for waker in self.wake {
             waker.wake();
+        }
+        for identity in self.stripped {
+            release(table, &identity, false);
         }
     }
 }
@@ -230,6 +253,9 @@ const COMMITTING: u32 = 1;
 const WOUNDED: u32 = 2;
 const OVER: u32 = 3;
 
+/// The slot of an owner that has none.
+const NO_SLOT: SlotId = SlotId::MAX;
+
 /// Who an owner is, and the word that says how far it is.
 #[derive(Debug)]
 struct Identity {
@@ -238,9 +264,45 @@ struct Identity {
     serial: u64,
     policy: DeadlockPolicy,
     state: AtomicU32,
+    /// Its place in the table; guarded by the table's mutex.
+    slot: atomic::AtomicU32,
+    /// Its locks, and the bytes that they take; stored under the table's mutex.
+    count: atomic::AtomicUsize,
+    bytes: atomic::AtomicUsize,
 }
 
 impl Identity {
+    fn slot(&self) -> SlotId {
+        // Relaxed: the mutex orders it.
+        self.slot.load(atomic::Ordering::Relaxed)
+    }
+
+    fn set_slot(&self, slot: SlotId) {
+        // Relaxed: the mutex orders it.
+        self.slot.store(slot, atomic::Ordering::Relaxed);
+    }
+
+    fn count(&self) -> usize {
+        // Relaxed: a number for its owner, and for the choice of a victim.
+        self.count.load(atomic::Ordering::Relaxed)
+    }
+
+    /// Adds to what it holds. Under the table's mutex.
+    fn account(&self, locks: isize, bytes: isize) {
+        for (sum, more) in [(&self.count, locks), (&self.bytes, bytes)] {
+            // Relaxed: stored under the mutex alone, so nothing comes between.
+            let now = sum.load(atomic::Ordering::Relaxed).wrapping_add_signed(more);
+            sum.store(now, atomic::Ordering::Relaxed);
+        }
+    }
+
+    /// It holds nothing any more. Under the table's mutex.
+    fn account_nothing(&self) {
+        // Relaxed: as in `account`.
+        self.count.store(0, atomic::Ordering::Relaxed);
+        self.bytes.store(0, atomic::Ordering::Relaxed);
+    }
+
     /// The order of queues: smaller goes first.
     fn rank(&self) -> (Age, u64) {
         (self.age, self.serial)
@@ -305,7 +367,7 @@ impl LockOwner {
             let mut table = self.table.table.lock();
             table.lock(&self.identity, space, what, mode, waker, &mut effects)
         };
-        effects.carry_out();
+        effects.carry_out(&self.table);
         step
     }
 
@@ -314,14 +376,14 @@ impl LockOwner {
     /// statistics.
     pub fn cancel_wait(&self, timed_out: bool) -> Vec<Holder> {
         let mut effects = Effects::default();
-        let holders = self.table.table.lock().cancel(self.identity.serial, timed_out, &mut effects);
-        effects.carry_out();
+        let holders = self.table.table.lock().cancel(&self.identity, timed_out, &mut effects);
+        effects.carry_out(&self.table);
         holders
     }
 
     /// The mode in which it holds a key, through whatever lock.
     pub fn holds(&self, space: SpaceId, key: &[u8]) -> Option<LockMode> {
-        self.table.table.lock().holds(self.identity.serial, space, key)
+        self.table.table.lock().holds(&self.identity, space, key)
     }
 
     /// Whether it has its locks still, and its commit has not begun.
@@ -334,7 +396,7 @@ impl LockOwner {
         if self.identity.state() != WOUNDED {
             return None;
         }
-        self.table.table.lock().wound_of(self.identity.serial)
+        self.table.table.lock().wound_of(&self.identity)
     }
 
     /// Its commit begins: nobody can take its locks any more. False if somebody has. For the window's
@@ -353,12 +415,13 @@ impl LockOwner {
 
     /// Bytes that its locks take.
     pub fn bytes(&self) -> usize {
-        self.table.table.lock().bytes_of(self.identity.serial)
+        // Relaxed: only the number matters.
+        self.identity.bytes.load(atomic::Ordering::Relaxed)
     }
 
     /// Locks that it holds; a stretch locked bit by bit is one.
     pub fn lock_count(&self) -> usize {
-        self.table.table.lock().count_of(self.identity.serial)
+        self.identity.count()
     }
 
     /// Cancels the wait and releases everything, as dropping it does: the transaction is over, and a
@@ -369,22 +432,25 @@ impl LockOwner {
         if before == OVER {
             return;
         }
-        release(&self.table, self.identity.serial, true);
+        release(&self.table, &self.identity, true);
     }
 }
 
 impl Drop for LockOwner {
     fn drop(&mut self) {
-        self.release();
+        // Nobody else has it any more, so a slot that it has not now it will never have.
+        if self.identity.slot() != NO_SLOT {
+            self.release();
+        }
     }
 }
 
 /// Takes the locks of an owner that is not live any more out of the table, some at a time.
-fn release(table: &LockTable, serial: u64, forget: bool) {
+fn release(table: &LockTable, identity: &Identity, forget: bool) {
     loop {
         let mut effects = Effects::default();
-        let more = table.table.lock().release(serial, RELEASED_AT_ONCE, forget, &mut effects);
-        effects.carry_out();
+        let more = table.table.lock().release(identity, RELEASED_AT_ONCE, forget, &mut effects);
+        effects.carry_out(table);
         if !more {
             return;
         }

@@ -59,21 +59,43 @@ impl SpaceWrites {
     /// Whether it writes within bounds.
     fn writes_within(&self, ends: KeyRange<'_>) -> bool {
         let bounds = Bounds(ends);
-        let key_within = if self.ascending {
-            let (mut from, mut to) = (0, self.prepared.len());
-            while from < to {
-                let middle = from + (to - from) / 2;
-                if bounds.is_above_lower(self.prepared.key(middle)) {
-                    to = middle;
-                } else {
-                    from = middle + 1;
-                }
+        self.writes_key_within(ends)
+            || self.prepared.ranges().any(|(lower, upper)| bounds.overlaps(lower, upper))
+    }
+
+    /// Whether it writes a key within bounds, range deletes left aside.
+    pub(crate) fn writes_key_within(&self, ends: KeyRange<'_>) -> bool {
+        let bounds = Bounds(ends);
+        if !self.ascending {
+            return self.prepared.keys().any(|key| bounds.contains(key));
+        }
+        let first = self.first_place(|key| bounds.is_above_lower(key));
+        first < self.prepared.len() && bounds.contains(self.prepared.key(first))
+    }
+
+    /// Where it writes a key, if it does and its keys ascend.
+    pub(crate) fn place_of(&self, key: &[u8]) -> Option<usize> {
+        let at = self.first_place(|written| written >= key);
+        (at < self.prepared.len() && self.prepared.key(at) == key).then_some(at)
+    }
+
+    /// Whether its keys ascend.
+    pub(crate) fn is_ascending(&self) -> bool {
+        self.ascending
+    }
+
+    /// The first place whose key, and thus all after it, passes; for keys that ascend.
+    fn first_place(&self, passes: impl Fn(&[u8]) -> bool) -> usize {
+        let (mut from, mut to) = (0, self.prepared.len());
+        while from < to {
+            let middle = from + (to - from) / 2;
+            if passes(self.prepared.key(middle)) {
+                to = middle;
+            } else {
+                from = middle + 1;
             }
-            from < self.prepared.len() && bounds.contains(self.prepared.key(from))
-        } else {
-            self.prepared.keys().any(|key| bounds.contains(key))
-        };
-        key_within || self.prepared.ranges().any(|(lower, upper)| bounds.overlaps(lower, upper))
+        }
+        from
     }
 }
 

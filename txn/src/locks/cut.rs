@@ -3,12 +3,10 @@
 //! An interval holds the keys between two cuts. The cut after a key is the cut before its successor,
 //! which is the key and a zero byte; so two intervals touch exactly if the upper cut of the one is the
 //! lower cut of the other, however their ends are spelled.
-#![allow(dead_code, reason = "the ordered table will use all of it")]
-
 use std::cmp::Ordering;
 use std::ops::Bound;
 
-use isolith_index::Slice;
+use isolith_index::{KeyRange, Slice};
 
 use crate::read_set::Interval;
 
@@ -41,6 +39,15 @@ impl<'a> CutRef<'a> {
             Bound::Included(key) => After(key),
             Bound::Excluded(key) => Before(key),
             Bound::Unbounded => End,
+        }
+    }
+
+    /// The first key after it; that of the end is after every key, and never asked for.
+    pub(super) fn to_key(self) -> Slice {
+        match self {
+            Before(key) => key.into(),
+            After(key) => [key, &[0]].concat().into(),
+            End => Slice::default(),
         }
     }
 
@@ -155,8 +162,9 @@ impl<'a> Span<'a> {
         Span::new(interval.lower_ref(), interval.upper_ref())
     }
 
-    pub(super) fn is_empty(self) -> bool {
-        self.from >= self.to
+    /// The span of one key.
+    pub(super) fn point(key: &'a [u8]) -> Self {
+        Span { from: Before(key), to: After(key) }
     }
 
     /// Whether some key lies in both.
@@ -164,19 +172,24 @@ impl<'a> Span<'a> {
         self.from < other.to && other.from < self.to
     }
 
-    /// Whether they overlap, or nothing lies between them.
-    pub(super) fn touches(self, other: Span<'_>) -> bool {
-        self.from <= other.to && other.from <= self.to
-    }
-
     /// Whether every key of the other lies in this one.
     pub(super) fn contains(self, other: Span<'_>) -> bool {
         self.from <= other.from && other.to <= self.to
     }
 
-    /// The least span that contains both.
-    pub(super) fn hull(self, other: Span<'a>) -> Span<'a> {
-        Span { from: self.from.min(other.from), to: self.to.max(other.to) }
+    pub(super) fn to_bounds(self) -> KeyRange<'a> {
+        let lower = match self.from {
+            Before(key) => Bound::Included(key),
+            After(key) => Bound::Excluded(key),
+            // Only an empty span begins there.
+            End => Bound::Unbounded,
+        };
+        let upper = match self.to {
+            Before(key) => Bound::Excluded(key),
+            After(key) => Bound::Included(key),
+            End => Bound::Unbounded,
+        };
+        (lower, upper)
     }
 
     pub(super) fn to_interval(self) -> Interval {
@@ -193,6 +206,24 @@ impl<'a> Span<'a> {
             End => Bound::Unbounded,
         };
         Interval { lower, upper }
+    }
+}
+
+/// What the plain double needs.
+#[cfg(all(test, not(loom)))]
+impl<'a> Span<'a> {
+    pub(super) fn is_empty(self) -> bool {
+        self.from >= self.to
+    }
+
+    /// Whether they overlap, or nothing lies between them.
+    pub(super) fn touches(self, other: Span<'_>) -> bool {
+        self.from <= other.to && other.from <= self.to
+    }
+
+    /// The least span that contains both.
+    pub(super) fn hull(self, other: Span<'a>) -> Span<'a> {
+        Span { from: self.from.min(other.from), to: self.to.max(other.to) }
     }
 }
 

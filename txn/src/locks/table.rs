@@ -1,123 +1,168 @@
-//! The lock table's state machine, written for plainness: lists, and a look at all of them.
+//! The lock table's state machine: every question is decided here, under one mutex.
+//!
+//! An owner has a *slot* from its first request until it is released; a keyspace has a *room* while somebody
+//! has something in it. A request that nothing stands in the way of is granted on the spot, without a
+//! look at anybody who waits. All others go through `decide`.
+//!
+//! 1. A slot's held keys are exactly the points at which it has a grant, and a room's stretches are
+//!    looked through for the rest; so a release finds everything without a search.
+//! 2. A point is in its room while somebody holds it or waits for it, and no longer.
+//! 3. Whoever is taken out of a place, as a holder or as a request, is followed by a look at those who
+//!    wait there (`promote_at`). Nothing else can set a waiter free, so no wake-up is lost.
+//! 4. A slot with a request that waits is in exactly one queue: its point's or its room's.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::task::Waker;
 
-use isolith_index::{KeyRange, Prepared};
+use isolith_index::Slice;
 
-use super::cut::Span;
-use super::policy::{DeadlockPolicy, Victim};
+use super::cut::{CutRef, Span};
+use super::policy::DeadlockPolicy;
+use super::room::{Grant, Point, Room, SlotId, Stretch, Wanted};
+use super::spans::Spans;
 use super::{
-    ACTIVE, Effects, Holder, Identity, LockMode, LockStats, LockStep, LockTarget, OVER, Refusal,
-    WOUNDED, Wound,
+    ACTIVE, Age, Effects, Holder, Identity, LockMode, LockStats, LockStep, LockTarget, NO_SLOT,
+    OVER, Refusal, WOUNDED, Wound,
 };
 use crate::read_set::Interval;
 use crate::space::{Space, SpaceId};
 use crate::validate::SpaceWrites;
 
-/// Every owner that holds or waits, or has lost its locks.
+/// A room's place in the table.
+type RoomId = u32;
+
+/// Locks of a wounded owner that are released before the mutex is let go of.
+const RELEASED_BY_WOUND: usize = 64;
+/// Rooms that nobody is in are kept up to this number of rooms.
+const ROOMS_KEPT: usize = 64;
+/// Emptied lists of keys that are kept for reuse, and how long they may be.
+const SPARE_LISTS: usize = 32;
+const SPARE_KEYS: usize = 1024;
+/// Keys up to this length are held in the slice itself.
+const INLINE_KEY_BYTES: usize = 22;
+/// What a locked key takes beside the bytes of a long one: in the map and in its owner's list.
+const POINT_BYTES: usize = 2 * size_of::<Slice>() + size_of::<Point>();
+
+/// Every owner that has or had a lock, and every lock.
 #[derive(Debug, Default)]
 pub(super) struct Table {
-    owners: Vec<Owner>,
-    stats: LockStats,
+    pub(super) slots: Vec<Slot>,
+    free_slots: Vec<SlotId>,
+    pub(super) rooms: Vec<Room>,
+    free_rooms: Vec<RoomId>,
+    room_of: BTreeMap<SpaceId, RoomId>,
+    spare: Vec<Vec<Slice>>,
+    pub(super) searches: u64,
+    pub(super) stats: LockStats,
 }
 
+/// One owner.
 #[derive(Debug)]
-struct Owner {
-    identity: Arc<Identity>,
-    locks: Vec<Lock>,
-    request: Option<Request>,
+pub(super) struct Slot {
+    /// Who; of a free slot, who was.
+    pub(super) identity: Arc<Identity>,
+    held: Vec<Held>,
+    pub(super) request: Option<Box<Request>>,
     wound: Option<Wound>,
-    /// An older owner that waits for this one's commit, and would have its locks if the commit does
-    /// not come about.
-    wanted_by: Option<u64>,
-    /// Keyspaces whose locker count it has raised.
-    spaces: Vec<Arc<Space>>,
+    /// An older owner that would have wounded it has waited for its commit instead.
+    is_wanted: bool,
+    /// The last search for a circle that came by.
+    pub(super) searched: u64,
 }
 
-#[derive(Clone, Debug)]
-struct Lock {
-    space: SpaceId,
-    what: Interval,
-    is_point: bool,
-    mode: LockMode,
-}
-
+/// What an owner has in one keyspace.
 #[derive(Debug)]
-struct Request {
+struct Held {
     space: Arc<Space>,
-    what: Interval,
-    is_point: bool,
+    room: RoomId,
+    keys: Vec<Slice>,
+}
+
+/// A request that could not be granted on the spot.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) room: RoomId,
+    pub(super) wanted: Wanted,
     /// The mode asked for.
     asked: LockMode,
-    /// The mode that it comes to together with what is held.
-    mode: LockMode,
-    is_upgrade: bool,
-    /// Granted, and its owner does not know yet: the locks it held before.
-    before: Option<Vec<Lock>>,
+    /// The mode that it comes to together with what is held at the same key.
+    pub(super) mode: LockMode,
+    /// Its owner holds something there already: it goes ahead of those who do not.
+    pub(super) is_upgrade: bool,
+    is_queued: bool,
+    granted: Option<Before>,
     waker: Option<Waker>,
 }
 
-impl Request {
-    fn is(&self, space: SpaceId, what: &Interval, is_point: bool, asked: LockMode) -> bool {
-        (self.space.id, &self.what, self.is_point, self.asked) == (space, what, is_point, asked)
-    }
+/// What a lock that was handed over, and that its owner does not know of yet, took the place of.
+#[derive(Clone, Copy, Debug)]
+struct Before(Option<LockMode>);
 
-    fn conflicts(&self, space: SpaceId, what: &Interval, mode: LockMode) -> bool {
-        self.space.id == space && !self.mode.is_compatible_with(mode) && overlap(&self.what, what)
-    }
+/// The place of a request in every queue: smaller goes first.
+pub(super) type Place = (bool, (Age, u64));
+
+/// Through what somebody stands in the way.
+pub(super) enum Through<'a> {
+    Key(&'a Slice),
+    Span(Span<'a>),
+    Request(&'a Wanted),
 }
 
-/// Somebody in the way: which owner, and through what.
-struct Blocker {
-    owner: usize,
-    holder: Holder,
-}
-
-fn overlap(a: &Interval, b: &Interval) -> bool {
-    a.overlaps(b.lower_ref(), b.upper_ref())
-}
-
-fn as_interval(what: LockTarget<'_>) -> (Interval, bool) {
-    match what {
-        LockTarget::Key(key) => (Interval::point(key), true),
-        LockTarget::Range(interval) => (interval.clone(), false),
-    }
-}
-
-/// The modes that locks a write needs: of each key, by its place.
-fn mode_of_write(_writes: &Prepared, _at: usize) -> LockMode {
-    LockMode::Exclusive
-}
-
-impl Table {
-    pub(super) fn stats(&self) -> LockStats {
-        let waiting = |owner: &&Owner| owner.request.as_ref().is_some_and(|r| r.before.is_none());
-        LockStats {
-            held: self.owners.iter().map(|owner| owner.locks.len() as u64).sum(),
-            waiting: self.owners.iter().filter(waiting).count() as u64,
-            ..self.stats
+impl Through<'_> {
+    fn to_interval(&self) -> Interval {
+        match self {
+            Through::Key(key) => Interval::point(key),
+            Through::Span(span) => span.to_interval(),
+            Through::Request(wanted) => wanted.to_interval(),
         }
     }
+}
 
-    fn find(&self, serial: u64) -> Option<usize> {
-        self.owners.iter().position(|owner| owner.identity.serial == serial)
+impl Slot {
+    /// Its request, if it waits.
+    pub(super) fn waits_for(&self) -> Option<&Request> {
+        self.request.as_deref().filter(|request| request.granted.is_none())
     }
 
-    fn enter(&mut self, identity: &Arc<Identity>) -> usize {
-        self.find(identity.serial).unwrap_or_else(|| {
-            self.owners.push(Owner {
-                identity: Arc::clone(identity),
-                locks: Vec::new(),
-                request: None,
-                wound: None,
-                wanted_by: None,
-                spaces: Vec::new(),
-            });
-            self.owners.len() - 1
-        })
+    pub(super) fn place(&self, request: &Request) -> Place {
+        (!request.is_upgrade, self.identity.rank())
+    }
+}
+
+impl Request {
+    fn is(&self, space: SpaceId, rooms: &[Room], what: LockTarget<'_>, asked: LockMode) -> bool {
+        self.asked == asked
+            && rooms[self.room as usize].space == space
+            && match (&self.wanted, what) {
+                (Wanted::Key(mine), LockTarget::Key(key)) => &**mine == key,
+                (Wanted::Range(mine), LockTarget::Range(interval)) => mine == interval,
+                _ => false,
+            }
     }
 
+    /// Whether the two cannot both be granted.
+    fn conflicts(&self, other: &Request) -> bool {
+        self.room == other.room
+            && !self.mode.is_compatible_with(other.mode)
+            && self.wanted.overlaps(&other.wanted)
+    }
+}
+
+/// A copy of a key that is cheap to copy again.
+fn hold_key(key: &[u8]) -> Slice {
+    if key.len() <= INLINE_KEY_BYTES { Slice::copy(key) } else { Slice::share(key.into()) }
+}
+
+fn point_bytes(key: &[u8]) -> usize {
+    POINT_BYTES + if key.len() <= INLINE_KEY_BYTES { 0 } else { key.len() }
+}
+
+// ---------------------------------------------------------------- asking
+
+impl Table {
     pub(super) fn lock(
         &mut self,
         identity: &Arc<Identity>,
@@ -130,138 +175,215 @@ impl Table {
         if identity.state() == OVER {
             return LockStep::Refused(Refusal::Wounded { by: identity.age });
         }
-        let (what, is_point) = as_interval(what);
-        if what.is_empty() {
+        if let LockTarget::Range(interval) = what
+            && interval.is_empty()
+        {
             return LockStep::Granted;
         }
         let me = self.enter(identity);
-        if let Some(refusal) = self.lost(me, effects) {
-            return LockStep::Refused(refusal);
+        if std::mem::take(&mut self.slots[me as usize].is_wanted) {
+            self.give_way(me, effects);
         }
-        if let Some(request) = &mut self.owners[me].request {
-            if request.is(space.id, &what, is_point, asked) {
-                if request.before.is_some() {
-                    self.owners[me].request = None;
+        let slot = &mut self.slots[me as usize];
+        if identity.state() == WOUNDED {
+            let lost = Wound::Older { by: identity.age };
+            return LockStep::Refused(slot.wound.clone().unwrap_or(lost).into());
+        }
+        if let Some(request) = &mut slot.request {
+            if request.is(space.id, &self.rooms, what, asked) {
+                if request.granted.is_some() {
+                    self.take_over(me, effects);
                     return LockStep::Granted;
                 }
-                let old = std::mem::replace(&mut request.waker, waker.cloned());
-                effects.drop_later(old);
+                effects.drop_later(std::mem::replace(&mut request.waker, waker.cloned()));
                 return LockStep::Waiting;
             }
-            self.cancel(identity.serial, false, effects);
+            self.withdraw(me, effects);
         }
-        if self.covers(me, space.id, &what, asked) {
-            return LockStep::Granted;
-        }
-        let owner = &mut self.owners[me];
-        if !owner.spaces.iter().any(|known| known.id == space.id) {
-            space.add_locker();
-            owner.spaces.push(Arc::clone(space));
-        }
-        let here = owner.locks.iter().filter(|lock| lock.space == space.id);
-        let same = |lock: &&Lock| is_point && lock.is_point && lock.what == what;
-        let mode = here.clone().find(same).map_or(asked, |lock| lock.mode.join(asked));
-        let is_upgrade = here.clone().any(|lock| overlap(&lock.what, &what));
-        owner.request = Some(Request {
-            space: Arc::clone(space),
-            what,
-            is_point,
-            asked,
-            mode,
-            is_upgrade,
-            before: None,
-            waker: None,
-        });
-        let step = self.decide(me, effects);
-        let me = self.find(identity.serial).expect("who asks is not forgotten");
-        match &step {
-            LockStep::Granted => {
-                self.grant(me);
-                let request = self.owners[me].request.take();
-                effects.drop_later(request.and_then(|request| request.waker));
-            }
-            LockStep::Waiting => {
-                self.stats.waits += 1;
-                if let Some(request) = &mut self.owners[me].request {
-                    request.waker = waker.cloned();
-                }
-            }
-            LockStep::Refused(_) => self.withdraw(me, effects),
+        let at = self.held_in(me, space);
+        let step = match what {
+            LockTarget::Key(key) => self.lock_key(me, at, key, asked, waker, effects),
+            LockTarget::Range(interval) => self.lock_range(me, at, interval, asked, waker, effects),
+        };
+        if let LockStep::Refused(_) = step {
+            self.leave_if_idle(me, at, effects);
         }
         step
     }
 
-    /// Whether the owner has lost its locks, or loses them now because an older one waited for a commit
-    /// that did not come about.
-    fn lost(&mut self, me: usize, effects: &mut Effects) -> Option<Refusal> {
-        if let Some(serial) = self.owners[me].wanted_by.take()
-            && let Some(older) = self.find(serial)
-            && self.owners[older].request.as_ref().is_some_and(|r| r.before.is_none())
-            && self.blockers(older).iter().any(|blocker| blocker.owner == me)
-            && self.owners[me].identity.exchange(ACTIVE, WOUNDED)
-        {
-            let by = self.owners[older].identity.age;
-            self.stats.wounds += 1;
-            self.strip(me, Wound::Older { by }, effects);
+    fn lock_key(
+        &mut self,
+        me: SlotId,
+        at: usize,
+        key: &[u8],
+        asked: LockMode,
+        waker: Option<&Waker>,
+        effects: &mut Effects,
+    ) -> LockStep {
+        let slots = &self.slots;
+        let held = &slots[me as usize].held[at];
+        let room = &mut self.rooms[held.room as usize];
+        let is_live = |slot: SlotId| slots[slot as usize].identity.is_live();
+        let mut is_free = room.waiting_ranges.is_empty();
+        for stretch in &room.stretches {
+            if stretch.slot == me {
+                if stretch.mode.covers(asked) && stretch.spans.holding(key).is_some() {
+                    return LockStep::Granted;
+                }
+            } else if !stretch.mode.is_compatible_with(asked)
+                && stretch.spans.holding(key).is_some()
+                && is_live(stretch.slot)
+            {
+                is_free = false;
+            }
         }
-        let owner = &self.owners[me];
-        (owner.identity.state() == WOUNDED).then(|| match owner.wound.clone() {
-            Some(wound) => wound.into(),
-            None => Refusal::Wounded { by: owner.identity.age },
-        })
+        let mut mode = asked;
+        match room.points.entry(hold_key(key)) {
+            Entry::Vacant(vacant) => {
+                if is_free {
+                    let key = vacant.key().clone();
+                    vacant.insert(Point::held(Grant { slot: me, mode }));
+                    self.holds_now(me, at, key);
+                    return LockStep::Granted;
+                }
+            }
+            Entry::Occupied(mut occupied) => {
+                let point = occupied.get_mut();
+                if let Some(own) = point.mode_of(me) {
+                    if own.covers(asked) {
+                        return LockStep::Granted;
+                    }
+                    mode = own.join(asked);
+                }
+                is_free &= point.waiting().is_empty()
+                    && point.grants().all(|grant| {
+                        grant.slot == me
+                            || grant.mode.is_compatible_with(mode)
+                            || !is_live(grant.slot)
+                    });
+                if is_free {
+                    if point.set(me, mode).is_none() {
+                        let key = occupied.key().clone();
+                        self.holds_now(me, at, key);
+                    }
+                    return LockStep::Granted;
+                }
+            }
+        }
+        self.ask(me, at, Wanted::Key(hold_key(key)), asked, mode, waker, effects)
     }
 
-    /// What is to become of the request that `me` has just made.
-    fn decide(&mut self, me: usize, effects: &mut Effects) -> LockStep {
-        let identity = Arc::clone(&self.owners[me].identity);
+    fn lock_range(
+        &mut self,
+        me: SlotId,
+        at: usize,
+        interval: &Interval,
+        asked: LockMode,
+        waker: Option<&Waker>,
+        effects: &mut Effects,
+    ) -> LockStep {
+        let room = &self.rooms[self.slots[me as usize].held[at].room as usize];
+        let span = Span::of(interval);
+        let mut own = room.stretches.iter().filter(|s| s.slot == me && s.mode.covers(asked));
+        if own.any(|stretch| stretch.spans.contain(span)) {
+            return LockStep::Granted;
+        }
+        let slots = &self.slots;
+        let is_foreign = |slot: SlotId, mode: LockMode| {
+            slot != me && !mode.is_compatible_with(asked) && slots[slot as usize].identity.is_live()
+        };
+        let is_free = room.waiting == 0
+            && room.stretches.iter().all(|stretch| {
+                !is_foreign(stretch.slot, stretch.mode) || stretch.spans.overlapping(span).is_none()
+            })
+            && room
+                .points_within(interval)
+                .all(|(_, point)| point.grants().all(|grant| !is_foreign(grant.slot, grant.mode)));
+        if is_free {
+            self.add_stretch(me, at, interval, asked);
+            return LockStep::Granted;
+        }
+        self.ask(me, at, Wanted::Range(interval.clone()), asked, asked, waker, effects)
+    }
+
+    /// The long way: the request is looked at beside all others, and queued if it has to be.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one request, put together here")]
+    fn ask(
+        &mut self,
+        me: SlotId,
+        at: usize,
+        wanted: Wanted,
+        asked: LockMode,
+        mode: LockMode,
+        waker: Option<&Waker>,
+        effects: &mut Effects,
+    ) -> LockStep {
+        let room = self.slots[me as usize].held[at].room;
+        let is_upgrade = self.rooms[room as usize].holds_any(me, &wanted, |_| true);
+        let request = Request {
+            room,
+            wanted,
+            asked,
+            mode,
+            is_upgrade,
+            is_queued: false,
+            granted: None,
+            waker: None,
+        };
+        self.slots[me as usize].request = Some(Box::new(request));
+        let step = self.decide(me, effects);
+        match step {
+            LockStep::Granted => {
+                if self.slots[me as usize].waits_for().is_some() {
+                    self.grant(me);
+                }
+                self.take_over(me, effects);
+            }
+            LockStep::Waiting => {
+                self.stats.waits += 1;
+                if let Some(request) = &mut self.slots[me as usize].request {
+                    request.waker = waker.cloned();
+                }
+            }
+            LockStep::Refused(_) => self.withdraw_request(me, effects),
+        }
+        step
+    }
+
+    /// What is to become of the request of `me`, which is not queued yet.
+    fn decide(&mut self, me: SlotId, effects: &mut Effects) -> LockStep {
+        let identity = Arc::clone(&self.slots[me as usize].identity);
         loop {
             let blockers = self.blockers(me);
             if blockers.is_empty() {
                 return LockStep::Granted;
             }
-            let holders = |blockers: Vec<Blocker>| blockers.into_iter().map(|b| b.holder).collect();
-            match identity.policy {
-                DeadlockPolicy::WoundWait => {
-                    let mut any = false;
-                    for at in blockers.iter().map(|blocker| blocker.owner) {
-                        let other = Arc::clone(&self.owners[at].identity);
-                        if !identity.is_older_than(&other) {
-                            continue;
-                        }
-                        if other.exchange(ACTIVE, WOUNDED) {
-                            self.stats.wounds += 1;
-                            self.strip(at, Wound::Older { by: identity.age }, effects);
-                            any = true;
-                        } else if other.is_live() {
-                            self.want(at, me);
-                        }
-                    }
-                    if any {
-                        continue;
-                    }
-                }
+            let blocking = |at: &SlotId| &self.slots[*at as usize].identity;
+            let is_refused = match identity.policy {
+                DeadlockPolicy::NoWait => true,
                 DeadlockPolicy::WaitDie => {
-                    let older =
-                        |b: &Blocker| self.owners[b.owner].identity.is_older_than(&identity);
-                    if blockers.iter().any(older) {
-                        self.stats.refusals += 1;
-                        return LockStep::Refused(Refusal::Refused { holders: holders(blockers) });
-                    }
+                    blockers.iter().any(|at| blocking(at).is_older_than(&identity))
                 }
-                DeadlockPolicy::NoWait => {
-                    self.stats.refusals += 1;
-                    return LockStep::Refused(Refusal::Refused { holders: holders(blockers) });
-                }
-                DeadlockPolicy::Detect(_) => {}
+                DeadlockPolicy::WoundWait | DeadlockPolicy::Detect(_) => false,
+            };
+            if is_refused {
+                self.stats.refusals += 1;
+                let holders = self.holders(me);
+                return LockStep::Refused(Refusal::Refused { holders });
+            }
+            // From here on others see it: those who go behind it wait for it now.
+            self.enqueue(me);
+            if identity.policy == DeadlockPolicy::WoundWait && self.wound(me, &blockers, effects) {
+                continue;
             }
             let Some(circle) = self.circle(me) else { return LockStep::Waiting };
             self.stats.deadlocks += 1;
             let victim = self.victim(&circle, identity.policy);
-            let cycle = circle.into_iter().map(|link| link.holder).collect();
+            let cycle = self.links(&circle);
             match victim {
-                Some(at) if at != me => {
-                    if self.owners[at].identity.exchange(ACTIVE, WOUNDED) {
-                        self.strip(at, Wound::Deadlock { cycle }, effects);
+                Some(victim) if victim != me => {
+                    if self.slots[victim as usize].identity.exchange(ACTIVE, WOUNDED) {
+                        self.strip(victim, Wound::Deadlock { cycle }, effects);
                     }
                 }
                 _ => return LockStep::Refused(Refusal::Deadlock { cycle }),
@@ -269,245 +391,683 @@ impl Table {
         }
     }
 
-    fn want(&mut self, at: usize, me: usize) {
-        let older = self.owners[at].wanted_by.and_then(|serial| self.find(serial));
-        let mine = self.owners[me].identity.rank();
-        if older.is_none_or(|older| mine < self.owners[older].identity.rank()) {
-            self.owners[at].wanted_by = Some(self.owners[me].identity.serial);
-        }
-    }
-
-    fn victim(&self, circle: &[Blocker], policy: DeadlockPolicy) -> Option<usize> {
-        let active =
-            circle.iter().map(|l| l.owner).filter(|&at| self.owners[at].identity.state() == ACTIVE);
-        let rank = |at: &usize| self.owners[*at].identity.rank();
-        match policy {
-            DeadlockPolicy::Detect(Victim::FewestLocks) => {
-                active.min_by_key(|at| (self.owners[*at].locks.len(), std::cmp::Reverse(rank(at))))
+    /// Wounds those of the blockers that are younger and still active. Whether there were any.
+    fn wound(&mut self, me: SlotId, blockers: &[SlotId], effects: &mut Effects) -> bool {
+        let identity = Arc::clone(&self.slots[me as usize].identity);
+        let mut any = false;
+        for &at in blockers {
+            let other = Arc::clone(&self.slots[at as usize].identity);
+            if !identity.is_older_than(&other) {
+                continue;
             }
-            _ => active.max_by_key(rank),
+            if other.exchange(ACTIVE, WOUNDED) {
+                self.stats.wounds += 1;
+                self.strip(at, Wound::Older { by: identity.age }, effects);
+                any = true;
+            } else if other.is_live() {
+                self.slots[at as usize].is_wanted = true;
+            }
+        }
+        any
+    }
+
+    /// An older owner waited for a commit of `me` that did not come about: if it still waits, it has the
+    /// locks now.
+    fn give_way(&mut self, me: SlotId, effects: &mut Effects) {
+        let identity = Arc::clone(&self.slots[me as usize].identity);
+        let waits = |at: &SlotId| {
+            let slot = &self.slots[*at as usize];
+            slot.identity.policy == DeadlockPolicy::WoundWait
+                && slot.identity.is_older_than(&identity)
+                && slot.waits_for().is_some()
+                && self.blockers(*at).contains(&me)
+        };
+        let older = (0..self.slots.len() as SlotId).filter(waits);
+        let by = older.map(|at| self.slots[at as usize].identity.rank()).min();
+        if let Some((by, _)) = by
+            && identity.exchange(ACTIVE, WOUNDED)
+        {
+            self.stats.wounds += 1;
+            self.strip(me, Wound::Older { by }, effects);
+        }
+    }
+}
+
+// ---------------------------------------------------------------- who stands in whose way
+
+impl Table {
+    /// Goes through what stands in the way of the request of `me`; the same owner may come twice. True
+    /// in `skipped` afterwards: a request ahead did not count because it waits for `me`.
+    pub(super) fn visit_blockers(
+        &self,
+        me: SlotId,
+        skipped: &mut bool,
+        mut visit: impl FnMut(SlotId, LockMode, Through<'_>) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        let mine = &self.slots[me as usize];
+        let Some(request) = mine.waits_for() else { return ControlFlow::Continue(()) };
+        let room = &self.rooms[request.room as usize];
+        let counts = |slot: SlotId, mode: LockMode| {
+            slot != me
+                && !mode.is_compatible_with(request.mode)
+                && self.slots[slot as usize].identity.is_live()
+        };
+        let span = request.wanted.span();
+        for stretch in &room.stretches {
+            if counts(stretch.slot, stretch.mode)
+                && let Some(span) = stretch.spans.overlapping(span)
+            {
+                visit(stretch.slot, stretch.mode, Through::Span(span))?;
+            }
+        }
+        let mut look_at_point = |key: &Slice, point: &Point| {
+            for grant in point.grants().filter(|grant| counts(grant.slot, grant.mode)) {
+                visit(grant.slot, grant.mode, Through::Key(key))?;
+            }
+            point
+                .waiting()
+                .iter()
+                .try_for_each(|&other| self.visit_if_ahead(me, request, other, skipped, &mut visit))
+        };
+        match &request.wanted {
+            Wanted::Key(key) => {
+                if let Some(point) = room.points.get(key) {
+                    look_at_point(key, point)?;
+                }
+            }
+            Wanted::Range(interval) => {
+                room.points_within(interval)
+                    .try_for_each(|(key, point)| look_at_point(key, point))?;
+            }
+        }
+        room.waiting_ranges
+            .iter()
+            .try_for_each(|&other| self.visit_if_ahead(me, request, other, skipped, &mut visit))
+    }
+
+    fn visit_if_ahead(
+        &self,
+        me: SlotId,
+        request: &Request,
+        other: SlotId,
+        skipped: &mut bool,
+        visit: &mut impl FnMut(SlotId, LockMode, Through<'_>) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        let (mine, theirs) = (&self.slots[me as usize], &self.slots[other as usize]);
+        if other == me || !theirs.identity.is_live() {
+            return ControlFlow::Continue(());
+        }
+        let Some(ahead) = theirs.waits_for() else { return ControlFlow::Continue(()) };
+        if theirs.place(ahead) >= mine.place(request) || !ahead.conflicts(request) {
+            return ControlFlow::Continue(());
+        }
+        let conflicts = |mode: LockMode| !mode.is_compatible_with(ahead.mode);
+        if self.rooms[request.room as usize].holds_any(me, &ahead.wanted, conflicts) {
+            *skipped = true;
+            return ControlFlow::Continue(());
+        }
+        visit(other, ahead.mode, Through::Request(&ahead.wanted))
+    }
+
+    fn is_blocked(&self, me: SlotId) -> bool {
+        self.visit_blockers(me, &mut false, |_, _, _| ControlFlow::Break(())).is_break()
+    }
+
+    /// Who stands in the way of the request of `me`, youngest first; none if it does not wait.
+    pub(super) fn blockers(&self, me: SlotId) -> Vec<SlotId> {
+        self.blockers_and_skips(me).0
+    }
+
+    pub(super) fn blockers_and_skips(&self, me: SlotId) -> (Vec<SlotId>, bool) {
+        let (mut blockers, mut skipped) = (Vec::new(), false);
+        let _ = self.visit_blockers(me, &mut skipped, |at, _, _| {
+            blockers.push(at);
+            ControlFlow::Continue(())
+        });
+        blockers.sort_by_key(|at| std::cmp::Reverse(self.slots[*at as usize].identity.rank()));
+        blockers.dedup();
+        (blockers, skipped)
+    }
+
+    /// What stands in the way of the request of `me`, one lock of each owner, oldest first.
+    fn holders(&self, me: SlotId) -> Vec<Holder> {
+        let mut holders: Vec<(SlotId, Holder)> = Vec::new();
+        let Some(request) = self.slots[me as usize].waits_for() else { return Vec::new() };
+        let space = self.rooms[request.room as usize].space;
+        let _ = self.visit_blockers(me, &mut false, |at, mode, through| {
+            if holders.last().is_none_or(|(last, _)| *last != at) {
+                let age = self.slots[at as usize].identity.age;
+                holders.push((at, Holder { age, mode, space, what: through.to_interval() }));
+            }
+            ControlFlow::Continue(())
+        });
+        holders.sort_by_key(|(at, _)| self.slots[*at as usize].identity.rank());
+        holders.dedup_by_key(|(at, _)| *at);
+        holders.into_iter().map(|(_, holder)| holder).collect()
+    }
+
+    /// Through what `other` stands in the way of `me`.
+    pub(super) fn link(&self, me: SlotId, other: SlotId) -> Option<Holder> {
+        let request = self.slots[me as usize].waits_for()?;
+        let space = self.rooms[request.room as usize].space;
+        let mut found = None;
+        let _ = self.visit_blockers(me, &mut false, |at, mode, through| {
+            if at != other {
+                return ControlFlow::Continue(());
+            }
+            let age = self.slots[at as usize].identity.age;
+            found = Some(Holder { age, mode, space, what: through.to_interval() });
+            ControlFlow::Break(())
+        });
+        found
+    }
+}
+
+// ---------------------------------------------------------------- queues and hand-over
+
+impl Table {
+    fn enqueue(&mut self, me: SlotId) {
+        let Some(request) = &mut self.slots[me as usize].request else { return };
+        if std::mem::replace(&mut request.is_queued, true) {
+            return;
+        }
+        let room = &mut self.rooms[request.room as usize];
+        room.waiting += 1;
+        self.stats.waiting += 1;
+        match &request.wanted {
+            Wanted::Key(key) => {
+                room.points.entry(key.clone()).or_default().waiting_mut().push(me);
+            }
+            Wanted::Range(_) => room.waiting_ranges.push(me),
         }
     }
 
-    /// A circle of waiting through `me`: each link is in the way of the owner of the one before.
-    fn circle(&self, me: usize) -> Option<Vec<Blocker>> {
-        fn walk(
-            table: &Table,
-            me: usize,
-            at: usize,
-            seen: &mut Vec<usize>,
-        ) -> Option<Vec<Blocker>> {
-            for blocker in table.blockers(at) {
-                if blocker.owner == me {
-                    return Some(vec![blocker]);
-                }
-                if !seen.contains(&blocker.owner) {
-                    seen.push(blocker.owner);
-                    if let Some(mut rest) = walk(table, me, blocker.owner, seen) {
-                        rest.insert(0, blocker);
-                        return Some(rest);
+    fn dequeue(&mut self, me: SlotId) {
+        let Some(request) = &mut self.slots[me as usize].request else { return };
+        if !std::mem::take(&mut request.is_queued) {
+            return;
+        }
+        let room = &mut self.rooms[request.room as usize];
+        room.waiting -= 1;
+        self.stats.waiting -= 1;
+        match &request.wanted {
+            Wanted::Key(key) => {
+                if let Some(point) = room.points.get_mut(key) {
+                    point.waiting_mut().retain(|at| *at != me);
+                    if point.is_idle() {
+                        room.points.remove(key);
                     }
                 }
             }
-            None
+            Wanted::Range(_) => room.waiting_ranges.retain(|at| *at != me),
         }
-        walk(self, me, me, &mut Vec::new())
     }
 
-    /// Who stands in the way of the request of `me`, oldest first; none if it does not wait.
-    fn blockers(&self, me: usize) -> Vec<Blocker> {
-        let mine = &self.owners[me];
-        let Some(request) = mine.request.as_ref().filter(|request| request.before.is_none()) else {
-            return Vec::new();
+    /// The lock that `me` waits for is its own from now on, to be taken or given back.
+    fn grant(&mut self, me: SlotId) {
+        // The point must not go meanwhile: the lock first, then the queue.
+        let slot = &mut self.slots[me as usize];
+        let Some(request) = &mut slot.request else { return };
+        let room_id = request.room;
+        let room = &mut self.rooms[room_id as usize];
+        self.stats.held += 1;
+        match &request.wanted {
+            Wanted::Key(key) => {
+                let before = room.points.entry(key.clone()).or_default().set(me, request.mode);
+                request.granted = Some(Before(before));
+                if before.is_some() {
+                    self.stats.held -= 1;
+                } else {
+                    slot.identity.account(1, point_bytes(key) as isize);
+                    let held = slot.held.iter_mut().find(|held| held.room == room_id);
+                    if let Some(held) = held {
+                        held.keys.push(key.clone());
+                    }
+                }
+            }
+            Wanted::Range(interval) => {
+                let mut spans = Spans::default();
+                spans.add(Span::of(interval));
+                slot.identity.account(1, spans.bytes() as isize);
+                request.granted = Some(Before(None));
+                room.stretches.push(Stretch {
+                    slot: me,
+                    mode: request.mode,
+                    is_untaken: true,
+                    spans,
+                });
+            }
+        }
+        self.dequeue(me);
+    }
+
+    /// The owner learns that its request was granted.
+    fn take_over(&mut self, me: SlotId, effects: &mut Effects) {
+        let Some(request) = self.slots[me as usize].request.take() else { return };
+        if let Wanted::Range(interval) = &request.wanted {
+            self.take_untaken(me, request.room);
+            let held = &self.slots[me as usize].held;
+            if let Some(at) = held.iter().position(|held| held.room == request.room) {
+                self.add_stretch(me, at, interval, request.mode);
+            }
+        }
+        effects.drop_later(request.waker);
+    }
+
+    /// Takes out the interval that was handed over.
+    fn take_untaken(&mut self, me: SlotId, room: RoomId) {
+        let stretches = &mut self.rooms[room as usize].stretches;
+        if let Some(at) = stretches.iter().position(|s| s.slot == me && s.is_untaken) {
+            let stretch = stretches.swap_remove(at);
+            self.stats.held -= 1;
+            self.slots[me as usize].identity.account(-1, -(stretch.spans.bytes() as isize));
+        }
+    }
+
+    /// Grants whatever nothing stands in the way of any more among those who wait there, first in the
+    /// queue first.
+    fn promote_at(&mut self, room: RoomId, wanted: &Wanted, effects: &mut Effects) {
+        let place = &self.rooms[room as usize];
+        if place.waiting == 0 {
+            return;
+        }
+        let mut candidates: Vec<SlotId> = match wanted {
+            Wanted::Key(key) => {
+                place.points.get(key).map_or(Vec::new(), |point| point.waiting().to_vec())
+            }
+            Wanted::Range(interval) => {
+                let points = place.points_within(interval);
+                points.flat_map(|(_, point)| point.waiting()).copied().collect()
+            }
         };
-        let order = |owner: &Owner, request: &Request| (!request.is_upgrade, owner.identity.rank());
-        let mut blockers = Vec::new();
-        for (at, other) in self.owners.iter().enumerate() {
-            if at == me || !other.identity.is_live() {
-                continue;
-            }
-            let space = request.space.id;
-            let held = other
-                .locks
-                .iter()
-                .find(|lock| lock.space == space && request.conflicts(space, &lock.what, lock.mode))
-                .map(|lock| (lock.mode, lock.what.clone()));
-            let asked = other.request.as_ref().filter(|theirs| {
-                theirs.before.is_none()
-                    && theirs.conflicts(space, &request.what, request.mode)
-                    && order(other, theirs) < order(mine, request)
-                    && !mine.locks.iter().any(|l| theirs.conflicts(l.space, &l.what, l.mode))
-            });
-            if let Some((mode, what)) = held.or(asked.map(|r| (r.mode, r.what.clone()))) {
-                let holder = Holder { age: other.identity.age, mode, space, what };
-                blockers.push(Blocker { owner: at, holder });
-            }
-        }
-        blockers.sort_by_key(|blocker| self.owners[blocker.owner].identity.rank());
-        blockers
-    }
-
-    fn covers(&self, me: usize, space: SpaceId, what: &Interval, asked: LockMode) -> bool {
-        self.owners[me].locks.iter().any(|lock| {
-            lock.space == space
-                && lock.mode.covers(asked)
-                && Span::of(&lock.what).contains(Span::of(what))
-        })
-    }
-
-    /// Puts the lock that `me` asks for among its locks.
-    fn grant(&mut self, me: usize) {
-        let owner = &mut self.owners[me];
-        let Some(request) = &owner.request else { return };
-        let (space, mode) = (request.space.id, request.mode);
-        let mut lock = Lock { space, what: request.what.clone(), is_point: request.is_point, mode };
-        if lock.is_point {
-            owner
-                .locks
-                .retain(|held| !(held.is_point && held.space == space && held.what == lock.what));
-        } else {
-            while let Some(at) = owner.locks.iter().position(|held| {
-                !held.is_point
-                    && held.space == space
-                    && held.mode == mode
-                    && Span::of(&held.what).touches(Span::of(&lock.what))
-            }) {
-                let held = owner.locks.swap_remove(at).what;
-                lock.what = Span::of(&held).hull(Span::of(&lock.what)).to_interval();
-            }
-        }
-        owner.locks.push(lock);
-    }
-
-    /// Grants every request that nothing stands in the way of any more, first in the queue first.
-    fn promote(&mut self, effects: &mut Effects) {
-        let mut waiting: Vec<_> = (0..self.owners.len())
-            .filter(|&at| self.owners[at].request.as_ref().is_some_and(|r| r.before.is_none()))
-            .collect();
-        waiting.sort_by_key(|&at| {
-            let owner = &self.owners[at];
-            (owner.request.as_ref().is_some_and(|r| !r.is_upgrade), owner.identity.rank())
+        candidates.extend(place.waiting_ranges.iter().filter(|&&at| {
+            let request = self.slots[at as usize].waits_for();
+            request.is_some_and(|request| request.wanted.overlaps(wanted))
+        }));
+        candidates.sort_by_key(|&at| {
+            let slot = &self.slots[at as usize];
+            slot.waits_for().map(|request| slot.place(request))
         });
-        for at in waiting {
-            if self.blockers(at).is_empty() {
-                let before = self.owners[at].locks.clone();
+        for at in candidates {
+            if self.slots[at as usize].waits_for().is_some() && !self.is_blocked(at) {
                 self.grant(at);
-                if let Some(request) = &mut self.owners[at].request {
-                    request.before = Some(before);
+                if let Some(request) = &mut self.slots[at as usize].request {
                     effects.wake(request.waker.take());
                 }
             }
         }
     }
 
-    /// Takes the request of `me` out of the queue.
-    fn withdraw(&mut self, me: usize, effects: &mut Effects) {
-        if let Some(request) = self.owners[me].request.take() {
-            if let Some(before) = request.before {
-                self.owners[me].locks = before;
-            }
-            effects.drop_later(request.waker);
+    /// Takes the request of `me` back, and what it was handed.
+    fn withdraw(&mut self, me: SlotId, effects: &mut Effects) {
+        let Some(room) = self.slots[me as usize].request.as_ref().map(|request| request.room)
+        else {
+            return;
+        };
+        self.withdraw_request(me, effects);
+        let held = &self.slots[me as usize].held;
+        if let Some(at) = held.iter().position(|held| held.room == room) {
+            self.leave_if_idle(me, at, effects);
         }
-        self.leave_spaces(me);
-        self.promote(effects);
     }
 
-    fn leave_spaces(&mut self, me: usize) {
-        let owner = &mut self.owners[me];
-        let (locks, request) = (&owner.locks, &owner.request);
-        owner.spaces.retain(|space| {
-            let stays = locks.iter().any(|lock| lock.space == space.id)
-                || request.as_ref().is_some_and(|request| request.space.id == space.id);
-            if !stays {
-                space.remove_locker();
-            }
-            stays
-        });
+    fn withdraw_request(&mut self, me: SlotId, effects: &mut Effects) {
+        self.dequeue(me);
+        let Some(request) = self.slots[me as usize].request.take() else { return };
+        match (&request.granted, &request.wanted) {
+            (None, _) => {}
+            (Some(Before(before)), Wanted::Key(key)) => self.set_back(me, &request, key, *before),
+            (Some(_), Wanted::Range(_)) => self.take_untaken(me, request.room),
+        }
+        self.promote_at(request.room, &request.wanted, effects);
+        effects.drop_later(request.waker);
     }
 
-    /// Takes everything from an owner that was made Wounded.
-    fn strip(&mut self, at: usize, wound: Wound, effects: &mut Effects) {
-        let owner = &mut self.owners[at];
-        owner.wound = Some(wound);
-        owner.locks.clear();
-        if let Some(request) = owner.request.take() {
-            effects.wake(request.waker);
+    /// Holds a key as it did before it was handed a stronger lock.
+    fn set_back(&mut self, me: SlotId, request: &Request, key: &Slice, before: Option<LockMode>) {
+        let points = &mut self.rooms[request.room as usize].points;
+        let Some(point) = points.get_mut(key) else { return };
+        if let Some(mode) = before {
+            point.set(me, mode);
+            return;
         }
-        self.leave_spaces(at);
-        self.promote(effects);
+        point.clear(me);
+        if point.is_idle() {
+            points.remove(key);
+        }
+        self.stats.held -= 1;
+        let slot = &mut self.slots[me as usize];
+        slot.identity.account(-1, -(point_bytes(key) as isize));
+        if let Some(held) = slot.held.iter_mut().find(|held| held.room == request.room) {
+            let last = held.keys.pop();
+            debug_assert_eq!(last.as_ref(), Some(key), "nothing is locked over a lock not taken");
+        }
     }
 
     pub(super) fn cancel(
         &mut self,
-        serial: u64,
+        identity: &Identity,
         timed_out: bool,
         effects: &mut Effects,
     ) -> Vec<Holder> {
-        let Some(me) = self.find(serial) else { return Vec::new() };
-        let holders = self.blockers(me).into_iter().map(|blocker| blocker.holder).collect();
-        if timed_out && self.owners[me].request.is_some() {
-            self.stats.timeouts += 1;
+        let me = identity.slot();
+        if me == NO_SLOT || self.slots[me as usize].request.is_none() {
+            return Vec::new();
         }
+        let holders = self.holders(me);
+        self.stats.timeouts += u64::from(timed_out);
         self.withdraw(me, effects);
         holders
     }
+}
 
-    /// Takes the locks of an owner out; whether some are left. `forget`: the owner is over.
+// ---------------------------------------------------------------- coming, holding and going
+
+impl Table {
+    fn enter(&mut self, identity: &Arc<Identity>) -> SlotId {
+        let slot = identity.slot();
+        if slot != NO_SLOT {
+            return slot;
+        }
+        let slot = match self.free_slots.pop() {
+            Some(free) => {
+                self.slots[free as usize].identity = Arc::clone(identity);
+                free
+            }
+            None => {
+                self.slots.push(Slot {
+                    identity: Arc::clone(identity),
+                    held: Vec::new(),
+                    request: None,
+                    wound: None,
+                    is_wanted: false,
+                    searched: 0,
+                });
+                (self.slots.len() - 1) as SlotId
+            }
+        };
+        identity.set_slot(slot);
+        slot
+    }
+
+    /// Where the slot's list has the keyspace.
+    fn held_in(&mut self, me: SlotId, space: &Arc<Space>) -> usize {
+        let held = &self.slots[me as usize].held;
+        if let Some(at) = held.iter().rposition(|held| held.space.id == space.id) {
+            return at;
+        }
+        let room = self.room_for(space.id);
+        self.rooms[room as usize].users += 1;
+        space.add_locker();
+        let keys = self.spare.pop().unwrap_or_default();
+        let held = &mut self.slots[me as usize].held;
+        held.push(Held { space: Arc::clone(space), room, keys });
+        held.len() - 1
+    }
+
+    fn room_for(&mut self, space: SpaceId) -> RoomId {
+        if let Some(room) = self.room_of.get(&space) {
+            return *room;
+        }
+        let room = match self.free_rooms.pop() {
+            Some(free) => {
+                self.rooms[free as usize].space = space;
+                free
+            }
+            None => {
+                self.rooms.push(Room::new(space));
+                (self.rooms.len() - 1) as RoomId
+            }
+        };
+        self.room_of.insert(space, room);
+        room
+    }
+
+    fn holds_now(&mut self, me: SlotId, at: usize, key: Slice) {
+        let slot = &mut self.slots[me as usize];
+        slot.identity.account(1, point_bytes(&key) as isize);
+        slot.held[at].keys.push(key);
+        self.stats.held += 1;
+    }
+
+    fn add_stretch(&mut self, me: SlotId, at: usize, interval: &Interval, mode: LockMode) {
+        let slot = &self.slots[me as usize];
+        let stretches = &mut self.rooms[slot.held[at].room as usize].stretches;
+        let own = stretches.iter().position(|s| s.slot == me && s.mode == mode && !s.is_untaken);
+        let own = own.unwrap_or_else(|| {
+            stretches.push(Stretch { slot: me, mode, is_untaken: false, spans: Spans::default() });
+            stretches.len() - 1
+        });
+        let spans = &mut stretches[own].spans;
+        let (count, bytes) = (spans.len() as isize, spans.bytes() as isize);
+        spans.add(Span::of(interval));
+        let more = spans.len() as isize - count;
+        slot.identity.account(more, spans.bytes() as isize - bytes);
+        self.stats.held = self.stats.held.wrapping_add_signed(more as i64);
+    }
+
+    /// Takes everything from an owner that was just wounded; what is too much for one hold of the mutex is
+    /// left to the effects.
+    fn strip(&mut self, at: SlotId, wound: Wound, effects: &mut Effects) {
+        let slot = &mut self.slots[at as usize];
+        slot.wound = Some(wound);
+        self.end_request(at, effects, Effects::wake);
+        if self.release_some(at, RELEASED_BY_WOUND, effects) {
+            effects.stripped.push(Arc::clone(&self.slots[at as usize].identity));
+        }
+    }
+
+    /// Takes the request of an owner that is not live any more out of its queue. A lock that it was
+    /// handed stays, for the release.
+    fn end_request(
+        &mut self,
+        at: SlotId,
+        effects: &mut Effects,
+        waker_goes: fn(&mut Effects, Option<Waker>),
+    ) {
+        self.dequeue(at);
+        if let Some(request) = self.slots[at as usize].request.take() {
+            self.promote_at(request.room, &request.wanted, effects);
+            waker_goes(effects, request.waker);
+        }
+    }
+
+    /// Takes locks of an owner that is not live any more out of the table; whether some are left.
+    /// `forget`: the owner is over, and has its slot no longer once all are out.
     pub(super) fn release(
         &mut self,
-        serial: u64,
-        _at_once: usize,
+        identity: &Identity,
+        at_once: usize,
         forget: bool,
         effects: &mut Effects,
     ) -> bool {
-        let Some(me) = self.find(serial) else { return false };
-        let owner = &mut self.owners[me];
-        owner.locks.clear();
-        if let Some(request) = owner.request.take() {
-            effects.drop_later(request.waker);
+        let me = identity.slot();
+        if me == NO_SLOT {
+            return false;
         }
-        self.leave_spaces(me);
         if forget {
-            self.owners.swap_remove(me);
+            self.end_request(me, effects, Effects::drop_later);
         }
-        self.promote(effects);
+        if self.release_some(me, at_once, effects) {
+            return true;
+        }
+        if forget {
+            let slot = &mut self.slots[me as usize];
+            (slot.wound, slot.is_wanted) = (None, false);
+            identity.set_slot(NO_SLOT);
+            self.free_slots.push(me);
+        }
         false
     }
 
-    pub(super) fn stands_in_the_way(&self, own: Option<u64>, writes: &[SpaceWrites]) -> bool {
-        let others = self
-            .owners
-            .iter()
-            .filter(|owner| Some(owner.identity.serial) != own && owner.identity.is_live());
-        others.flat_map(|owner| &owner.locks).any(|lock| {
-            writes.iter().filter(|share| share.space.id == lock.space).any(|share| {
-                let prepared = &share.prepared;
-                let key = (0..prepared.len()).any(|at| {
-                    !mode_of_write(prepared, at).is_compatible_with(lock.mode)
-                        && lock.what.contains(prepared.key(at))
-                });
-                let within = |(lower, upper): KeyRange<'_>| lock.what.overlaps(lower, upper);
-                key || prepared.ranges().any(within)
-            })
+    fn release_some(&mut self, me: SlotId, at_once: usize, effects: &mut Effects) -> bool {
+        let mut left = at_once;
+        while let Some(held) = self.slots[me as usize].held.last_mut() {
+            let room = held.room;
+            while let Some(key) = held_key(&mut self.slots, me) {
+                self.release_key(me, room, key, effects);
+                left -= 1;
+                if left == 0 {
+                    return true;
+                }
+            }
+            while let Some(at) =
+                self.rooms[room as usize].stretches.iter().position(|s| s.slot == me)
+            {
+                let place = &mut self.rooms[room as usize];
+                let Some((first, to)) = place.stretches[at].spans.pop() else {
+                    place.stretches.swap_remove(at);
+                    continue;
+                };
+                self.stats.held -= 1;
+                if place.waiting > 0 {
+                    let from = CutRef::Before(&first);
+                    let span = Span { from, to: to.as_ref() };
+                    self.promote_at(room, &Wanted::Range(span.to_interval()), effects);
+                }
+                left -= 1;
+                if left == 0 {
+                    return true;
+                }
+            }
+            if let Some(held) = self.slots[me as usize].held.pop() {
+                self.leave(held, effects);
+            }
+        }
+        self.slots[me as usize].identity.account_nothing();
+        false
+    }
+
+    fn release_key(&mut self, me: SlotId, room: RoomId, key: Slice, effects: &mut Effects) {
+        self.stats.held -= 1;
+        let place = &mut self.rooms[room as usize];
+        let wanted = (place.waiting > 0).then(|| Wanted::Key(key.clone()));
+        if let Entry::Occupied(mut point) = place.points.entry(key) {
+            point.get_mut().clear(me);
+            if point.get().is_idle() {
+                point.remove();
+            }
+        }
+        if let Some(wanted) = wanted {
+            self.promote_at(room, &wanted, effects);
+        }
+    }
+
+    fn leave_if_idle(&mut self, me: SlotId, at: usize, effects: &mut Effects) {
+        let slot = &mut self.slots[me as usize];
+        let held = &slot.held[at];
+        let stretches = &self.rooms[held.room as usize].stretches;
+        if held.keys.is_empty() && !stretches.iter().any(|stretch| stretch.slot == me) {
+            let held = slot.held.swap_remove(at);
+            self.leave(held, effects);
+        }
+    }
+
+    /// An owner's last lock in a keyspace is out.
+    fn leave(&mut self, held: Held, effects: &mut Effects) {
+        held.space.remove_locker();
+        if Arc::strong_count(&held.space) == 1 {
+            // The keyspace goes with it: not under the mutex.
+            effects.spaces.push(held.space);
+        }
+        if self.spare.len() < SPARE_LISTS && (1..=SPARE_KEYS).contains(&held.keys.capacity()) {
+            self.spare.push(held.keys);
+        }
+        let room = &mut self.rooms[held.room as usize];
+        room.users -= 1;
+        if room.users == 0 && self.room_of.len() > ROOMS_KEPT {
+            self.room_of.remove(&room.space);
+            self.free_rooms.push(held.room);
+        }
+    }
+}
+
+/// The last key that the slot holds in the last of its keyspaces, taken out of its list.
+fn held_key(slots: &mut [Slot], me: SlotId) -> Option<Slice> {
+    slots[me as usize].held.last_mut()?.keys.pop()
+}
+
+// ---------------------------------------------------------------- looking
+
+impl Table {
+    pub(super) fn stats(&self) -> LockStats {
+        self.stats
+    }
+
+    pub(super) fn stands_in_the_way(&self, own: Option<&Identity>, writes: &[SpaceWrites]) -> bool {
+        let own = own.map_or(NO_SLOT, Identity::slot);
+        let counts = |at: SlotId| at != own && self.slots[at as usize].identity.is_live();
+        writes.iter().filter(|share| share.space.has_lockers()).any(|share| {
+            let room = self.room_of.get(&share.space.id);
+            room.is_some_and(|room| self.rooms[*room as usize].stands_in_the_way(share, counts))
         })
     }
 
-    pub(super) fn holds(&self, serial: u64, space: SpaceId, key: &[u8]) -> Option<LockMode> {
-        let owner = &self.owners[self.find(serial)?];
-        let here = owner.locks.iter().filter(|l| l.space == space && l.what.contains(key));
-        here.map(|lock| lock.mode).reduce(LockMode::join)
+    pub(super) fn holds(
+        &self,
+        identity: &Identity,
+        space: SpaceId,
+        key: &[u8],
+    ) -> Option<LockMode> {
+        let me = identity.slot();
+        let room = &self.rooms[*self.room_of.get(&space)? as usize];
+        let own = room.stretches.iter().filter(|s| s.slot == me && s.spans.holding(key).is_some());
+        let point = room.points.get(key).and_then(|point| point.mode_of(me));
+        own.map(|stretch| stretch.mode).chain(point).reduce(LockMode::join)
     }
 
-    pub(super) fn wound_of(&self, serial: u64) -> Option<Wound> {
-        self.owners[self.find(serial)?].wound.clone()
+    pub(super) fn wound_of(&self, identity: &Identity) -> Option<Wound> {
+        let me = identity.slot();
+        (me != NO_SLOT).then(|| self.slots[me as usize].wound.clone())?
     }
+}
 
-    pub(super) fn bytes_of(&self, serial: u64) -> usize {
-        let Some(at) = self.find(serial) else { return 0 };
-        self.owners[at].locks.iter().map(|l| size_of::<Lock>() + l.what.bytes()).sum()
-    }
-
-    pub(super) fn count_of(&self, serial: u64) -> usize {
-        self.find(serial).map_or(0, |at| self.owners[at].locks.len())
+#[cfg(all(test, not(loom)))]
+impl Table {
+    /// The head comment's promises, and the sums, looked at one by one.
+    pub(super) fn check(&self) {
+        let (mut held, mut waiting) = (0, 0);
+        for (at, slot) in self.slots.iter().enumerate() {
+            let me = at as SlotId;
+            if self.free_slots.contains(&me) {
+                assert!(slot.held.is_empty() && slot.request.is_none() && slot.wound.is_none());
+                continue;
+            }
+            let (mut locks, mut bytes) = (0, 0);
+            for place in &slot.held {
+                let room = &self.rooms[place.room as usize];
+                assert_eq!(room.space, place.space.id);
+                for key in &place.keys {
+                    assert!(room.points[key].mode_of(me).is_some(), "{key:?} of {slot:?}");
+                    (locks, bytes) = (locks + 1, bytes + point_bytes(key));
+                }
+                let at_points = room.points.values().filter(|point| point.mode_of(me).is_some());
+                assert_eq!(at_points.count(), place.keys.len(), "{slot:?} in {room:?}");
+                let own: Vec<_> = room.stretches.iter().filter(|s| s.slot == me).collect();
+                (locks, bytes) = own.iter().fold((locks, bytes), |(locks, bytes), stretch| {
+                    (locks + stretch.spans.len(), bytes + stretch.spans.bytes())
+                });
+                let requests = slot.request.iter().filter(|r| r.room == place.room).count();
+                assert!(!place.keys.is_empty() || !own.is_empty() || requests > 0, "{slot:?}");
+            }
+            assert_eq!(slot.identity.count(), locks, "{slot:?}");
+            assert_eq!(slot.identity.bytes.load(std::sync::atomic::Ordering::Relaxed), bytes);
+            held += locks;
+            let Some(request) = &slot.request else { continue };
+            assert_eq!(request.is_queued, request.granted.is_none(), "{slot:?}");
+            waiting += usize::from(request.is_queued);
+        }
+        assert_eq!((self.stats.held, self.stats.waiting), (held as u64, waiting as u64));
+        for room in &self.rooms {
+            let mut queued = room.waiting_ranges.len();
+            for (key, point) in &room.points {
+                assert!(!point.is_idle(), "{key:?} in {room:?}");
+                queued += point.waiting().len();
+            }
+            assert_eq!(room.waiting, queued, "{room:?}");
+            let users = self.slots.iter().flat_map(|slot| &slot.held);
+            let users = users.filter(|held| held.space.id == room.space).count();
+            assert_eq!(room.users, users);
+        }
     }
 }

@@ -49,7 +49,7 @@ impl Target {
         }
     }
 
-    fn parse(text: &str) -> Target {
+    pub(super) fn parse(text: &str) -> Target {
         if !text.starts_with(['[', '(']) {
             return Target::Key(text.into());
         }
