@@ -1,3 +1,5 @@
 //! isolith's workload generators, contention driver, statistics and reports.
 
+pub mod contention;
 pub mod paired;
+pub mod zipf;

@@ -48,10 +48,17 @@ impl std::fmt::Display for Interval {
 /// If they did not run the same number of rounds, or fewer than six.
 pub fn ratio(ours: &Rates, theirs: &Rates) -> Interval {
     assert_eq!(ours.0.len(), theirs.0.len(), "a round has both");
-    let mut ratios: Vec<f64> = ours.0.iter().zip(&theirs.0).map(|(a, b)| a / b).collect();
-    ratios.sort_by(f64::total_cmp);
-    let rank = interval_rank(ratios.len()).expect("fewer than six rounds bound nothing at 95 %");
-    Interval { low: ratios[rank], median: median(&ratios), high: ratios[ratios.len() - 1 - rank] }
+    let ratios: Vec<f64> = ours.0.iter().zip(&theirs.0).map(|(a, b)| a / b).collect();
+    interval(&ratios).expect("fewer than six rounds bound nothing at 95 %")
+}
+
+/// The median of some values with its interval; `None` if there are fewer than six.
+pub fn interval(values: &[f64]) -> Option<Interval> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let rank = interval_rank(sorted.len())?;
+    let (low, high) = (sorted[rank], sorted[sorted.len() - 1 - rank]);
+    Some(Interval { low, median: median(&sorted), high })
 }
 
 /// How many of the smallest (and of the largest) of `n` values lie outside the 95 % interval of their
@@ -72,7 +79,8 @@ fn interval_rank(n: usize) -> Option<usize> {
     rank
 }
 
-fn median(values: &[f64]) -> f64 {
+/// The median of some values; not a number if there are none.
+pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     match sorted.len() {
