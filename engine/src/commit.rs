@@ -329,9 +329,9 @@ impl Pipeline {
                     self.count(&self.commits);
                     request.state.finish(Outcome::Committed(lsn))
                 }
-                Some(verdict @ (Verdict::SendBack | Verdict::Locked)) => {
+                Some(verdict @ (Verdict::SendBack | Verdict::Locked | Verdict::Wounded)) => {
                     self.count(&self.sent_back);
-                    if verdict == Verdict::Locked {
+                    if verdict != Verdict::SendBack {
                         request.refuse(verdict);
                     }
                     request.state.finish(Outcome::SentBack)

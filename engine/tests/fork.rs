@@ -4,7 +4,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use isolith::{Database, Durability, Error, IoBackend, PutOptions, TransactionOptions};
+use isolith::{
+    Concurrency, Database, DeadlockPolicy, Durability, Error, IoBackend, PutOptions,
+    TransactionOptions,
+};
 
 use child::{exit_code, in_a_child};
 
@@ -82,6 +85,12 @@ fn a_child_is_refused_and_disturbs_nothing(io: IoBackend, threads: bool) {
         open.put(&a, "from the child", "never").unwrap();
         let mut twin = Some(db.begin().unwrap());
         twin.as_mut().unwrap().put(&a, "from the child, too", "never").unwrap();
+        let locking = TransactionOptions {
+            concurrency: Concurrency::Locking(DeadlockPolicy::default()),
+            ..Default::default()
+        };
+        let mut locker = db.begin_with(locking).unwrap();
+        locker.put(&a, "locked", "never").unwrap();
         let mut range = a.range(..);
         range.next().unwrap().unwrap();
         // The child's copies, to be dropped there.
@@ -112,10 +121,11 @@ fn a_child_is_refused_and_disturbs_nothing(io: IoBackend, threads: bool) {
                 &mut || snapshot.get(&a, "before").map(drop),
                 &mut || reader.get(&a, "before").map(drop),
                 &mut || open.put(&a, "k", "v"),
+                &mut || locker.put(&a, "k", "v"),
                 &mut || twin.take().map_or(Ok(()), |twin| twin.commit().map(drop)),
             ]);
             drop(handles.take());
-            drop((reader, open, range));
+            drop((reader, open, locker, range));
             code
         });
         assert_eq!(exit_code(child), Some(0), "the number of the operation that was not refused");

@@ -50,6 +50,8 @@ use std::task::Waker;
 pub use mode::LockMode;
 pub use policy::{Age, DeadlockPolicy, UnknownPolicy, Victim};
 
+use isolith_wal::fork;
+
 use crate::read_set::Interval;
 use crate::space::{Space, SpaceId};
 use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering};
@@ -162,6 +164,8 @@ pub struct LockTable {
     table: Mutex<Table>,
     next_age: AtomicU64,
     next_serial: AtomicU64,
+    /// The process that it belongs to: in a forked child the mutex may be locked for ever.
+    generation: u64,
 }
 
 impl LockTable {
@@ -171,6 +175,7 @@ impl LockTable {
             table: Mutex::new(Table::default()),
             next_age: AtomicU64::new(1),
             next_serial: AtomicU64::new(1),
+            generation: fork::generation(),
         }
     }
 
@@ -413,6 +418,15 @@ impl LockOwner {
         debug_assert!(was_committing, "only a commit that has begun can be taken back");
     }
 
+    /// Gives up all locks, whether somebody has taken them or not, and begins anew with none, at the
+    /// same age. For work that has seen nothing under them. Not while its commit may be decided.
+    pub fn begin_again(&self) {
+        // Wounded by itself, if by nobody else: from here on its locks count for nothing.
+        let _ = self.identity.exchange(ACTIVE, WOUNDED);
+        release(&self.table, &self.identity, true);
+        let _ = self.identity.exchange(WOUNDED, ACTIVE);
+    }
+
     /// Bytes that its locks take.
     pub fn bytes(&self) -> usize {
         // Relaxed: only the number matters.
@@ -426,7 +440,12 @@ impl LockOwner {
 
     /// Cancels the wait and releases everything, as dropping it does: the transaction is over, and a
     /// lock asked for after this is refused.
+    ///
+    /// In a forked child it does nothing.
     pub fn release(&self) {
+        if fork::generation() != self.table.generation {
+            return;
+        }
         // Release: what the transaction did happens before what others do that see its locks gone.
         let before = self.identity.state.swap(OVER, Ordering::AcqRel);
         if before == OVER {

@@ -358,3 +358,27 @@ fn counters_are_exact_under_every_control() {
     assert_eq!(u32::from_le_bytes((*sum).try_into().unwrap()), 350);
     assert_eq!((db.stats().locks.held, db.stats().locks.waiting), (0, 0));
 }
+
+#[test]
+fn a_write_that_locks_only_at_its_commit_is_never_told_of_a_wound() {
+    let (db, space) = database();
+    let old = begin(&db, Isolation::Serializable, LOCKING);
+    let age = old.age();
+    let mut holder = begin(&db, Isolation::Serializable, LOCKING);
+    holder.put(&space, "b", "2").unwrap();
+    let mut optimistic = begin(&db, Isolation::Serializable, Concurrency::Optimistic);
+    optimistic.put(&space, "a", "3").unwrap();
+    optimistic.put(&space, "b", "3").unwrap();
+    let mut commit = optimistic.commit_steps();
+    // It has the lock of the first key, and waits for that of the second.
+    assert!(blocked(commit.step()));
+    assert!(age < holder.age());
+    assert_eq!(value(old.get(&space, "a")), "1");
+    assert_eq!(db.stats().locks.wounds, 1);
+    holder.commit().unwrap();
+    assert!(blocked(commit.step()), "for the old one now");
+    old.commit().unwrap();
+    assert!(matches!(commit.step(), Step::Ready(_)));
+    assert_eq!(value(space.get("a")), "3");
+    assert_eq!((db.stats().locks.held, db.stats().locks.waiting), (0, 0));
+}

@@ -142,13 +142,25 @@ pub(crate) struct Queued {
     patience: Option<Patience>,
     /// While it locks what it writes: the record, whose room in the log was given back.
     locking: Option<Option<Record>>,
+    /// Its locks were taken for its writes alone, and protect nothing that it has read: if they are
+    /// taken away it locks again, and nobody need know.
+    locks_again: bool,
 }
 
 impl Queued {
     /// A request that fails rather than wait for a lock.
     pub(crate) fn new(commit: Arc<Commit>) -> Self {
         let policy = DeadlockPolicy::default();
-        Self { commit, slot: None, attempt: 0, age: None, policy, patience: None, locking: None }
+        Self {
+            commit,
+            slot: None,
+            attempt: 0,
+            age: None,
+            policy,
+            patience: None,
+            locking: None,
+            locks_again: false,
+        }
     }
 
     /// A request that waits for locks, as long as the database's default has it.
@@ -177,8 +189,14 @@ impl Queued {
     fn advance(&mut self, core: &Core) -> Result<Step<Lsn, Error>> {
         loop {
             if self.locking.is_some() {
-                if !self.lock_writes(core)? {
-                    return Ok(Step::Blocked(BlockedBy::Lock));
+                match self.lock_writes(core) {
+                    Ok(true) => {}
+                    Ok(false) => return Ok(Step::Blocked(BlockedBy::Lock)),
+                    Err(Error::Wounded { .. } | Error::Deadlock { .. }) if self.locks_again => {
+                        self.begin_again();
+                        continue;
+                    }
+                    Err(error) => return Err(error),
                 }
                 let record = self.locking.take().flatten();
                 self.commit.reserve_again(core, record)?;
@@ -201,10 +219,6 @@ impl Queued {
                         return Err(core.broken(request, &conflict));
                     }
                     Some(Verdict::Dropped(space)) => return Err(core.dropped(space)),
-                    Some(Verdict::Wounded) => {
-                        let lost = request.locks().map(|locks| core.wounded(locks));
-                        return Err(lost.unwrap_or(Error::Closed));
-                    }
                     _ => return Err(core.check_open().err().unwrap_or(Error::Closed)),
                 },
                 Some(Outcome::SentBack) => match request.take_refusal() {
@@ -214,6 +228,15 @@ impl Queued {
                     Some(Verdict::Locked) => {
                         self.locking = Some(self.commit.give_back_room());
                         continue;
+                    }
+                    Some(Verdict::Wounded) if self.locks_again => {
+                        self.begin_again();
+                        self.locking = Some(self.commit.give_back_room());
+                        continue;
+                    }
+                    Some(Verdict::Wounded) => {
+                        let lost = request.locks().map(|locks| core.wounded(locks));
+                        return Err(lost.unwrap_or(Error::Closed));
                     }
                     _ => {
                         self.attempt += 1;
@@ -230,12 +253,19 @@ impl Queued {
         }
     }
 
+    fn begin_again(&self) {
+        if let Some(locks) = self.commit.request.locks() {
+            locks.begin_again();
+        }
+    }
+
     /// Locks everything that the request writes, in key order. False: it has to wait, and may not.
     fn lock_writes(&mut self, core: &Core) -> Result<bool> {
         let request = &self.commit.request;
         if request.locks().is_none() {
             let age = self.age.unwrap_or_else(|| core.locks().next_age());
             request.set_locks(Arc::new(core.locks().owner(age, self.policy)));
+            self.locks_again = true;
         }
         let (Some(locks), Some(patience)) = (request.locks(), &mut self.patience) else {
             return Ok(true);
