@@ -376,6 +376,12 @@ impl LockOwner {
         step
     }
 
+    /// What stands in the way of the request that waits, one lock of each owner, oldest first; nothing if
+    /// none waits, or if it was granted meanwhile.
+    pub fn waits_for(&self) -> Vec<Holder> {
+        self.table.table.lock().standing_in_the_way_of(&self.identity)
+    }
+
     /// Gives up the request that waits, if there is one, and a lock that it was given and has not been
     /// told of: what was held before is held again. Answers what stood in its way; `timed_out` is for the
     /// statistics.

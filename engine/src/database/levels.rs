@@ -195,6 +195,8 @@ fn a_deadlock_is_found_and_its_victim_told_the_cycle() {
     let mut second = begin(&db, Isolation::Serializable, locking);
     second.put(&space, "b", "2").unwrap();
     assert!(blocked(first.step(|first| first.put(&space, "b", "3"))));
+    let [holder] = &first.waits_for()[..] else { panic!("{:?}", first.waits_for()) };
+    assert_eq!((holder.age, holder.mode), (second.age(), LockMode::Exclusive));
     match second.step(|second| second.put(&space, "a", "3")) {
         Step::Aborted(Error::Deadlock { cycle }) => assert_eq!(cycle.len(), 2, "{cycle:?}"),
         step => panic!("{step:?}"),

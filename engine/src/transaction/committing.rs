@@ -22,7 +22,7 @@ use super::locking::{Patience, acquire};
 use crate::commit::Commit;
 use crate::core::Core;
 use crate::database::Open;
-use crate::error::{ConflictOn, Error, Result};
+use crate::error::{ConflictOn, Error, LockHolder, Result};
 use crate::pending::{CommitInfo, Pending};
 use crate::record;
 
@@ -369,6 +369,17 @@ impl CommitSteps {
         match &self.stage {
             Stage::Queued(_, Queued { patience: Some(patience), .. }) => patience.until(),
             _ => None,
+        }
+    }
+
+    /// The locks that the commit waits for, one of each transaction in its way, oldest first.
+    pub fn waits_for(&self) -> Vec<LockHolder> {
+        match &self.stage {
+            Stage::Queued(open, queued) => {
+                let locks = queued.commit.request.locks();
+                open.holders(locks.map_or_else(Vec::new, |locks| locks.waits_for()))
+            }
+            _ => Vec::new(),
         }
     }
 

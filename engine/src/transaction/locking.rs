@@ -25,7 +25,7 @@ use isolith_txn::{
 
 use super::{Transaction, policy};
 use crate::core::Core;
-use crate::error::{Error, Result};
+use crate::error::{Error, LockHolder, Result};
 use crate::keyspace::Keyspace;
 use crate::options::TransactionOptions;
 
@@ -270,6 +270,13 @@ impl Transaction {
     /// [`Error::LockTimeout`](crate::Error::LockTimeout). `None` if nothing is waited for.
     pub fn waits_until(&self) -> Option<Instant> {
         self.locking.patience.borrow().until()
+    }
+
+    /// The locks that a blocked step waits for, one of each transaction in its way, oldest first;
+    /// empty if it waits for none, or need not wait any more.
+    pub fn waits_for(&self) -> Vec<LockHolder> {
+        let locks = self.locking.locks.get();
+        self.open.holders(locks.map_or_else(Vec::new, |locks| locks.waits_for()))
     }
 
     /// Gives up the wait of a step that was blocked: its place in the queue is gone. What was locked

@@ -759,6 +759,11 @@ impl Table {
         self.withdraw(me, effects);
         holders
     }
+
+    pub(super) fn standing_in_the_way_of(&self, identity: &Identity) -> Vec<Holder> {
+        let me = identity.slot();
+        if me == NO_SLOT { Vec::new() } else { self.holders(me) }
+    }
 }
 
 // ---------------------------------------------------------------- coming, holding and going
