@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use crossbeam_skiplist::SkipMap;
 use isolith_bench::paired::{Rates, on_threads, ratio};
-use isolith_index::{Direction, Kind, Memtable, PruneView, Value, pin};
+use isolith_index::{Direction, Kind, Memtable, NoOperators, PruneView, Value, pin};
 use isolith_wal::Lsn;
 
 const KEYS: usize = 1_000_000;
@@ -100,7 +100,7 @@ impl Contender for Isolith {
 
     fn get(&self, key: &[u8], out: &mut [u8; VALUE_BYTES]) -> bool {
         let guard = pin();
-        match self.memtable.lookup(key, Lsn::MAX, &guard).version {
+        match self.memtable.lookup(key, Lsn::MAX, &guard).put() {
             Some(version) => {
                 out.copy_from_slice(version.value());
                 true
@@ -118,7 +118,7 @@ impl Contender for Isolith {
             *last += 1;
             write.install(Lsn::new(0, *last));
         }
-        write.prune(&self.view, &guard);
+        write.prune(&self.view, &NoOperators, &guard);
     }
 
     fn scan(&self, from: &[u8]) -> u64 {
@@ -126,7 +126,7 @@ impl Contender for Isolith {
         let (mut left, mut sum) = (SCAN_KEYS, 0);
         let range = (Bound::Included(from), Bound::Unbounded);
         self.memtable.scan(range, Direction::Forward, &guard, |node| {
-            if let Some(version) = node.lookup(Lsn::MAX).version {
+            if let Some(version) = node.lookup(Lsn::MAX).put() {
                 sum += touch(node.key(), version.value());
                 left -= 1;
             }

@@ -12,7 +12,7 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use isolith_index::{Memtable, PruneView, Value, pin};
+use isolith_index::{Memtable, NoOperators, PruneView, Value, pin};
 use isolith_txn::{
     Expired, Heat, Holder, LockOwner, LockTable, Reader, Refusal, Request, SnapshotRegistry,
     SnapshotSlot, Space, SpaceId, SpaceWrites, Unreadable, Watermarks, Write,
@@ -547,7 +547,9 @@ impl Core {
         let view = self.prune_view();
         let guard = pin();
         let writes = commits.iter().flat_map(|writes| writes.iter());
-        self.count_pruned(writes.map(|w| w.prepared.prune(&view, &guard).bytes).sum());
+        self.count_pruned(
+            writes.map(|w| w.prepared.prune(&view, &NoOperators, &guard).bytes).sum(),
+        );
     }
 
     /// Lets go of dropped keyspaces, as far as nobody uses them: neither pruning nor validation needs
@@ -579,7 +581,7 @@ impl Core {
         let mut kept = 0;
         for (_, space) in spaces {
             let all = (Bound::Unbounded, Bound::Unbounded);
-            let freed = space.memtable.prune_range(all, &view, &pin());
+            let freed = space.memtable.prune_range(all, &view, &NoOperators, &pin());
             self.count_pruned(freed.bytes);
             kept += freed.kept_versions;
         }

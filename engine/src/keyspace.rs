@@ -161,12 +161,12 @@ impl Keyspace {
             if isolith_wal::planted!("read-without-recheck") {
                 isolith_wal::planted::dawdle();
                 let found = self.space.memtable.lookup(key, at, &guard);
-                return Ok((read(self.alive(found.version, at, now)?), found.observed));
+                return Ok((read(self.alive(found.put(), at, now)?), found.observed));
             }
             if found.skipped_newer && mark(marks) != at {
                 continue;
             }
-            return Ok((read(self.alive(found.version, at, now)?), found.observed));
+            return Ok((read(self.alive(found.put(), at, now)?), found.observed));
         }
         loop {
             let slot = self.open.register(mark)?;
@@ -174,7 +174,7 @@ impl Keyspace {
             let found = self.space.memtable.lookup(key, at, &guard);
             // A thread that was stopped for long between the two takes another.
             if slot.check().is_ok() {
-                return Ok((read(self.alive(found.version, at, now)?), found.observed));
+                return Ok((read(self.alive(found.put(), at, now)?), found.observed));
             }
         }
     }

@@ -9,7 +9,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use isolith_index::{Kind, Memtable, PruneView, Value, pin};
+use isolith_index::{Kind, Memtable, NoOperators, PruneView, Value, pin};
 use isolith_txn::{Space, SpaceId};
 use isolith_wal::{Log, LogOpenError, LogOptions, Lsn, Storage, open_storage, random_seed};
 
@@ -186,7 +186,7 @@ impl Replay {
         let view = PruneView::newest_only();
         for (_, prepared) in &shares {
             prepared.install(lsn);
-            prepared.prune(&view, &guard);
+            prepared.prune(&view, &NoOperators, &guard);
         }
         Ok(())
     }

@@ -241,7 +241,7 @@ impl<V: View> Range<V> {
         self.keyspace.space().memtable.scan(ends, direction, &guard, |node| {
             let found = node.lookup(read);
             observed = observed.max(found.observed);
-            if let Some(version) = found.version
+            if let Some(version) = found.put()
                 && (version.live_at(self.now) || isolith_wal::planted!("expired-value-scanned"))
             {
                 pairs.push((Slice::from(node.key()), version.slice()));
@@ -277,7 +277,7 @@ impl<V: View> Range<V> {
             for (key, _) in found.pairs {
                 let now = self.keyspace.space().memtable.lookup(&key, at, &guard);
                 chunk.observed = chunk.observed.max(now.observed);
-                if let Some(version) = now.version.filter(|version| version.live_at(self.now)) {
+                if let Some(version) = now.put().filter(|version| version.live_at(self.now)) {
                     let value = version.slice();
                     chunk.pairs.push((key, value));
                 }

@@ -48,7 +48,7 @@ impl Snapshot {
         let guard = pin();
         let found = keyspace.space().memtable.lookup(key.as_ref(), read, &guard);
         self.open.believe(&self.slot)?;
-        Ok(found.version.filter(|version| version.live_at(self.now)).map(Entry::of))
+        Ok(found.put().filter(|version| version.live_at(self.now)).map(Entry::of))
     }
 
     /// Whether a key has a value.

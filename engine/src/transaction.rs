@@ -362,12 +362,12 @@ impl Transaction {
         let found = space.memtable.lookup(key, read, &guard);
         self.believe()?;
         self.observe(found.observed);
-        let untracked = isolith_wal::planted!("absent-key-untracked") && found.version.is_none();
+        let untracked = isolith_wal::planted!("absent-key-untracked") && found.put().is_none();
         if track && !self.read_only && !untracked {
             self.reads.borrow_mut().point(space, key);
             self.check_size()?;
         }
-        let entry = found.version.filter(|version| version.live_at(self.now)).map(Entry::of);
+        let entry = found.put().filter(|version| version.live_at(self.now)).map(Entry::of);
         if let Plan::LockedAtTimestamp(_) = plan {
             self.locking.check(&self.open)?;
         }
@@ -420,7 +420,7 @@ impl Transaction {
         self.check_keyspace(keyspace, at)?;
         let guard = pin();
         let found = keyspace.space().memtable.lookup(key, at, &guard);
-        let entry = found.version.filter(|version| version.live_at(self.now)).map(Entry::of);
+        let entry = found.put().filter(|version| version.live_at(self.now)).map(Entry::of);
         self.observe(found.observed);
         self.reads.borrow_mut().space(keyspace.space());
         // After the read: a lock that was taken away meanwhile protected nothing.

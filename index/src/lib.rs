@@ -18,8 +18,8 @@
 //!
 //! let guard = pin();
 //! let seen = memtable.lookup(b"alice", Lsn::new(0, 1), &guard);
-//! assert_eq!(seen.version.unwrap().value(), b"100");
-//! assert!(memtable.lookup(b"alice", Lsn::ZERO, &guard).version.is_none());
+//! assert_eq!(seen.put().unwrap().value(), b"100");
+//! assert!(memtable.lookup(b"alice", Lsn::ZERO, &guard).put().is_none());
 //! ```
 //!
 //! Read the modules in this order:
@@ -31,6 +31,7 @@
 //! | `version` | values, versions, and the rule which version a reader sees |
 //! | `node` | one per key: its chain |
 //! | `visible` | a chain joined with the range deletes |
+//! | `merge` | what a run of merges comes to |
 //! | `sidecar`, `hash` | from a key to its node |
 //! | `skiplist`, `page`, `scan` | the keys in order |
 //! | `range_deletes` | deletes of whole intervals |
@@ -46,6 +47,7 @@ use std::ops::Bound;
 mod memtable;
 mod prepared;
 
+mod merge;
 mod node;
 mod version;
 mod visible;
@@ -71,7 +73,10 @@ pub mod parts;
 #[cfg(all(test, not(loom)))]
 mod testing;
 
-pub use memtable::{Lookup, Memtable, MemtableStats, NodeRef, Prepared, Watched};
+pub use memtable::{Found, Lookup, Memtable, MemtableStats, NodeRef, Prepared, Watched};
+pub use merge::{
+    Base, MergeError, MergeFailure, MergeOperators, Merged, MergedValue, NoOperators, Operand, fold,
+};
 pub use prune::{Freed, PruneView};
 pub use slice::{SHARED_BYTES_MIN, Slice};
 #[cfg(loom)]

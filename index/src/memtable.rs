@@ -29,13 +29,14 @@ use isolith_wal::Lsn;
 
 use crate::accounting::Accounting;
 use crate::hash::Hasher;
+use crate::merge::{MergeOperators, Merged};
 use crate::node::NodePtr;
-use crate::prune::{Freed, PruneView, prune_chain};
+use crate::prune::{Freed, PruneView, Pruning};
 use crate::range_deletes::RangeDeletes;
 use crate::sidecar::Sidecar;
 use crate::skiplist::Skiplist;
 use crate::sync::{Guard, pin};
-use crate::version::{Kind, VersionRef};
+use crate::version::VersionRef;
 use crate::{Direction, KeyRange, visible};
 
 pub use crate::prepared::{Prepared, Watched};
@@ -52,10 +53,8 @@ pub struct Memtable {
 /// What a reader sees of a key.
 #[derive(Clone, Copy, Debug)]
 pub struct Lookup<'g> {
-    /// The value, if the key has one at the read timestamp. None: the key was never written, its
-    /// newest visible version is a tombstone, or a range delete hides that version. Whether a value
-    /// has expired is for the caller to judge, by [`VersionRef::live_at`].
-    pub version: Option<VersionRef<'g>>,
+    /// The value, if the key has one at the read timestamp.
+    pub found: Found<'g>,
     /// The largest stamp at or below the read timestamp that was seen on the key, tombstones and
     /// covering range deletes included; [`Lsn::ZERO`] if none.
     pub observed: Lsn,
@@ -63,10 +62,30 @@ pub struct Lookup<'g> {
     pub skipped_newer: bool,
 }
 
-impl Lookup<'_> {
+/// The value that a reader sees. Whether it has expired is for the caller to judge.
+#[derive(Clone, Copy, Debug)]
+pub enum Found<'g> {
+    /// None: the key was never written, its newest visible version is a tombstone, or a range delete
+    /// hides that version.
+    Absent,
+    /// A value as it was put.
+    Put(VersionRef<'g>),
+    /// A value that is yet to be made, by merging.
+    Merged(Merged<'g>),
+}
+
+impl<'g> Lookup<'g> {
     /// What is seen of a key without a node and without a range delete.
     pub(crate) const NOTHING: Lookup<'static> =
-        Lookup { version: None, observed: Lsn::ZERO, skipped_newer: false };
+        Lookup { found: Found::Absent, observed: Lsn::ZERO, skipped_newer: false };
+
+    /// The put that the reader sees; None also where it sees a merged value.
+    pub fn put(self) -> Option<VersionRef<'g>> {
+        match self.found {
+            Found::Put(version) => Some(version),
+            Found::Absent | Found::Merged(_) => None,
+        }
+    }
 }
 
 /// Figures of a memtable, for people and for budgets.
@@ -170,11 +189,18 @@ impl Memtable {
     /// Prunes the chains of a whole range and folds the range deletes: for keys that no writer comes
     /// by again. What a range delete hides from everybody gives its memory back here, and only here.
     /// Linear in the keys of the range; pins per call, so go by stretches.
-    pub fn prune_range(&self, range: KeyRange<'_>, view: &PruneView, guard: &Guard) -> Freed {
+    pub fn prune_range(
+        &self,
+        range: KeyRange<'_>,
+        view: &PruneView,
+        operators: &dyn MergeOperators,
+        guard: &Guard,
+    ) -> Freed {
         let mut freed = self.range_deletes.fold(view, guard);
-        let hiding = (!self.range_deletes.is_empty(guard)).then_some(&self.range_deletes);
+        let hiding = !self.range_deletes.is_empty(guard);
+        let pruning = Pruning { memtable: self, view, operators, hiding, guard };
         self.map.scan(range, Direction::Forward, guard, |node| {
-            freed.add(prune_chain(node, view, hiding, &self.accounting, guard));
+            freed.add(pruning.prune(node));
             ControlFlow::Continue(())
         });
         freed
@@ -249,13 +275,6 @@ impl<'g> NodeRef<'g> {
 impl fmt::Debug for NodeRef<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "NodeRef(b\"{}\", newest {})", self.key().escape_ascii(), self.newest())
-    }
-}
-
-impl Kind {
-    /// Whether this is a value.
-    pub(crate) fn is_put(self) -> bool {
-        self == Kind::Put
     }
 }
 

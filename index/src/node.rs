@@ -12,9 +12,9 @@
 //! 1. A node is never unlinked or freed while its memtable lives. So a pointer to it may be kept
 //!    without a pin, as long as the memtable is kept.
 //! 2. `head` is written by two: the window's leader puts versions on top (`link`), and the chain's
-//!    pruner may put a tombstone in the newest one's place (`replace`). Both exchange it for what they
-//!    saw, so that neither undoes what the other did. It never goes back to no version, and its
-//!    stamp never falls.
+//!    pruner may put another version of the same stamp in the newest one's place (`replace`): a
+//!    tombstone, or what merges come to. Both exchange it for what they saw, so that neither undoes
+//!    what the other did. It never goes back to no version, and its stamp never falls.
 //! 3. One pruner per chain: whoever has the bit.
 #![expect(unsafe_code, reason = "nodes are variable-length allocations behind raw pointers")]
 
@@ -172,7 +172,7 @@ impl<'m> NodePtr<'m> {
     pub(crate) unsafe fn link(self, version: NonNull<Version>, stamp: Lsn) {
         // SAFETY: not freed while `'m` lasts (`new`).
         let head = unsafe { &(*self.node.as_ptr()).head };
-        // Acquire: pairs with the Release in `replace`, whose tombstone is published along with
+        // Acquire: pairs with the Release in `replace`, whose version is published along with
         // `version`, and with the one below in an earlier link (those two the window's handover
         // orders already).
         let mut below = head.load(Ordering::Acquire);
@@ -186,7 +186,7 @@ impl<'m> NodePtr<'m> {
             unsafe { Version::stamp_for_link(version, stamp, below) };
             // Release: publishes the version's header and bytes. Pairs with the Acquire in
             // `newest_version`. The exchange fails if the pruner has replaced `below` meanwhile: then
-            // its tombstone is what this goes on top of. It cannot succeed on another version at the
+            // its version is what this goes on top of. It cannot succeed on another version at the
             // address of `below`: what is replaced is freed through the epoch, and this thread is
             // pinned since before it loaded `below`.
             match head.compare_exchange(
@@ -201,30 +201,31 @@ impl<'m> NodePtr<'m> {
         }
     }
 
-    /// Puts `tombstone` in the place of the newest version, with its stamp, if that is still
-    /// `newest`. Returns whether it is done; then `newest` is the caller's to retire.
+    /// Puts `version` in the place of the newest one, with its stamp and before `below`, if that is
+    /// still `newest`. Returns whether it is done; then `newest` is the caller's to retire.
     ///
     /// # Safety
     /// The caller is the chain's pruner (it has the bit), and pinned since before it loaded `newest`
-    /// from this chain. It owns `tombstone`, and gives it up if this succeeds.
+    /// from this chain. It owns `version`, and gives it up if this succeeds. `below` follows `newest`
+    /// in this chain, at whatever distance.
     pub(crate) unsafe fn replace(
         self,
         newest: NonNull<Version>,
-        tombstone: NonNull<Version>,
+        version: NonNull<Version>,
+        below: Option<NonNull<Version>>,
     ) -> bool {
-        // SAFETY: `newest` is not freed, since the caller is pinned. Its link is written by the
-        // pruner only, so the tombstone goes on where it does. `tombstone` is not linked yet.
+        // SAFETY: `newest` is not freed, since the caller is pinned. `version` is not linked yet.
         unsafe {
-            let below = Version::next(newest).map_or(std::ptr::null_mut(), NonNull::as_ptr);
-            Version::stamp_for_link(tombstone, Version::stamp(newest), below);
+            let below = below.map_or(std::ptr::null_mut(), NonNull::as_ptr);
+            Version::stamp_for_link(version, Version::stamp(newest), below);
         }
         // SAFETY: not freed while `'m` lasts (`new`).
         let head = unsafe { &(*self.node.as_ptr()).head };
-        // Release: publishes the tombstone. Pairs with the Acquire in `newest_version` and `link`.
+        // Release: publishes the version. Pairs with the Acquire in `newest_version` and `link`.
         // Relaxed: what came on top is not looked at.
         head.compare_exchange(
             newest.as_ptr(),
-            tombstone.as_ptr(),
+            version.as_ptr(),
             Ordering::Release,
             Ordering::Relaxed,
         )

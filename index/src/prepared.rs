@@ -22,8 +22,9 @@ use isolith_wal::Lsn;
 
 use crate::KeyRange;
 use crate::memtable::Memtable;
+use crate::merge::MergeOperators;
 use crate::node::{Node, NodePtr};
-use crate::prune::{Freed, PruneView, prune_chain};
+use crate::prune::{Freed, PruneView, Pruning};
 use crate::range_deletes::RangeDelete;
 use crate::sync::{Guard, pin};
 use crate::version::{Kind, Value, Version};
@@ -49,6 +50,7 @@ struct Write {
     node: NonNull<Node>,
     /// Owned until installed; linked and not to be touched after.
     version: NonNull<Version>,
+    kind: Kind,
 }
 
 // SAFETY: nodes and the memtable are shared between threads as such; the versions belong to this value
@@ -90,7 +92,7 @@ impl Prepared {
         let version = value.into_version(kind, expires_at);
         // SAFETY: this thread owns the version.
         memtable.accounting.add(unsafe { Version::footprint(version) });
-        self.writes.push(Write { node, version });
+        self.writes.push(Write { node, version, kind });
     }
 
     /// Adds the deletion of every key in the range. An interval that can hold no key adds nothing.
@@ -142,21 +144,36 @@ impl Prepared {
         self.nodes().map(NodePtr::key)
     }
 
+    /// What is written to a key, by the place at which it was added.
+    ///
+    /// # Panics
+    /// If there is no such place.
+    pub fn kind(&self, at: usize) -> Kind {
+        self.writes[at].kind
+    }
+
+    /// What is written to the keys, in the order in which they were added.
+    pub fn kinds(&self) -> impl ExactSizeIterator<Item = Kind> {
+        self.writes.iter().map(|write| write.kind)
+    }
+
     /// The range deletes, in the order in which they were added.
     pub fn ranges(&self) -> impl ExactSizeIterator<Item = KeyRange<'_>> {
         self.ranges.iter().map(|write| write.range.range())
     }
 
     /// The first write whose key has something newer than `read`, covering range deletes included.
-    /// For the window: no allocation.
+    /// A merge is no such write: it goes on top of whatever is there. For the window: no allocation.
     pub fn newest_above(&self, read: Lsn) -> Option<usize> {
         let guard = pin();
         let ranges = &self.memtable.range_deletes;
         let any_ranges =
             !ranges.is_empty(&guard) && !isolith_wal::planted!("put-misses-range-delete");
-        self.nodes().position(|node| {
-            visible::newest_version(node, &guard) > read
-                || any_ranges && ranges.cover(node.key(), Lsn::MAX, &guard).stamp > read
+        (0..self.writes.len()).find(|&at| {
+            let node = self.node(at);
+            !matches!(self.writes[at].kind, Kind::Merge { .. })
+                && (visible::newest_version(node, &guard) > read
+                    || any_ranges && ranges.cover(node.key(), Lsn::MAX, &guard).stamp > read)
         })
     }
 
@@ -187,10 +204,11 @@ impl Prepared {
     /// Prunes the chains that it extended, and folds the range deletes when there are many. What its
     /// own range deletes hide is left to [`Memtable::prune_range`]. For outside the window, after
     /// `install`.
-    pub fn prune(&self, view: &PruneView, guard: &Guard) -> Freed {
+    pub fn prune(&self, view: &PruneView, operators: &dyn MergeOperators, guard: &Guard) -> Freed {
         let mut freed = Freed::default();
+        let pruning = Pruning { memtable: &self.memtable, view, operators, hiding: false, guard };
         for node in self.nodes() {
-            freed.add(prune_chain(node, view, None, &self.memtable.accounting, guard));
+            freed.add(pruning.prune(node));
         }
         if self.memtable.range_deletes.wants_fold() {
             freed.add(self.memtable.range_deletes.fold(view, guard));

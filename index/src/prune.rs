@@ -16,18 +16,37 @@
 //!    takes its place: no reader at a needed timestamp sees a difference, and what the validators look
 //!    at stays the same.
 //! 5. Only one thread unlinks from a chain, or replaces its head, at a time.
+//! 6. What a kept merge builds on is kept: the merges under it and their base, unless a range delete
+//!    lies between. But merges at or below the horizon are *folded*: a version of the same stamp that
+//!    says the same by itself, or with less under it, takes the topmost one's place, so that a key
+//!    that is merged into for ever has a short chain. An operator that fails leaves the run as it is.
+//! 7. Nothing is unlinked from under a merge, linked or not, that a reader may stand on: what it
+//!    builds on goes with it or stays, and one that is kept for its stamp alone is replaced first. So
+//!    who has found a merge may walk down from it at leisure.
 #![expect(unsafe_code, reason = "unlinks and retires versions behind raw pointers")]
 
+use std::borrow::Cow;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
 use isolith_wal::Lsn;
 
 use crate::accounting::Accounting;
+use crate::memtable::Memtable;
+use crate::merge::{self, Base, MergeOperators, MergedValue, Operand};
 use crate::node::NodePtr;
 use crate::range_deletes::RangeDeletes;
 use crate::sync::Guard;
-use crate::version::{Kind, Value, Version};
+use crate::version::{Kind, Value, Version, VersionRef};
+
+/// A merge takes in what is under it unless that is more than so many times as large.
+const GROWTH: usize = 4;
+
+/// What a version weighs beside its bytes, in that comparison.
+const MERGE_OVERHEAD: usize = 64;
+
+/// A run of so many merges is folded into its base whatever that weighs.
+const RUN_MAX: usize = 64;
 
 /// What readers may still ask for.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -107,89 +126,271 @@ impl Freed {
     }
 }
 
-/// Unlinks and retires the versions of one chain that `view` does not keep; with `hiding`, also what
-/// these range deletes hide. Does nothing if another thread is at it.
-pub(crate) fn prune_chain(
-    node: NodePtr<'_>,
-    view: &PruneView,
-    hiding: Option<&RangeDeletes>,
-    accounting: &Arc<Accounting>,
-    guard: &Guard,
-) -> Freed {
-    let mut freed = Freed::default();
-    let hidden = |stamp| hiding.is_some_and(|r| view.hides(stamp, node.key(), r, guard));
-    // SAFETY: it is called below with heads that were loaded under `guard`.
-    let is_waste = |version| unsafe {
-        Version::outweighs_tombstone(version) && hidden(Version::stamp(version))
-    };
-    // A look without the bit, for the usual chain of one version.
-    // SAFETY: pinned by `guard` since before the head was loaded.
-    let any = |version| unsafe { Version::next(version) }.is_some() || is_waste(version);
-    if !node.newest_version().is_some_and(any) || !node.try_lock() {
-        return freed;
+/// A round of pruning: what it takes to prune any chain of a memtable.
+pub(crate) struct Pruning<'p> {
+    pub(crate) memtable: &'p Memtable,
+    pub(crate) view: &'p PruneView,
+    pub(crate) operators: &'p dyn MergeOperators,
+    /// Whether what range deletes hide goes, too.
+    pub(crate) hiding: bool,
+    pub(crate) guard: &'p Guard,
+}
+
+/// Ends a node's pruning however the round ends: operators are other people's code, and may panic.
+struct Unlock<'n>(NodePtr<'n>);
+
+impl Drop for Unlock<'_> {
+    fn drop(&mut self) {
+        self.0.unlock();
     }
-    // Loaded anew, under the bit: the head seen before may have been superseded and unlinked by
-    // another pruner since, and what follows it would be retired twice.
-    let Some(newest) = node.newest_version() else {
-        node.unlock();
-        return freed;
-    };
-    // SAFETY: `guard` pins this thread, and the bit makes it the chain's only pruner,
-    // so that what is linked stays linked but for what is done here; a new head may come on top of
-    // `newest`, which is no matter in the loop, and makes `replace` fail. Each run of unlinked versions
-    // is retired once, after it was unlinked.
-    unsafe {
+}
+
+impl Pruning<'_> {
+    fn accounting(&self) -> &Arc<Accounting> {
+        &self.memtable.accounting
+    }
+
+    /// Whether a range delete hides a version stamped `stamp` wherever it would be needed, if this
+    /// round is to look at that.
+    fn hidden(&self, node: NodePtr<'_>, stamp: Lsn) -> bool {
+        let ranges = &self.memtable.range_deletes;
+        self.hiding && self.view.hides(stamp, node.key(), ranges, self.guard)
+    }
+
+    /// What a merge stamped `stamp` builds on begins at this stamp.
+    fn cover(&self, node: NodePtr<'_>, stamp: Lsn) -> Lsn {
+        self.memtable.range_deletes.cover(node.key(), stamp, self.guard).stamp
+    }
+
+    /// Unlinks and retires the versions of one chain that the view does not keep, and folds merges.
+    /// Does nothing if another thread is at it.
+    pub(crate) fn prune(&self, node: NodePtr<'_>) -> Freed {
+        // SAFETY: it is called below with heads that were loaded under `guard`.
+        let is_waste = |version| unsafe {
+            Version::outweighs_tombstone(version) && self.hidden(node, Version::stamp(version))
+        };
+        // A look without the bit, for the usual chain of one version.
+        // SAFETY: pinned by `guard` since before the head was loaded.
+        let any = |version| unsafe { Version::next(version) }.is_some() || is_waste(version);
+        if !node.newest_version().is_some_and(any) || !node.try_lock() {
+            return Freed::default();
+        }
+        let _unlock = Unlock(node);
+        // Loaded anew, under the bit: the head seen before may have been superseded and unlinked by
+        // another pruner since, and what follows it would be retired twice.
+        let Some(newest) = node.newest_version() else { return Freed::default() };
+        let mut freed = Freed::default();
+        // SAFETY: `guard` pins this thread since before the head was loaded, and the bit makes it the
+        // chain's only pruner, so that what is linked stays linked but for what is done here.
+        unsafe {
+            // First of all: nothing goes from under a merge that is still linked (invariant 7).
+            let mut kept = newest;
+            if is_waste(newest) {
+                kept = Value::empty().into_version(Kind::Delete, 0);
+                self.supersede(node, None, newest, kept, 1, &mut freed);
+            }
+            self.unlink(node, kept, &mut freed);
+        }
+        freed
+    }
+
+    /// Goes down the chain from `newest`, which stays: folds merges that stay, and unlinks what does
+    /// not.
+    ///
+    /// # Safety
+    /// This thread is the chain's pruner, pinned since before `newest` was loaded from its head, or
+    /// was put there by this thread.
+    unsafe fn unlink(&self, node: NodePtr<'_>, newest: NonNull<Version>, freed: &mut Freed) {
+        let mut above = None;
         let mut kept = newest;
-        let mut above = Version::stamp(newest);
-        let mut at = Version::next(newest);
-        let stays = |stamp, above| view.keeps(stamp, above) && !hidden(stamp);
-        while let Some(version) = at {
-            let stamp = Version::stamp(version);
-            if stays(stamp, above) {
-                let bytes = Version::footprint(version);
-                freed.kept_versions += 1;
-                freed.kept_bytes += bytes;
-                if view.keeps_for_oldest(stamp, above) {
-                    freed.kept_bytes_oldest += bytes;
+        // The stamp of what came before it.
+        let mut newer = Lsn::MAX;
+        // SAFETY: only the pruner unlinks (caller), so every version is reached through its chain and
+        // not freed while this thread is pinned. Each run of unlinked versions is retired once, after
+        // it was unlinked.
+        unsafe {
+            loop {
+                let stamp = Version::stamp(kept);
+                // What a merge that stays builds on stays, down to the base.
+                let mut builds_on = None;
+                if Version::is_merge(kept) {
+                    let cover = self.cover(node, stamp);
+                    if stamp <= self.view.horizon {
+                        kept = self.fold(node, above, kept, cover, freed);
+                    }
+                    builds_on = Version::is_merge(kept).then_some(cover);
                 }
-                kept = version;
-                above = stamp;
-                at = Version::next(version);
-                continue;
-            }
-            // Find the whole run that goes, unlink it, then retire it.
-            let first = version;
-            let mut run = Freed::default();
-            while let Some(version) = at {
-                let stamp = Version::stamp(version);
-                if stays(stamp, above) {
-                    break;
+                if above.is_some() {
+                    let bytes = Version::footprint(kept);
+                    freed.kept_versions += 1;
+                    freed.kept_bytes += bytes;
+                    if self.view.keeps_for_oldest(stamp, newer) {
+                        freed.kept_bytes_oldest += bytes;
+                    }
                 }
-                above = stamp;
-                run.versions += 1;
-                run.bytes += Version::footprint(version);
-                at = Version::next(version);
-            }
-            Version::relink(kept, at);
-            accounting.retire(guard, run.bytes, move || free_run(first, run.versions));
-            freed.add(run);
-        }
-        if is_waste(newest) {
-            let tombstone = Value::empty().into_version(Kind::Delete, 0);
-            let (bytes, less) = (Version::footprint(newest), Version::footprint(tombstone));
-            if node.replace(newest, tombstone) {
-                accounting.add(less);
-                accounting.retire(guard, bytes, move || free_run(newest, 1));
-                freed.versions += 1;
-                freed.bytes += bytes - less;
-            } else {
-                // Somebody wrote the key meanwhile. What they put it on is pruned another time.
-                Version::free(tombstone);
+                let first = Version::next(kept);
+                newer = stamp;
+                let mut run = Freed::default();
+                let mut at = first;
+                while let Some(version) = at {
+                    let stamp = Version::stamp(version);
+                    if builds_on.is_some_and(|cover| stamp >= cover)
+                        || self.view.keeps(stamp, newer) && !self.hidden(node, stamp)
+                    {
+                        break;
+                    }
+                    newer = stamp;
+                    run.versions += 1;
+                    run.bytes += Version::footprint(version);
+                    at = Version::next(version);
+                }
+                if let Some(first) = first.filter(|_| run.versions > 0) {
+                    Version::relink(kept, at);
+                    let free = move || free_run(first, run.versions);
+                    self.accounting().retire(self.guard, run.bytes, free);
+                    freed.add(run);
+                }
+                let Some(next) = at else { return };
+                (above, kept) = (Some(kept), next);
             }
         }
     }
-    node.unlock();
-    freed
+
+    /// Puts what the merge `topmost` and those under it come to in its place, if that is worth it;
+    /// returns what is in its place now. `above` is the version over it; None: it was the head.
+    ///
+    /// A run of merges becomes a put where its base is not much larger than all of them. Else those
+    /// of them that nobody reads by themselves become one merge, each taking in the one under it
+    /// unless that is much larger (the logarithmic method, as for range deletes): so an append to a
+    /// long value does not copy the value each time, and yet a run has few merges.
+    ///
+    /// # Safety
+    /// As for [`Pruning::unlink`]; `topmost` is a merge of the chain that a reader at its stamp sees,
+    /// and `cover` what [`Pruning::cover`] says of it.
+    unsafe fn fold(
+        &self,
+        node: NodePtr<'_>,
+        above: Option<NonNull<Version>>,
+        topmost: NonNull<Version>,
+        cover: Lsn,
+        freed: &mut Freed,
+    ) -> NonNull<Version> {
+        // SAFETY: as in `unlink`: what is reached from `topmost` is in the chain, or was unlinked by
+        // this call.
+        let top = unsafe { VersionRef::new(topmost) };
+        let mut merges = Vec::new();
+        // How many of them nobody reads by themselves, the topmost apart.
+        let (mut own, mut is_own) = (0, true);
+        let mut base = None;
+        let mut base_stays = false;
+        let mut newer = top.stamp();
+        let mut next = Some(top);
+        while let Some(version) = next.filter(|version| version.stamp() >= cover) {
+            let stamp = version.stamp();
+            let first = merges.is_empty();
+            let stays = !first && self.view.keeps(stamp, newer) && !self.hidden(node, stamp);
+            is_own &= !stays;
+            if let Kind::Merge { operator } = version.kind() {
+                own += usize::from(is_own && !first);
+                let (bytes, at_ms) = (version.value(), version.expires_at());
+                merges.push(Operand { operator, bytes, at_ms });
+            } else {
+                (base, base_stays) = (Some(version), stays);
+                break;
+            }
+            newer = stamp;
+            next = version.older();
+        }
+        if merges.len() == 1 && (base.is_none() || base_stays) {
+            return topmost;
+        }
+        let put = base.filter(|base| base.kind() == Kind::Put);
+        let put = put.map(|put| Base { value: put.value(), expires_at: put.expires_at() });
+        let weight = |bytes: &[u8]| bytes.len() + MERGE_OVERHEAD;
+        let base_weight = put.map_or(0, |put| weight(put.value));
+        let run_weight: usize = merges.iter().map(|merge| weight(merge.bytes)).sum();
+        if base_weight <= GROWTH * run_weight || merges.len() >= RUN_MAX {
+            let run: Vec<Operand<'_>> = merges.iter().rev().copied().collect();
+            if let Ok(MergedValue { value, expires_at }) = merge::fold(put, &run, self.operators) {
+                let put = Value::from(value).into_version(Kind::Put, expires_at);
+                // SAFETY: fresh, and what follows `topmost` follows it.
+                unsafe { self.supersede(node, above, topmost, put, 1, freed) };
+                return put;
+            }
+        }
+        // Which of them find a base expired is lost in combining.
+        if put.is_some_and(|put| put.expires_at != 0) {
+            return topmost;
+        }
+        let mut combined = Cow::Borrowed(merges[0].bytes);
+        let (operator, at_ms, mut taken) = (merges[0].operator, merges[0].at_ms, 0);
+        for merge in &merges[1..=own] {
+            if merge.operator != operator || weight(merge.bytes) > GROWTH * weight(&combined) {
+                break;
+            }
+            match self.operators.combine(operator, merge.bytes, &combined) {
+                Ok(both) => combined = Cow::Owned(both),
+                Err(_) => break,
+            }
+            taken += 1;
+        }
+        if taken == 0 {
+            return topmost;
+        }
+        let merge = Value::new(&combined).into_version(Kind::Merge { operator }, at_ms);
+        // SAFETY: fresh; the `taken` versions after `topmost` have gone into it.
+        unsafe { self.supersede(node, above, topmost, merge, 1 + taken, freed) };
+        merge
+    }
+
+    /// Puts `version` in the place of the `count` versions from `topmost` on, with the stamp of that,
+    /// and retires them.
+    ///
+    /// # Safety
+    /// As for [`Pruning::fold`]; the caller owns `version` and gives it up, and no reader whom the view
+    /// knows of sees a difference.
+    unsafe fn supersede(
+        &self,
+        node: NodePtr<'_>,
+        above: Option<NonNull<Version>>,
+        topmost: NonNull<Version>,
+        version: NonNull<Version>,
+        count: usize,
+        freed: &mut Freed,
+    ) {
+        // SAFETY: the versions are linked (caller), `version` is not until `replace` or `relink`
+        // publishes it, and the others are unlinked when they are retired: as one run, once.
+        unsafe {
+            let mut run = Freed::default();
+            let mut below = Some(topmost);
+            for _ in 0..count {
+                let Some(old) = below else { break };
+                run.versions += 1;
+                run.bytes += Version::footprint(old);
+                below = Version::next(old);
+            }
+            let bytes = Version::footprint(version);
+            let replaced = above.is_none() && node.replace(topmost, version, below);
+            if !replaced {
+                Version::stamp_for_link(version, Version::stamp(topmost), as_ptr(below));
+                let mut over = above.or_else(|| node.newest_version());
+                // Somebody wrote the key meanwhile: what came on top leads to `topmost`.
+                while let Some(at) = over.filter(|&at| Version::next(at) != Some(topmost)) {
+                    over = Version::next(at);
+                }
+                let over = over.expect("what was the head is still linked");
+                Version::relink(over, Some(version));
+            }
+            self.accounting().add(bytes);
+            let free = move || free_run(topmost, run.versions);
+            self.accounting().retire(self.guard, run.bytes, free);
+            freed.add(Freed { bytes: run.bytes.saturating_sub(bytes), ..run });
+        }
+    }
+}
+
+fn as_ptr(version: Option<NonNull<Version>>) -> *mut Version {
+    version.map_or(std::ptr::null_mut(), NonNull::as_ptr)
 }
 
 /// Frees `count` versions that follow each other from `first`; returns their bytes.

@@ -7,10 +7,11 @@
 //! |---|---|---|---|
 //! | 0 | 8 | stamp: the commit's LSN | its only owner, before it is linked |
 //! | 8 | 8 | next older version | its owner before it is linked, then the chain's pruner |
-//! | 16 | 8 | expiry, unix ms, 0 = never | its only owner, before it is linked |
+//! | 16 | 8 | expiry, unix ms, 0 = never; of a merge, when its transaction began | its only owner, before it is linked |
 //! | 24 | 4 | length of the value | `Value::new` |
 //! | 28 | 1 | kind | its only owner, before it is linked |
 //! | 29 | 1 | 1 if the bytes are counted | `Value::new` |
+//! | 30 | 2 | number of a merge's operator | its only owner, before it is linked |
 //! | 32 | … | the bytes, or the counted bytes' address | `Value::new` |
 //!
 //! A [`Value`] *is* a version that nobody has linked yet, so a commit copies no bytes: what the user
@@ -43,6 +44,23 @@ pub enum Kind {
     Put,
     /// The key is gone: a tombstone.
     Delete,
+    /// The key's value is what this operator makes of its older value and these bytes. The expiry of
+    /// such a version is the time at which its transaction began, in unix milliseconds: a value that
+    /// had expired by then counts as absent.
+    Merge {
+        /// The operator's number: what it means is the business of [`MergeOperators`].
+        ///
+        /// [`MergeOperators`]: crate::MergeOperators
+        operator: u16,
+    },
+}
+
+/// A [`Kind`] without what comes with it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tag {
+    Put,
+    Delete,
+    Merge,
 }
 
 #[repr(C)]
@@ -51,8 +69,9 @@ pub(crate) struct Version {
     next: AtomicPtr<Version>,
     expires_at: u64,
     len: u32,
-    kind: Kind,
+    tag: Tag,
     counted: bool,
+    operator: u16,
     value: Published,
 }
 
@@ -82,8 +101,9 @@ impl Version {
             next: AtomicPtr::new(std::ptr::null_mut()),
             expires_at: 0,
             len: u32::try_from(len).expect("a value is shorter than 4 GiB"),
-            kind: Kind::Put,
+            tag: Tag::Put,
             counted,
+            operator: 0,
             value: Published::new(),
         };
         // SAFETY: fresh memory of a layout made for a `Version` at its start; nobody else has it.
@@ -162,13 +182,22 @@ impl Version {
         Lsn::from_bits(unsafe { (*this.as_ptr()).stamp.load(Ordering::Relaxed) })
     }
 
-    /// Whether a tombstone in its place would take less memory.
+    /// Whether it is a merge.
+    ///
+    /// # Safety
+    /// `this` is not freed.
+    pub(crate) unsafe fn is_merge(this: NonNull<Version>) -> bool {
+        // SAFETY: the header is readable (caller), `tag` is constant once the version is linked.
+        unsafe { (*this.as_ptr()).tag == Tag::Merge }
+    }
+
+    /// Whether a tombstone in its place would take less memory, itself or by what it builds on.
     ///
     /// # Safety
     /// As for [`Version::bytes`].
     pub(crate) unsafe fn outweighs_tombstone(this: NonNull<Version>) -> bool {
         // SAFETY: the header is readable (caller), `len` is constant.
-        unsafe { (*this.as_ptr()).len > 0 }
+        unsafe { (*this.as_ptr()).len > 0 || Version::is_merge(this) }
     }
 
     /// The next older version.
@@ -177,10 +206,10 @@ impl Version {
     /// `this` is not freed.
     pub(crate) unsafe fn next(this: NonNull<Version>) -> Option<NonNull<Version>> {
         // SAFETY: the header is readable (caller).
-        // Acquire: pairs with the Release in `relink`. It is not what makes the older version's
-        // contents visible (the chain's first Acquire, in `Node::newest_version`, did that already,
-        // since a version is published only ever on top of published ones); it keeps the pruner's
-        // reads before its unlinking for whoever sees the new link.
+        // Acquire: pairs with the Release in `relink`: what merges were folded to is whole. (Of other
+        // versions the chain's first Acquire, in `Node::newest_version`, has made the contents
+        // visible already, since they were published on top of published ones.) And it keeps the
+        // pruner's reads before its unlinking for whoever sees the new link.
         NonNull::new(unsafe { (*this.as_ptr()).next.load(Ordering::Acquire) })
     }
 
@@ -188,7 +217,7 @@ impl Version {
     ///
     /// # Safety
     /// `this` is not freed; the caller is the chain's only pruner, and `next` is a version further
-    /// down the same chain, or none.
+    /// down the same chain, or a new one that leads to such, or none.
     pub(crate) unsafe fn relink(this: NonNull<Version>, next: Option<NonNull<Version>>) {
         let next = next.map_or(std::ptr::null_mut(), NonNull::as_ptr);
         // SAFETY: the header is readable (caller).
@@ -272,9 +301,15 @@ impl Value {
     pub(crate) fn into_version(self, kind: Kind, expires_at: u64) -> NonNull<Version> {
         let version = self.version.unwrap_or_else(|| Version::create(0, false));
         std::mem::forget(self);
+        let (tag, operator) = match kind {
+            Kind::Put => (Tag::Put, 0),
+            Kind::Delete => (Tag::Delete, 0),
+            Kind::Merge { operator } => (Tag::Merge, operator),
+        };
         // SAFETY: owned and unlinked, so nobody reads the header while it is written.
         unsafe {
-            (*version.as_ptr()).kind = kind;
+            (*version.as_ptr()).tag = tag;
+            (*version.as_ptr()).operator = operator;
             (*version.as_ptr()).expires_at = expires_at;
         }
         version
@@ -401,14 +436,35 @@ impl<'g> VersionRef<'g> {
         unsafe { Version::stamp(self.version) }
     }
 
-    /// Put or tombstone.
+    /// What it says of its key.
     #[inline]
     pub fn kind(self) -> Kind {
-        // SAFETY: `new`'s promise; `kind` is constant once the version is linked.
-        unsafe { (*self.version.as_ptr()).kind }
+        // SAFETY: `new`'s promise; tag and operator are constant once the version is linked.
+        let (tag, operator) =
+            unsafe { ((*self.version.as_ptr()).tag, (*self.version.as_ptr()).operator) };
+        match tag {
+            Tag::Put => Kind::Put,
+            Tag::Delete => Kind::Delete,
+            Tag::Merge => Kind::Merge { operator },
+        }
     }
 
-    /// The value's bytes, lent while the pin lasts. Empty for a tombstone.
+    /// Whether it is a merge.
+    #[inline]
+    pub(crate) fn is_merge(self) -> bool {
+        // SAFETY: as in `kind`.
+        unsafe { (*self.version.as_ptr()).tag == Tag::Merge }
+    }
+
+    /// The next older version of its key.
+    pub(crate) fn older(self) -> Option<VersionRef<'g>> {
+        // SAFETY: `new`'s promise: what a version links to was linked when the pin was taken or
+        // later, so it is not freed while `'g` lasts (invariant 3).
+        unsafe { Version::next(self.version).map(|version| VersionRef::new(version)) }
+    }
+
+    /// The value's bytes, lent while the pin lasts: a put's value or a merge's operand. Empty for a
+    /// tombstone.
     #[inline]
     pub fn value(self) -> &'g [u8] {
         // SAFETY: `new`'s promise: linked, hence filled and read-only, and not freed while `'g`
@@ -423,7 +479,7 @@ impl<'g> VersionRef<'g> {
         unsafe { slice(self.version) }
     }
 
-    /// When the value ends, in unix milliseconds; 0 = never.
+    /// When the value ends, in unix milliseconds; 0 = never. Of a merge: when its transaction began.
     #[inline]
     pub fn expires_at(self) -> u64 {
         // SAFETY: `new`'s promise; constant once linked.

@@ -2,7 +2,8 @@
 //!
 //! 1. The newest version at or below the read timestamp decides, unless a range delete at or below
 //!    the read timestamp covers the key with a larger stamp. At equal stamps the version wins: within
-//!    one commit it was written after the range delete.
+//!    one commit it was written after the range delete. If it is a merge, the older ones that it
+//!    builds on are found later, by the same rule ([`Merged`]).
 //! 2. First the chain, then the range deletes: whoever finds the tombstone that a pruner put in a
 //!    hidden version's place finds the range delete that hid it, or a newer one over the key. So a
 //!    reader from before that range delete is told that it skipped something newer.
@@ -10,10 +11,11 @@
 
 use isolith_wal::Lsn;
 
-use crate::memtable::{Lookup, Memtable};
+use crate::memtable::{Found, Lookup, Memtable};
+use crate::merge::Merged;
 use crate::node::NodePtr;
 use crate::sync::Guard;
-use crate::version::VersionRef;
+use crate::version::{Kind, VersionRef};
 
 /// What a reader at `read` sees of the node's key.
 #[inline]
@@ -28,7 +30,7 @@ pub(crate) fn lookup<'g>(
     let cover = memtable.range_deletes.cover(node.key(), read, guard);
     let skipped_newer = seen.skipped_newer || cover.skipped_newer;
     let Some(version) = seen.version else {
-        return Lookup { version: None, observed: cover.stamp, skipped_newer };
+        return Lookup { found: Found::Absent, observed: cover.stamp, skipped_newer };
     };
     // SAFETY: reached through its chain under `guard`; node and memtable last for 'g.
     let version = unsafe { VersionRef::new(version) };
@@ -37,8 +39,12 @@ pub(crate) fn lookup<'g>(
         true => cover.stamp >= stamp,
         false => cover.stamp > stamp,
     };
-    let shown = version.kind().is_put() && !hidden;
-    Lookup { version: shown.then_some(version), observed: stamp.max(cover.stamp), skipped_newer }
+    let found = match version.kind() {
+        Kind::Put if !hidden => Found::Put(version),
+        Kind::Merge { .. } if !hidden => Found::Merged(Merged::new(version, cover.stamp)),
+        _ => Found::Absent,
+    };
+    Lookup { found, observed: stamp.max(cover.stamp), skipped_newer }
 }
 
 /// What a reader at `read` sees of a key that has no node.
@@ -53,7 +59,7 @@ pub(crate) fn nothing<'g>(
         return Lookup::NOTHING;
     }
     let cover = memtable.range_deletes.cover(key, read, guard);
-    Lookup { version: None, observed: cover.stamp, skipped_newer: cover.skipped_newer }
+    Lookup { found: Found::Absent, observed: cover.stamp, skipped_newer: cover.skipped_newer }
 }
 
 /// The stamp of the node's newest version, range deletes apart; [`Lsn::ZERO`] if there is none.

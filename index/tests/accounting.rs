@@ -8,7 +8,7 @@ mod counting;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use isolith_index::{Kind, Memtable, PruneView, Value, pin};
+use isolith_index::{Kind, Memtable, NoOperators, PruneView, Value, pin};
 use isolith_wal::Lsn;
 
 use counting::{LARGEST, LIVE_BYTES, settle};
@@ -92,7 +92,7 @@ fn bytes_are_what_the_allocator_gave() {
                 if below(&mut state, 3) != 0 {
                     let view = PruneView { horizon: at(stamp), needed: Vec::new() };
                     let view = PruneView::new(view.horizon, needed.iter().copied());
-                    write.prune(&view, &pin());
+                    write.prune(&view, &NoOperators, &pin());
                 }
             }
             drop(write);

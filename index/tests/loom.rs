@@ -16,7 +16,9 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use isolith_index::parts::{Map, Ranges, Table};
-use isolith_index::{Direction, KeyRange, Kind, Memtable, PruneView, Value, collect, pin};
+use isolith_index::{
+    Direction, KeyRange, Kind, Memtable, NoOperators, PruneView, Value, collect, pin,
+};
 use isolith_wal::Lsn;
 use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use loom::thread;
@@ -210,7 +212,7 @@ fn write(memtable: &Arc<Memtable>, stamp: u64) {
 /// What a reader at `read` sees: the stamp in the version and the one in its bytes agree.
 fn seen(memtable: &Memtable, read: u64) -> Option<u64> {
     let guard = pin();
-    let version = memtable.lookup(b"k", at(read), &guard).version?;
+    let version = memtable.lookup(b"k", at(read), &guard).put()?;
     let stamp = version.stamp().counter();
     assert_eq!(version.value(), stamp.to_le_bytes());
     Some(stamp)
@@ -275,7 +277,7 @@ fn a_needed_version_stays_beside_pruner_and_writer() {
             thread::spawn(move || assert_eq!(seen(&memtable, 2), Some(2)))
         };
         let view = PruneView::new(at(3), [at(2)]);
-        let freed = memtable.prune_range(ALL, &view, &pin());
+        let freed = memtable.prune_range(ALL, &view, &NoOperators, &pin());
         writer.join().expect("no panic");
         reader.join().expect("no panic");
         assert_eq!(freed.versions, 1);
@@ -293,7 +295,7 @@ fn two_pruners_beside_a_writer_retire_each_version_once() {
         write(&memtable, 2);
         let version = memtable.bytes() - one;
         let prune = |memtable: &Memtable| {
-            memtable.prune_range(ALL, &PruneView::newest_only(), &pin()).versions
+            memtable.prune_range(ALL, &PruneView::newest_only(), &NoOperators, &pin()).versions
         };
         let pruner = {
             let memtable = Arc::clone(&memtable);
@@ -339,12 +341,12 @@ fn a_hidden_head_goes_beside_reader_and_writer() {
             })
         };
         let view = PruneView::new(at(3), [at(1)]);
-        let freed = memtable.prune_range(ALL, &view, &pin());
+        let freed = memtable.prune_range(ALL, &view, &NoOperators, &pin());
         writer.join().expect("no panic");
         reader.join().expect("no panic");
         // Only 2 is seen by nobody. The first pruning gives up if a new head comes in between; a
         // second takes 2, or the tombstone that came in its place.
-        let later = memtable.prune_range(ALL, &view, &pin());
+        let later = memtable.prune_range(ALL, &view, &NoOperators, &pin());
         assert!((1..=2).contains(&(freed.versions + later.versions)));
         assert_eq!((seen(&memtable, 1), seen(&memtable, 3)), (Some(1), None));
         assert_eq!(seen(&memtable, 4), Some(4));

@@ -7,7 +7,7 @@ mod counting;
 use std::ops::{Bound, ControlFlow};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use isolith_index::{Direction, KeyRange, Kind, Memtable, PruneView, Value, pin};
+use isolith_index::{Direction, KeyRange, Kind, Memtable, NoOperators, PruneView, Value, pin};
 use isolith_wal::Lsn;
 
 use counting::{CALLS, settle};
@@ -35,11 +35,11 @@ fn freed_bytes_are_what_pruning_says() {
     let before = memtable.bytes();
     let all: KeyRange<'_> = (Bound::Unbounded, Bound::Unbounded);
     let view = PruneView::new(at(100), [at(50), at(51)]);
-    let freed = memtable.prune_range(all, &view, &pin());
+    let freed = memtable.prune_range(all, &view, &NoOperators, &pin());
     assert_eq!((freed.versions, freed.bytes), (97, 97 * 100));
     assert_eq!(memtable.bytes(), before - freed.bytes);
     settle(&memtable);
-    assert_eq!(memtable.prune_range(all, &view, &pin()).versions, 0);
+    assert_eq!(memtable.prune_range(all, &view, &NoOperators, &pin()).versions, 0);
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn the_window_neither_allocates_nor_frees() {
         let _ = watched.changed_since(at(stamp));
         write.install(at(stamp));
         assert_eq!(CALLS.get(), calls, "commit {stamp}");
-        write.prune(&PruneView::new(at(stamp), []), &pin());
+        write.prune(&PruneView::new(at(stamp), []), &NoOperators, &pin());
     }
 }
 
@@ -78,7 +78,7 @@ fn retired_memory_does_not_pile_up() {
             let mut write = memtable.prepare(1);
             write.add(b"hot", Kind::Put, Value::new(value), 0);
             write.install(at(stamp));
-            write.prune(&PruneView::new(at(stamp), []), &pin());
+            write.prune(&PruneView::new(at(stamp), []), &NoOperators, &pin());
             most = most.max(memtable.retired_bytes());
         }
         most
@@ -97,11 +97,11 @@ fn a_pinned_reader_holds_back_what_it_may_see_and_no_more() {
         let mut write = memtable.prepare(1);
         write.add(b"key", Kind::Put, Value::new(&stamp.to_le_bytes()), 0);
         write.install(at(stamp));
-        write.prune(&PruneView::new(at(stamp), []), &pin());
+        write.prune(&PruneView::new(at(stamp), []), &NoOperators, &pin());
     };
     put(1);
     let guard = pin();
-    let version = memtable.lookup(b"key", at(1), &guard).version.expect("a value");
+    let version = memtable.lookup(b"key", at(1), &guard).put().expect("a value");
     for stamp in 2..1000 {
         put(stamp);
     }
@@ -112,7 +112,7 @@ fn a_pinned_reader_holds_back_what_it_may_see_and_no_more() {
     settle(&memtable);
     let mut seen = 0;
     memtable.scan((Bound::Unbounded, Bound::Unbounded), Direction::Forward, &pin(), |node| {
-        seen += usize::from(node.lookup(at(998)).version.is_none());
+        seen += usize::from(node.lookup(at(998)).put().is_none());
         ControlFlow::Continue(())
     });
     assert_eq!(seen, 1, "the version below the newest was pruned");
@@ -130,7 +130,7 @@ fn racing_pruners_retire_each_version_once() {
         for _ in 0..2 {
             scope.spawn(|| {
                 while memtable.newest(b"k", &pin()) < at(VERSIONS) {
-                    memtable.prune_range(ALL, &PruneView::newest_only(), &pin());
+                    memtable.prune_range(ALL, &PruneView::newest_only(), &NoOperators, &pin());
                 }
             });
         }
@@ -140,9 +140,9 @@ fn racing_pruners_retire_each_version_once() {
             write.install(at(stamp));
         }
     });
-    memtable.prune_range(ALL, &PruneView::newest_only(), &pin());
+    memtable.prune_range(ALL, &PruneView::newest_only(), &NoOperators, &pin());
     settle(&memtable);
     let guard = pin();
-    let newest = memtable.lookup(b"k", at(VERSIONS), &guard).version.expect("a value");
+    let newest = memtable.lookup(b"k", at(VERSIONS), &guard).put().expect("a value");
     assert_eq!(newest.value(), VERSIONS.to_be_bytes());
 }

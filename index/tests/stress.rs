@@ -12,7 +12,9 @@ use std::ops::{Bound, ControlFlow};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex};
 
-use isolith_index::{Direction, Kind, Memtable, PruneView, Value, pin};
+use isolith_index::{
+    Direction, Found, Kind, Lookup, Memtable, MergeError, MergeOperators, PruneView, Value, pin,
+};
 use isolith_wal::{Lsn, random_seed};
 
 struct Random(u64);
@@ -42,10 +44,48 @@ fn seed() -> u64 {
 
 type Key = Vec<u8>;
 
-/// One commit, as the window saw it: the range delete comes first, then the puts and deletes.
+/// One commit, as the window saw it: the range delete comes first, then the others.
 struct Commit {
     range: Option<(Key, Key)>,
-    writes: Vec<(Key, Option<Vec<u8>>)>,
+    writes: Vec<(Key, Write)>,
+}
+
+#[derive(Clone)]
+enum Write {
+    Put(Vec<u8>),
+    Delete,
+    Merge(Vec<u8>),
+}
+
+/// Appends, and keeps what was appended last.
+struct Tail;
+
+impl Tail {
+    const BYTES: usize = 100;
+}
+
+impl MergeOperators for Tail {
+    fn merge(
+        &self,
+        _: u16,
+        existing: Option<&[u8]>,
+        operand: &[u8],
+    ) -> Result<Vec<u8>, MergeError> {
+        let all = [existing.unwrap_or_default(), operand].concat();
+        Ok(all[all.len().saturating_sub(Tail::BYTES)..].to_vec())
+    }
+
+    fn combine(&self, _: u16, earlier: &[u8], later: &[u8]) -> Result<Vec<u8>, MergeError> {
+        self.merge(0, Some(earlier), later)
+    }
+}
+
+fn value_of(lookup: Lookup<'_>) -> Option<Vec<u8>> {
+    match lookup.found {
+        Found::Absent => None,
+        Found::Put(version) => Some(version.value().to_vec()),
+        Found::Merged(merged) => Some(merged.fold(&Tail).expect("it never fails").value),
+    }
 }
 
 /// What a reader saw at its timestamp.
@@ -93,8 +133,11 @@ impl Engine {
         }
         for (key, value) in &commit.writes {
             match value {
-                Some(bytes) => write.add(key, Kind::Put, Value::new(bytes), 0),
-                None => write.add(key, Kind::Delete, Value::empty(), 0),
+                Write::Put(bytes) => write.add(key, Kind::Put, Value::new(bytes), 0),
+                Write::Delete => write.add(key, Kind::Delete, Value::empty(), 0),
+                Write::Merge(bytes) => {
+                    write.add(key, Kind::Merge { operator: 0 }, Value::new(bytes), 0);
+                }
             }
         }
         {
@@ -107,7 +150,7 @@ impl Engine {
             self.visible.store(stamp, Ordering::Release);
         }
         if prune {
-            write.prune(&self.prune_view(), &outer);
+            write.prune(&self.prune_view(), &Tail, &outer);
         }
     }
 
@@ -137,8 +180,7 @@ impl Engine {
 
     fn point(&self, key: &[u8], read: u64) -> Option<Vec<u8>> {
         let guard = pin();
-        let lookup = self.memtable.lookup(key, Lsn::new(0, read), &guard);
-        lookup.version.map(|version| version.value().to_vec())
+        value_of(self.memtable.lookup(key, Lsn::new(0, read), &guard))
     }
 
     fn scan(
@@ -152,8 +194,8 @@ impl Engine {
         let mut entries = Vec::new();
         let range = (Bound::Included(start), Bound::Excluded(end));
         self.memtable.scan(range, direction, &guard, |node| {
-            if let Some(version) = node.lookup(Lsn::new(0, read)).version {
-                entries.push((node.key().to_vec(), version.value().to_vec()));
+            if let Some(value) = value_of(node.lookup(Lsn::new(0, read))) {
+                entries.push((node.key().to_vec(), value));
             }
             ControlFlow::Continue(())
         });
@@ -166,23 +208,33 @@ fn pair(n: usize) -> [Key; 2] {
     ["a", "b"].map(|half| format!("{half}{n:06}").into_bytes())
 }
 
-fn writer(engine: &Engine, mut random: Random, keys: usize, commits: usize, ranges: bool) {
+/// What a run does beside puts and deletes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Beside {
+    Nothing,
+    RangeDeletes,
+    Merges,
+}
+
+fn writer(engine: &Engine, mut random: Random, keys: usize, commits: usize, beside: Beside) {
     for _ in 0..commits {
         let mut writes = BTreeMap::new();
         for _ in 0..1 + random.below(3) {
             // Half of the writes go to a few hot keys, so that chains grow and are pruned.
             let n = if random.below(2) == 0 { random.below(8) } else { random.below(keys) };
             let len = if random.below(50) == 0 { 2000 } else { random.below(60) };
-            let value = (random.below(6) > 0).then(|| {
-                let mut bytes = random.next().to_le_bytes().to_vec();
-                bytes.resize(8 + len, 7);
-                bytes
-            });
+            let mut bytes = random.next().to_le_bytes().to_vec();
+            bytes.resize(8 + len, 7);
+            let write = match random.below(6) {
+                0 => Write::Delete,
+                2.. if beside == Beside::Merges => Write::Merge(bytes),
+                _ => Write::Put(bytes),
+            };
             for key in pair(n) {
-                writes.insert(key, value.clone());
+                writes.insert(key, write.clone());
             }
         }
-        let range = (ranges && random.below(40) == 0).then(|| {
+        let range = (beside == Beside::RangeDeletes && random.below(40) == 0).then(|| {
             let (a, b) = (random.below(keys), random.below(keys));
             // One half only: pairs may then differ by the deleted half being gone.
             (pair(a.min(b))[0].clone(), pair(a.max(b))[0].clone())
@@ -191,7 +243,7 @@ fn writer(engine: &Engine, mut random: Random, keys: usize, commits: usize, rang
         engine.commit(commit, random.below(4) > 0);
         if random.below(200) == 0 {
             let view = engine.prune_view();
-            engine.memtable.prune_range((Bound::Unbounded, Bound::Unbounded), &view, &pin());
+            engine.memtable.prune_range((Bound::Unbounded, Bound::Unbounded), &view, &Tail, &pin());
         }
     }
 }
@@ -201,7 +253,7 @@ fn reader(
     slot: usize,
     mut random: Random,
     keys: usize,
-    ranges: bool,
+    beside: Beside,
     done: &AtomicBool,
 ) -> Vec<Note> {
     let mut notes = Vec::new();
@@ -212,7 +264,7 @@ fn reader(
             let n = if random.below(2) == 0 { random.below(8) } else { random.below(keys) };
             let [a, b] = pair(n);
             let value = engine.point(&a, read);
-            if !ranges {
+            if beside != Beside::RangeDeletes {
                 assert_eq!(value, engine.point(&b, read), "halves of pair {n} at {read}");
             }
             assert_eq!(value, engine.point(&a, read), "key {n} at {read}, seen twice");
@@ -247,8 +299,16 @@ fn replay(commits: &[Commit], mut notes: Vec<Note>) -> usize {
                 state.retain(|key, _| !(start <= key && key < end));
             }
             for (key, value) in &commit.writes {
-                match value {
-                    Some(value) => drop(state.insert(key.clone(), value.clone())),
+                let merged = match value {
+                    Write::Put(value) => Some(value.clone()),
+                    Write::Delete => None,
+                    Write::Merge(operand) => {
+                        let existing = state.get(key).map(Vec::as_slice);
+                        Some(Tail.merge(0, existing, operand).expect("it never fails"))
+                    }
+                };
+                match merged {
+                    Some(value) => drop(state.insert(key.clone(), value)),
                     None => drop(state.remove(key)),
                 }
             }
@@ -271,7 +331,7 @@ fn replay(commits: &[Commit], mut notes: Vec<Note>) -> usize {
     count
 }
 
-fn run(keys: usize, commits: usize, ranges: bool) {
+fn run(keys: usize, commits: usize, beside: Beside) {
     let seed = seed();
     let engine = Engine::new(seed);
     let done = AtomicBool::new(false);
@@ -279,14 +339,14 @@ fn run(keys: usize, commits: usize, ranges: bool) {
         let writers: Vec<_> = (0..2)
             .map(|n| {
                 let engine = &engine;
-                scope.spawn(move || writer(engine, Random(seed ^ n), keys, commits, ranges))
+                scope.spawn(move || writer(engine, Random(seed ^ n), keys, commits, beside))
             })
             .collect();
         let readers: Vec<_> = (0..READERS)
             .map(|slot| {
                 let (engine, done) = (&engine, &done);
                 let random = Random(seed ^ (100 + slot as u64));
-                scope.spawn(move || reader(engine, slot, random, keys, ranges, done))
+                scope.spawn(move || reader(engine, slot, random, keys, beside, done))
             })
             .collect();
         let written: Vec<_> = writers.into_iter().map(|writer| writer.join()).collect();
@@ -304,12 +364,17 @@ fn run(keys: usize, commits: usize, ranges: bool) {
 
 #[test]
 fn registered_readers_see_their_snapshot_while_writers_prune() {
-    run(2_000, 15_000, false);
+    run(2_000, 15_000, Beside::Nothing);
 }
 
 #[test]
 fn range_deletes_are_seen_whole_beside_writers_and_folds() {
-    run(500, 6_000, true);
+    run(500, 6_000, Beside::RangeDeletes);
+}
+
+#[test]
+fn merges_read_the_same_before_and_after_they_are_folded() {
+    run(300, 10_000, Beside::Merges);
 }
 
 #[test]
@@ -364,7 +429,7 @@ fn everything_added_before_is_found_by_lookups_and_scans() {
                             let key = key(thread, n);
                             assert!(seen.binary_search(&key).is_ok(), "key {n} of {thread}");
                             let guard = pin();
-                            let version = memtable.lookup(&key, Lsn::MAX, &guard).version;
+                            let version = memtable.lookup(&key, Lsn::MAX, &guard).put();
                             assert_eq!(version.expect("a value").value(), n.to_le_bytes());
                         }
                     }

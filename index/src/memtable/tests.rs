@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use super::*;
+use crate::merge::NoOperators;
 use crate::scan::contains;
 use crate::testing::{Random, assert_same};
-use crate::version::Value;
+use crate::version::{Kind, Value};
 
 fn at(counter: u64) -> Lsn {
     Lsn::new(0, counter)
@@ -19,7 +20,7 @@ fn put(memtable: &Arc<Memtable>, key: &[u8], value: &[u8], stamp: u64) {
 }
 
 fn value(memtable: &Memtable, key: &[u8], read: u64) -> Option<Vec<u8>> {
-    memtable.lookup(key, at(read), &pin()).version.map(|version| version.value().to_vec())
+    memtable.lookup(key, at(read), &pin()).put().map(|version| version.value().to_vec())
 }
 
 const ALL: KeyRange<'static> = (Bound::Unbounded, Bound::Unbounded);
@@ -60,7 +61,7 @@ fn prepared_writes_are_seen_by_nobody_until_installed() {
     assert_eq!(write.ranges().count(), 1);
     let guard = pin();
     let lookup = memtable.lookup(b"a", Lsn::MAX, &guard);
-    assert!(lookup.version.is_none() && !lookup.skipped_newer && lookup.observed == Lsn::ZERO);
+    assert!(lookup.put().is_none() && !lookup.skipped_newer && lookup.observed == Lsn::ZERO);
     drop(write);
     // The node stays, its version and the range delete are gone.
     assert_eq!(memtable.bytes(), empty + 17);
@@ -101,7 +102,7 @@ fn a_key_written_twice_in_one_commit_shows_the_later_value() {
     write.add(b"k", Kind::Put, Value::new(b"second"), 0);
     write.install(at(1));
     assert_eq!(value(&memtable, b"k", 1).as_deref(), Some(&b"second"[..]));
-    assert_eq!(write.prune(&PruneView::new(at(1), []), &pin()).versions, 1);
+    assert_eq!(write.prune(&PruneView::new(at(1), []), &NoOperators, &pin()).versions, 1);
     assert_eq!(value(&memtable, b"k", 1).as_deref(), Some(&b"second"[..]));
 }
 
@@ -151,7 +152,7 @@ fn expiry_is_part_of_the_version() {
     write.add(b"k", Kind::Put, Value::new(b"v"), 1000);
     write.install(at(1));
     let guard = pin();
-    let version = memtable.lookup(b"k", at(1), &guard).version.expect("a value");
+    let version = memtable.lookup(b"k", at(1), &guard).put().expect("a value");
     assert_eq!(version.expires_at(), 1000);
     assert!(version.live_at(999) && !version.live_at(1000));
 }
@@ -165,7 +166,7 @@ fn values_outlive_the_pin_the_version_and_the_memtable() {
     let slices: Vec<_> = {
         let guard = pin();
         [b"s", b"m", b"l"]
-            .map(|key| memtable.lookup(key, at(1), &guard).version.expect("a value").slice())
+            .map(|key| memtable.lookup(key, at(1), &guard).put().expect("a value").slice())
             .to_vec()
     };
     drop(memtable);
@@ -193,7 +194,7 @@ fn what_a_range_delete_hides_gives_its_memory_back() {
     }
     let full = memtable.bytes();
     delete_all(&memtable, 501);
-    let freed = memtable.prune_range(ALL, &PruneView::new(at(501), []), &pin());
+    let freed = memtable.prune_range(ALL, &PruneView::new(at(501), []), &NoOperators, &pin());
     let guard = pin();
     assert_eq!(freed.versions, 500);
     assert!(memtable.bytes() + 500 * 2000 < full, "{full}, then {}", memtable.bytes());
@@ -201,12 +202,12 @@ fn what_a_range_delete_hides_gives_its_memory_back() {
         // The validators' evidence, and what a reader is told, are as before.
         assert_eq!(memtable.newest(&key(n), &guard), at(501));
         let lookup = memtable.lookup(&key(n), at(501), &guard);
-        assert!(lookup.version.is_none() && lookup.observed == at(501) && !lookup.skipped_newer);
+        assert!(lookup.put().is_none() && lookup.observed == at(501) && !lookup.skipped_newer);
         // One that read too late, at a timestamp that nobody held, is told so.
         let lookup = memtable.lookup(&key(n), at(500), &guard);
-        assert!(lookup.version.is_none() && lookup.skipped_newer);
+        assert!(lookup.put().is_none() && lookup.skipped_newer);
     }
-    let again = memtable.prune_range(ALL, &PruneView::new(at(501), []), &guard);
+    let again = memtable.prune_range(ALL, &PruneView::new(at(501), []), &NoOperators, &guard);
     assert_eq!(again, Freed::default(), "a tombstone is not replaced");
     put(&memtable, &key(1), b"new", 502);
     assert_eq!(value(&memtable, &key(1), 502).as_deref(), Some(&b"new"[..]));
@@ -220,7 +221,7 @@ fn a_hidden_value_stays_until_nobody_can_need_it() {
     delete_all(&memtable, 20);
     let prune = |horizon, needed: &[u64]| {
         let view = PruneView::new(at(horizon), needed.iter().map(|&n| at(n)));
-        memtable.prune_range(ALL, &view, &pin()).versions
+        memtable.prune_range(ALL, &view, &NoOperators, &pin()).versions
     };
     // The range delete is above the horizon; somebody reads before it; nobody does.
     assert_eq!(prune(9, &[]), 0);
@@ -240,7 +241,10 @@ fn a_put_of_the_same_commit_as_the_range_delete_keeps_its_value() {
     write.add_range_delete(ALL);
     write.add(b"k", Kind::Put, Value::new(b"new"), 0);
     write.install(at(2));
-    assert_eq!(memtable.prune_range(ALL, &PruneView::new(at(2), []), &pin()).versions, 1);
+    assert_eq!(
+        memtable.prune_range(ALL, &PruneView::new(at(2), []), &NoOperators, &pin()).versions,
+        1
+    );
     assert_eq!(value(&memtable, b"k", 2).as_deref(), Some(&b"new"[..]));
 }
 
@@ -252,14 +256,14 @@ fn a_replayed_range_delete_gives_the_memory_back_in_the_next_sweep() {
         let mut write = memtable.prepare(1);
         write.add(&stamp.to_be_bytes(), Kind::Put, Value::new(&[7; 900]), 0);
         write.install(at(stamp));
-        write.prune(&view, &pin());
+        write.prune(&view, &NoOperators, &pin());
     }
     let full = memtable.bytes();
     let mut write = memtable.prepare(0);
     write.add_range_delete(ALL);
     write.install(at(101));
-    write.prune(&view, &pin());
-    memtable.prune_range(ALL, &PruneView::new(at(101), []), &pin());
+    write.prune(&view, &NoOperators, &pin());
+    memtable.prune_range(ALL, &PruneView::new(at(101), []), &NoOperators, &pin());
     assert!(memtable.bytes() + 100 * 900 <= full + 200, "{full}, then {}", memtable.bytes());
 }
 
@@ -274,7 +278,12 @@ fn racing_replacements_and_writers_lose_and_leak_nothing() {
         for _ in 0..2 {
             scope.spawn(|| {
                 while seen() < STAMPS {
-                    memtable.prune_range(ALL, &PruneView::new(at(seen()), []), &pin());
+                    memtable.prune_range(
+                        ALL,
+                        &PruneView::new(at(seen()), []),
+                        &NoOperators,
+                        &pin(),
+                    );
                 }
             });
         }
@@ -285,7 +294,7 @@ fn racing_replacements_and_writers_lose_and_leak_nothing() {
                 let read = seen();
                 let lookup = memtable.lookup(b"k", at(read), &guard);
                 if !lookup.skipped_newer && read > 0 {
-                    let value = lookup.version.map(|v| v.value().to_vec());
+                    let value = lookup.put().map(|v| v.value().to_vec());
                     let expected = (read % 2 == 1).then(|| read.to_be_bytes().repeat(20));
                     assert_eq!((value, lookup.observed), (expected, at(read)));
                 }
@@ -301,11 +310,11 @@ fn racing_replacements_and_writers_lose_and_leak_nothing() {
         }
     });
     let view = PruneView::new(at(STAMPS), []);
-    memtable.prune_range(ALL, &view, &pin());
+    memtable.prune_range(ALL, &view, &NoOperators, &pin());
     let other = Arc::new(Memtable::new(1));
     put(&other, b"k", b"", STAMPS - 1);
     delete_all(&other, STAMPS);
-    other.prune_range(ALL, &view, &pin());
+    other.prune_range(ALL, &view, &NoOperators, &pin());
     assert_eq!(memtable.bytes(), other.bytes(), "one tombstone, one range delete");
     // Other tests of the process may hold the epoch back for a while.
     while memtable.retired_bytes() > 0 {
@@ -313,6 +322,8 @@ fn racing_replacements_and_writers_lose_and_leak_nothing() {
         std::thread::yield_now();
     }
 }
+
+mod merges;
 
 /// What the memtable ought to hold: all writes, by key and stamp.
 #[derive(Default)]
@@ -410,9 +421,9 @@ fn memtable_agrees_with_a_map_of_versions() {
             if random.below(2) == 0 {
                 horizon = horizon.max(stamp - random.below(5.min(stamp as usize)) as u64);
                 let view = PruneView::new(at(horizon), needed.iter().map(|&n| at(n)));
-                write.prune(&view, &pin());
+                write.prune(&view, &NoOperators, &pin());
                 if random.below(20) == 0 {
-                    memtable.prune_range(ALL, &view, &pin());
+                    memtable.prune_range(ALL, &view, &NoOperators, &pin());
                     for (key, chain) in &model.versions {
                         let reads = needed.iter().copied().chain(horizon..=stamp);
                         let mut kept: Vec<u64> = reads
@@ -433,7 +444,7 @@ fn memtable_agrees_with_a_map_of_versions() {
                 let key = key(n);
                 let lookup = memtable.lookup(&key, at(read), &guard);
                 let (value, observed) = model.lookup(&key, read);
-                assert_eq!(lookup.version.map(|v| v.value().to_vec()), value, "{n} at {read}");
+                assert_eq!(lookup.put().map(|v| v.value().to_vec()), value, "{n} at {read}");
                 assert_eq!(lookup.observed, if observed == 0 { Lsn::ZERO } else { at(observed) });
             }
             let (start, end) = (key(random.below(keys)), key(random.below(keys)));
@@ -447,7 +458,7 @@ fn memtable_agrees_with_a_map_of_versions() {
             for direction in [Direction::Forward, Direction::Reverse] {
                 let mut seen = Vec::new();
                 memtable.scan(range, direction, &guard, |node| {
-                    let version = node.lookup(at(read)).version;
+                    let version = node.lookup(at(read)).put();
                     seen.push((node.key().to_vec(), version.map(|v| v.value().to_vec())));
                     ControlFlow::Continue(())
                 });
