@@ -887,7 +887,8 @@ impl Table {
         effects: &mut Effects,
     ) -> bool {
         let me = identity.slot();
-        if me == NO_SLOT {
+        // What a wounder left for later may have been done meanwhile by the owner, who has begun again.
+        if me == NO_SLOT || !forget && identity.is_live() {
             return false;
         }
         if forget {

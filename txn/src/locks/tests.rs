@@ -524,3 +524,49 @@ fn writes_are_stopped_by_what_others_hold_and_by_nothing_else() {
     assert_eq!(writer.wounded_by(), Some(Wound::Older { by: Age::from_bits(0) }));
     assert_eq!(table.stats().wounds, 1);
 }
+
+/// Begins again, and locks a key, as soon as it is woken: on the thread of whoever wakes it.
+struct BeginsAgain {
+    owner: Arc<LockOwner>,
+    space: Arc<Space>,
+}
+
+impl Wake for BeginsAgain {
+    fn wake(self: Arc<Self>) {
+        self.owner.begin_again();
+        let step = self.owner.lock(&self.space, LockTarget::Key(b"new"), LockMode::Exclusive, None);
+        assert_eq!(step, LockStep::Granted);
+    }
+}
+
+#[test]
+fn what_is_left_of_a_wound_never_takes_the_locks_of_who_has_begun_again() {
+    let table = Arc::new(LockTable::new());
+    let space = space(1);
+    let [old, young, holder] =
+        [1, 2, 3].map(|age| Arc::new(table.owner(Age::from_bits(age), DeadlockPolicy::WoundWait)));
+    // More than a wounder takes out at once.
+    for key in 0..1000u32 {
+        let step =
+            young.lock(&space, LockTarget::Key(&key.to_be_bytes()), LockMode::Exclusive, None);
+        assert_eq!(step, LockStep::Granted);
+    }
+    assert_eq!(
+        holder.lock(&space, LockTarget::Key(b"held"), LockMode::Exclusive, None),
+        LockStep::Granted
+    );
+    assert!(holder.begin_commit(), "nobody takes its lock from now on");
+    let waker = BeginsAgain { owner: Arc::clone(&young), space: Arc::clone(&space) };
+    let waker = Waker::from(Arc::new(waker));
+    let step = young.lock(&space, LockTarget::Key(b"held"), LockMode::Exclusive, Some(&waker));
+    assert_eq!(step, LockStep::Waiting);
+    let step = old.lock(&space, LockTarget::Key(&[0; 4]), LockMode::Shared, None);
+    assert_eq!(step, LockStep::Granted);
+    assert!(young.is_active());
+    assert_eq!(young.holds(1, b"new"), Some(LockMode::Exclusive));
+    assert_eq!(young.lock_count(), 1);
+    drop(waker);
+    drop((old, young, holder));
+    assert_eq!(table.stats().held, 0);
+    assert!(!space.has_lockers());
+}
