@@ -43,24 +43,37 @@ fn compare(name: &str, setting: Setting, cases: usize) {
     let total = total.into_inner();
     println!("{name}: {total:?}");
     assert!(total.conflicts > 0 && total.commits > 0 && total.scans > 0, "{total:?}");
+    assert!(total.pasts > 0 && total.forgotten > 0, "{total:?}");
+}
+
+fn setting(mode: CommitMode, logged: bool, retention_ms: u64) -> Setting {
+    Setting { mode, logged, strict: true, retention_ms }
 }
 
 #[test]
 fn the_engine_answers_as_the_model_does() {
-    let setting = Setting { mode: CommitMode::Combining, logged: true, strict: true };
+    let setting = setting(CommitMode::Combining, true, 0);
     compare("the_engine_answers_as_the_model_does", setting, 2_500);
 }
 
 #[test]
 fn the_serial_mode_answers_as_the_model_does() {
-    let setting = Setting { mode: CommitMode::Serial, logged: true, strict: true };
+    let setting = setting(CommitMode::Serial, true, 0);
     compare("the_serial_mode_answers_as_the_model_does", setting, 800);
 }
 
 #[test]
 fn a_database_in_memory_answers_as_the_model_does() {
-    let setting = Setting { mode: CommitMode::Combining, logged: false, strict: true };
+    let setting = setting(CommitMode::Combining, false, 0);
     compare("a_database_in_memory_answers_as_the_model_does", setting, 800);
+}
+
+#[test]
+fn retained_history_answers_as_the_model_does() {
+    for (retention_ms, cases) in [(10, 600), (100, 300)] {
+        let setting = setting(CommitMode::Combining, true, retention_ms);
+        compare("retained_history_answers_as_the_model_does", setting, cases);
+    }
 }
 
 // ---- what was found, each as small as it can be told

@@ -100,7 +100,8 @@ mod planted {
         let programs = prop::collection::vec(operation(), 1..160);
         for _ in 0..2_500 {
             let tree = programs.new_tree(&mut runner).map_err(|why| Finding::new(why.message()))?;
-            let setting = Setting { mode: CommitMode::Combining, logged: true, strict: true };
+            let (mode, retention_ms) = (CommitMode::Combining, 0);
+            let setting = Setting { mode, logged: true, strict: true, retention_ms };
             machine::run(setting, &tree.current())?;
         }
         Ok(())

@@ -11,6 +11,7 @@
 //! 4. After each reopening: the same names, the same state, no commit lost.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use isolith::storage::memory::MemoryStorage;
 use isolith::{
@@ -44,6 +45,8 @@ pub struct Setting {
     /// Whether a commit that is refused although nothing it depends on has changed is a finding; it
     /// is counted otherwise.
     pub strict: bool,
+    /// How long history is kept, in milliseconds of the machine's clock.
+    pub retention_ms: u64,
 }
 
 /// What a run has done.
@@ -61,6 +64,10 @@ pub struct Tally {
     pub needless: u64,
     /// Times that the database was closed and opened again.
     pub reopenings: u64,
+    /// Snapshots of the past that were given.
+    pub pasts: u64,
+    /// Snapshots of the past that were refused, as they had to be.
+    pub forgotten: u64,
 }
 
 impl Tally {
@@ -72,6 +79,8 @@ impl Tally {
         self.conflicts += other.conflicts;
         self.needless += other.needless;
         self.reopenings += other.reopenings;
+        self.pasts += other.pasts;
+        self.forgotten += other.forgotten;
     }
 }
 
@@ -261,6 +270,7 @@ impl Machine {
                 Ok(())
             }
             Operation::Snapshot(of_visible) => self.snapshot(*of_visible),
+            Operation::SnapshotAt(back) => self.snapshot_at((*back).into()),
             Operation::Through(place, look) => {
                 if self.snapshots.is_empty() {
                     return Ok(());
@@ -422,11 +432,49 @@ impl Machine {
         };
         let snapshot = snapshot.map_err(unexpected)?;
         let expected = if of_visible { visible } else { s };
-        ensure_eq!(snapshot.timestamp(), expected, "a snapshot's timestamp");
+        self.keep(snapshot, expected)
+    }
+
+    /// Takes a snapshot `back` commits before the newest: given exactly if that is retained, or if
+    /// somebody holds it already.
+    fn snapshot_at(&mut self, back: usize) -> Checked {
+        let (commits, newest) = (self.model.timestamps(), self.model.newest());
+        let at = match back.checked_sub(1) {
+            None => Timestamp::new(newest.epoch(), newest.counter() + 1),
+            Some(back) => *commits.iter().rev().nth(back).unwrap_or(&Timestamp::ZERO),
+        };
+        let (s, floor) = (self.db.acknowledged(), self.db.stats().retention_floor);
+        ensure_eq!(floor.is_some(), self.setting.retention_ms > 0, "a retention floor");
+        ensure!(floor.is_none_or(|floor| floor <= s), "the floor {floor:?} is beyond S = {s}");
+        let held = self.snapshots.iter().any(|taken| taken.at == at);
+        let readable = floor.is_some_and(|floor| floor <= at) || held || at == s;
+        match self.db.snapshot_at(at) {
+            Ok(snapshot) if at <= s && readable => {
+                self.tally.pasts += 1;
+                self.keep(snapshot, at)
+            }
+            Err(Error::TimestampAhead { timestamp, acknowledged }) if at > s => {
+                ensure_eq!((timestamp, acknowledged), (at, s), "a timestamp that is ahead");
+                Ok(())
+            }
+            Err(Error::SnapshotTooOld { oldest }) if at <= s && !readable => {
+                ensure_eq!(oldest, floor.unwrap_or(s), "the oldest timestamp");
+                self.tally.forgotten += 1;
+                Ok(())
+            }
+            other => {
+                let other = other.map(|snapshot| snapshot.timestamp());
+                Err(Finding::new(format!("{at}, with S = {s}, floor {floor:?}: {other:?}")))
+            }
+        }
+    }
+
+    fn keep(&mut self, snapshot: Snapshot, at: Timestamp) -> Checked {
+        ensure_eq!(snapshot.timestamp(), at, "a snapshot's timestamp");
         if self.snapshots.len() == SNAPSHOTS_MAX {
             self.snapshots.remove(0);
         }
-        self.snapshots.push(Taken { snapshot, at: expected, now: self.now() });
+        self.snapshots.push(Taken { snapshot, at, now: self.now() });
         Ok(())
     }
 
@@ -713,6 +761,7 @@ fn open(setting: Setting, storage: &MemoryStorage, clock: &ManualClock) -> Check
         .commit_mode(setting.mode)
         .clock(Arc::new(clock.clone()))
         .segment_bytes(64 << 10)
+        .retention(Duration::from_millis(setting.retention_ms))
         .threads(false);
     if setting.logged {
         builder = builder.storage(Arc::new(storage.clone()));

@@ -196,6 +196,8 @@ pub enum Operation {
     Await(u8),
     /// Takes a snapshot, of what is acknowledged or of what is visible.
     Snapshot(bool),
+    /// Takes a snapshot of the past: so many commits before the newest; 0 is beyond it.
+    SnapshotAt(u8),
     /// Reads through a snapshot.
     Through(u8, Look),
     /// Drops a snapshot.
@@ -319,6 +321,7 @@ pub fn operation() -> impl Strategy<Value = Operation> {
         1 => slot.prop_map(Operation::Rollback),
         1 => any::<u8>().prop_map(Operation::Await),
         3 => any::<bool>().prop_map(Operation::Snapshot),
+        3 => prop_oneof![3 => 0..8u8, 2 => 0..80u8].prop_map(Operation::SnapshotAt),
         6 => (any::<u8>(), look()).prop_map(|(place, look)| Operation::Through(place, look)),
         1 => any::<u8>().prop_map(Operation::Forget),
         2 => (0..30u8).prop_map(Operation::Advance),
