@@ -312,3 +312,91 @@ fn a_commit_under_way_does_not_expire() {
     steps.round(1);
     assert!(matches!(commit.step(), Step::Ready(_)));
 }
+
+/// Threads: a writer that keeps two keys equal and counts a third up, the upkeep at work, and readers who
+/// stay until they are refused. Whatever was read before that is one state, and the right one.
+#[test]
+fn readers_at_any_age_see_one_state_or_are_refused() {
+    let db = Builder::in_memory()
+        .retention(millis(30))
+        .snapshot_age_max(millis(20))
+        .durability(Durability::Buffered)
+        .open()
+        .unwrap();
+    let a = db.keyspace("a").unwrap();
+    let write = |n: u64| {
+        let mut tx = db.begin().unwrap();
+        for key in ["left", "right"] {
+            tx.put(&a, key, n.to_be_bytes()).unwrap();
+        }
+        tx.commit().unwrap().timestamp.unwrap()
+    };
+    let number = |value: Option<Slice>| u64::from_be_bytes(value.unwrap()[..].try_into().unwrap());
+    // The only writer: a commit's number is its timestamp's distance from the first one's.
+    let first = write(0);
+    let over = std::sync::atomic::AtomicBool::new(false);
+    let over = &over;
+    let relaxed = std::sync::atomic::Ordering::Relaxed;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for n in 1.. {
+                if over.load(relaxed) {
+                    break;
+                }
+                write(n);
+                // Now and then the upkeep comes by a chain that nobody adds to.
+                if n % 1024 == 0 {
+                    std::thread::yield_now();
+                }
+            }
+        });
+        let readers: Vec<_> = (0..2u64)
+            .map(|reader| {
+                let (db, a) = (&db, &a);
+                scope.spawn(move || {
+                    let mut random = 77 + reader;
+                    let (mut given, mut refused) = (0, 0);
+                    while given < 20 || refused < 20 {
+                        let s = db.acknowledged();
+                        let age = next(&mut random) % (s.counter() - first.counter() + 1);
+                        let at = Timestamp::new(s.epoch(), s.counter() - age);
+                        let source = match next(&mut random) % 3 {
+                            0 => db.snapshot(),
+                            _ => db.snapshot_at(at),
+                        };
+                        let snapshot = match source {
+                            Ok(source) => {
+                                let joined = db.snapshot_at(source.timestamp());
+                                drop(source);
+                                joined
+                            }
+                            refused => refused,
+                        };
+                        let Ok(snapshot) = snapshot else {
+                            refused += 1;
+                            continue;
+                        };
+                        let expected = snapshot.timestamp().counter() - first.counter();
+                        let error = loop {
+                            let read = || {
+                                let left = number(snapshot.get(a, "left")?);
+                                let pairs = snapshot.range(a, ..).collect::<Result<Vec<_>>>()?;
+                                let right = number(Some(pairs[1].1.clone()));
+                                assert_eq!((left, right, pairs.len()), (expected, expected, 2));
+                                Ok(())
+                            };
+                            if let Err(error) = read() {
+                                break error;
+                            }
+                        };
+                        assert!(matches!(error, Error::SnapshotTooOld { .. }), "{error}");
+                        given += 1;
+                    }
+                })
+            })
+            .collect();
+        let results: Vec<_> = readers.into_iter().map(|reader| reader.join()).collect();
+        over.store(true, relaxed);
+        results.into_iter().for_each(|result| result.unwrap());
+    });
+}
