@@ -282,9 +282,9 @@ impl Core {
         &self.heat
     }
 
-    /// Notes that a key is fought for.
-    pub(crate) fn warm(&self, space: SpaceId, key: &[u8]) {
-        self.heat.warm(space, key, self.marks.visible());
+    /// Notes that a key is fought for, and how many operations were in vain.
+    pub(crate) fn warm(&self, space: SpaceId, key: &[u8], waste: usize) {
+        self.heat.warm(space, key, waste, self.marks.visible());
     }
 
     /// Wakes somebody later: its wait for a lock has a limit.

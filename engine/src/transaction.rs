@@ -468,7 +468,8 @@ impl Transaction {
 
     /// The error for a dependency that was found to be broken before the commit.
     fn conflict_on(&self, keyspace: &Keyspace, what: ConflictOn, other: Option<Lsn>) -> Error {
-        self.open.conflict(keyspace.space().id, what, other)
+        let waste = self.reads.borrow().operations() + 1;
+        self.open.conflict(keyspace.space().id, what, other, waste)
     }
 
     /// The value of a key, if there is one: own writes first, then as the isolation level has it.

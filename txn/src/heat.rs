@@ -1,9 +1,11 @@
 //! Which keys are fought for: the temperature that [`Concurrency::Auto`](crate::Concurrency::Auto)
 //! decides by.
 //!
-//! A conflict, or a wait for a lock, warms the key's bucket; commits let it cool: its temperature
-//! halves with every [`HALF_LIFE`] commits that the database decides. So no clock is read, a run can be
-//! repeated, and a key is hot as long as a fixed share of all commits fights for it.
+//! A conflict warms the key's bucket by the work that it wasted, counted in operations; a wait for a
+//! lock by one. Commits let it cool: its temperature halves with every [`HALF_LIFE`] commits that the
+//! database decides. So no clock is read, a run can be repeated, and a key is hot as long as about every
+//! second commit wastes an operation for it, or waits for it: a few conflicts of short transactions are
+//! cheaper than the waits that locks would bring.
 //!
 //! Buckets are by hash of keyspace and key: a hot key warms itself and, rarely, a stranger that shares
 //! its bucket, which then is locked without need. That costs a lock, never an answer.
@@ -19,14 +21,14 @@ use crate::sync::{AtomicU64, Ordering};
 
 /// Buckets: a power of two.
 const BUCKETS: usize = 1 << 12;
-/// What one conflict adds.
-const CONFLICT: u64 = 64;
-/// From here on a key is hot: two conflicts within a half-life.
-const HOT: u64 = 96;
+/// The most that one conflict adds: a very long transaction is one transaction still.
+const WASTE_MAX: usize = 256;
+/// From here on a key is hot.
+const HOT: u64 = 512;
 /// The most that a bucket holds: so it cools within a few half-lives, however long it was fought for.
-const TEMPERATURE_MAX: u64 = 1 << 10;
+const TEMPERATURE_MAX: u64 = 2048;
 /// Commits in which a temperature halves.
-const HALF_LIFE: u64 = 1 << 12;
+const HALF_LIFE: u64 = 1 << 10;
 /// Bits of a bucket that hold the temperature; the others hold the commit counter that it was
 /// written at.
 const TEMPERATURE_BITS: u32 = 12;
@@ -72,18 +74,18 @@ impl Heat {
         &self.buckets[hasher.finish() as usize & (BUCKETS - 1)]
     }
 
-    /// Notes that a transaction was refused, or had to wait, for this key, when `now` was the newest
-    /// commit.
-    pub fn warm(&self, space: SpaceId, key: &[u8], now: Lsn) {
+    /// Notes that a transaction was refused for this key and `waste` operations were in vain, or that
+    /// it had to wait for a lock (`waste` 1), when `now` was the newest commit.
+    pub fn warm(&self, space: SpaceId, key: &[u8], waste: usize, now: Lsn) {
         let now = now.counter();
         let bucket = self.bucket(space, key);
         // Relaxed, all: temperatures order no other memory, and a lost update is a little heat.
-        let warmer = temperature(bucket.load(Ordering::Relaxed), now) + CONFLICT;
+        let warmer = temperature(bucket.load(Ordering::Relaxed), now) + waste.min(WASTE_MAX) as u64;
         let warmer = warmer.min(TEMPERATURE_MAX);
         bucket.store(now << TEMPERATURE_BITS | warmer, Ordering::Relaxed);
         self.conflicts.fetch_add(1, Ordering::Relaxed);
         if warmer >= HOT {
-            // A temperature of at most 2^10 is below HOT after four half-lives.
+            // A temperature of at most TEMPERATURE_MAX is below HOT after three half-lives.
             self.hot_until.fetch_max(now + 4 * HALF_LIFE, Ordering::Relaxed);
         }
     }
@@ -116,17 +118,19 @@ mod tests {
     fn a_key_is_hot_while_it_is_fought_for_and_cools_with_commits() {
         let heat = Heat::new();
         assert!(!heat.is_hot(1, b"k", at(10)));
-        heat.warm(1, b"k", at(10));
-        assert!(!heat.is_hot(1, b"k", at(10)), "one conflict happens to everybody");
-        heat.warm(1, b"k", at(20));
+        heat.warm(1, b"k", 4, at(10));
+        assert!(!heat.is_hot(1, b"k", at(10)), "a conflict happens to everybody");
+        for _ in 0..2 {
+            heat.warm(1, b"k", 1_000_000, at(20));
+        }
         assert!(heat.is_hot(1, b"k", at(20)));
         assert!(!heat.is_hot(2, b"k", at(20)), "another keyspace's key");
         assert!(!heat.is_hot(1, b"k", at(20 + HALF_LIFE)));
-        for _ in 0..1000 {
-            heat.warm(1, b"k", at(HALF_LIFE));
+        for _ in 0..2 * TEMPERATURE_MAX {
+            heat.warm(1, b"k", 1, at(HALF_LIFE));
         }
-        assert!(heat.is_hot(1, b"k", at(4 * HALF_LIFE)));
-        assert!(!heat.is_hot(1, b"k", at(6 * HALF_LIFE)));
-        assert_eq!(heat.stats(at(HALF_LIFE)), (1, 1002));
+        assert!(heat.is_hot(1, b"k", at(3 * HALF_LIFE)));
+        assert!(!heat.is_hot(1, b"k", at(5 * HALF_LIFE)));
+        assert_eq!(heat.stats(at(HALF_LIFE)), (1, 3 + 2 * TEMPERATURE_MAX));
     }
 }

@@ -132,6 +132,10 @@ impl SpaceReads {
         let points = space.memtable.watch();
         Self { space: Arc::clone(space), since, points, intervals: Vec::new() }
     }
+
+    pub(crate) fn operations(&self) -> usize {
+        self.points.len() + self.intervals.len()
+    }
 }
 
 /// Names one interval of a read set that is still being extended by its cursor.
@@ -159,6 +163,12 @@ impl ReadSet {
     /// Bytes of keys and overhead recorded.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Reads recorded: keys and intervals.
+    pub fn operations(&self) -> usize {
+        let reads = self.spaces.iter().chain(&self.single);
+        reads.map(SpaceReads::operations).sum()
     }
 
     /// Hands the recorded reads over, for validation.

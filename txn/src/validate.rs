@@ -244,6 +244,12 @@ impl Request {
         self.insists.store(true, Ordering::Relaxed);
     }
 
+    /// Reads and writes in it: the work that is in vain if it is refused.
+    pub fn operations(&self) -> usize {
+        let reads: usize = self.reads.iter().map(SpaceReads::operations).sum();
+        reads + self.writes.iter().map(|writes| writes.prepared.len()).sum::<usize>()
+    }
+
     /// Every interval that must not have changed: examined ones, and under first-committer-wins the
     /// own range deletes.
     fn intervals(

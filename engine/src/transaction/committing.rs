@@ -500,7 +500,7 @@ impl Core {
                 (_, None) => ConflictOn::WriteRange,
             }
         };
-        self.conflict(conflict.space, what, conflict.other)
+        self.conflict(conflict.space, what, conflict.other, request.operations())
     }
 
     /// The error for a conflict, which warms the key that it was about.
@@ -509,10 +509,11 @@ impl Core {
         space: isolith_txn::SpaceId,
         what: ConflictOn,
         other: Option<Lsn>,
+        waste: usize,
     ) -> Error {
         let hot = match &what {
             ConflictOn::Read(key) | ConflictOn::Write(key) => {
-                self.warm(space, key);
+                self.warm(space, key, waste);
                 self.heat().is_hot(space, key, self.marks().visible())
             }
             ConflictOn::Range(_) | ConflictOn::WriteRange => false,

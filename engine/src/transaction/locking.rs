@@ -97,7 +97,7 @@ pub(crate) fn acquire(
             LockStep::Refused(refusal) => {
                 patience.until = None;
                 if let LockTarget::Key(key) = what {
-                    core.warm(space.id, key);
+                    core.warm(space.id, key, 1);
                 }
                 return Err(core.refused(refusal));
             }
@@ -107,7 +107,7 @@ pub(crate) fn acquire(
         if patience.until.is_none()
             && let LockTarget::Key(key) = what
         {
-            core.warm(space.id, key);
+            core.warm(space.id, key, 1);
         }
         let until = *patience.until.get_or_insert_with(|| {
             let until = now + patience.lock_timeout;
