@@ -345,6 +345,8 @@ mod history;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
+mod hostile_levels;
+#[cfg(test)]
 mod levels;
 #[cfg(test)]
 mod tests;

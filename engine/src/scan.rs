@@ -13,6 +13,8 @@
 //!    (repeatable read). Nothing outside of what is locked is returned, so the stretch behind a
 //!    locked end is open to nobody's phantom. Chunks begin with a single key: a scan that stops early
 //!    has locked at most about twice what it returned (protocol rule 8).
+//! 4. Where the transaction moves its read timestamp, which it does only if all that was returned still
+//!    holds, what was fetched ahead is forgotten, and the iteration goes on at the new one.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -91,6 +93,9 @@ pub struct Range<V> {
     chunk: usize,
     front_interval: Option<IntervalId>,
     back_interval: Option<IntervalId>,
+    /// The last keys returned at either end, for a transaction whose read timestamp may move.
+    front_last: Option<Slice>,
+    back_last: Option<Slice>,
 }
 
 impl<V> fmt::Debug for Range<V> {
@@ -196,6 +201,8 @@ impl<V: View> Range<V> {
             chunk: if read.is_some() { CHUNK_FIRST } else { CHUNK_FIRST_LOCKED },
             front_interval: None,
             back_interval: None,
+            front_last: None,
+            back_last: None,
         }
     }
 
@@ -219,6 +226,7 @@ impl<V: View> Range<V> {
         let (covered, left) = split(middle, reached, direction);
         if let Some(transaction) = self.transaction() {
             transaction.observe(observed);
+            transaction.check_size()?;
             self.lay_over(transaction, &covered, &mut pairs, direction);
         }
         self.middle = left.filter(|left| !left.is_empty());
@@ -264,10 +272,13 @@ impl<V: View> Range<V> {
         direction: Direction,
         limit: usize,
     ) -> Result<Chunk> {
-        // What is found here may be gone by the time the lock is there; it only says how far to lock.
         let visible = || transaction.visible();
-        let found = self.walk(within, direction, visible(), limit);
         if !transaction.isolation().protects_intervals() {
+            // What is not found here is not returned: so it is looked for at a timestamp that is held.
+            let slot = transaction.statement()?;
+            let found = self.walk(within, direction, slot.timestamp(), limit);
+            self.keyspace.believe(&slot)?;
+            drop(slot);
             for (key, _) in &found.pairs {
                 transaction.lock_item(&self.keyspace, key)?;
             }
@@ -285,6 +296,8 @@ impl<V: View> Range<V> {
             transaction.check()?;
             return Ok(chunk);
         }
+        // What is found here may be gone by the time the lock is there; it only says how far to lock.
+        let found = self.walk(within, direction, visible(), limit);
         let (mut covered, _) = split(within.clone(), found.reached.clone(), direction);
         if isolith_wal::planted!("scan-locks-only-what-it-found")
             && let (Some((first, _)), Some((last, _))) = (found.pairs.first(), found.pairs.last())
@@ -403,12 +416,33 @@ impl<V: View> Range<V> {
     }
 
     /// Makes the transaction depend on a key that is returned, if its level asks for that.
-    fn returned(&self, key: &[u8]) {
+    fn returned(&mut self, key: &Slice, direction: Direction) {
         let Some(transaction) = self.transaction() else { return };
         let own = transaction.overlay(self.keyspace.space().id);
         if own.is_none_or(|own| own.lookup(key).is_none()) {
             transaction.returned(&self.keyspace, key);
         }
+        match direction {
+            Direction::Forward => self.front_last = Some(key.clone()),
+            Direction::Reverse => self.back_last = Some(key.clone()),
+        }
+    }
+
+    /// Goes on at the transaction's read timestamp if that has moved (invariant 4).
+    fn follow(&mut self) {
+        let now = self.transaction().and_then(Transaction::read_timestamp);
+        if self.statement.is_some() || self.read.is_none() || now.is_none() || now == self.read {
+            return;
+        }
+        self.read = now;
+        let behind = |last: &Option<Slice>| last.clone().map(Bound::Excluded);
+        let left = Interval {
+            lower: behind(&self.front_last).unwrap_or_else(|| self.bounds.lower.clone()),
+            upper: behind(&self.back_last).unwrap_or_else(|| self.bounds.upper.clone()),
+        };
+        self.middle = Some(left).filter(|left| !left.is_empty());
+        self.front.clear();
+        self.back.clear();
     }
 }
 
@@ -419,6 +453,7 @@ impl<V: View> Iterator for Range<V> {
         if let Some(error) = self.failure() {
             return Some(Err(error));
         }
+        self.follow();
         while self.front.is_empty() && self.middle.is_some() {
             if let Err(error) = self.fetch(Direction::Forward) {
                 return Some(Err(self.stop(error)));
@@ -426,7 +461,7 @@ impl<V: View> Iterator for Range<V> {
         }
         match self.front.pop_front().or_else(|| self.back.pop_back()) {
             Some(pair) => {
-                self.returned(&pair.0);
+                self.returned(&pair.0, Direction::Forward);
                 self.examined_front(Bound::Included(pair.0.clone()));
                 Some(Ok(pair))
             }
@@ -443,6 +478,7 @@ impl<V: View> DoubleEndedIterator for Range<V> {
         if let Some(error) = self.failure() {
             return Some(Err(error));
         }
+        self.follow();
         while self.back.is_empty() && self.middle.is_some() {
             if let Err(error) = self.fetch(Direction::Reverse) {
                 return Some(Err(self.stop(error)));
@@ -450,7 +486,7 @@ impl<V: View> DoubleEndedIterator for Range<V> {
         }
         match self.back.pop_front().or_else(|| self.front.pop_back()) {
             Some(pair) => {
-                self.returned(&pair.0);
+                self.returned(&pair.0, Direction::Reverse);
                 self.examined_back(Bound::Included(pair.0.clone()));
                 Some(Ok(pair))
             }

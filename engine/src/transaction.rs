@@ -243,6 +243,11 @@ impl Transaction {
         self.observed.set(self.observed.get().max(lsn));
     }
 
+    /// A timestamp of its own for one statement: the newest *visible*.
+    pub(crate) fn statement(&self) -> Result<SnapshotSlot> {
+        self.open.register(Watermarks::visible)
+    }
+
     /// The newest commit that is decided.
     pub(crate) fn visible(&self) -> Lsn {
         self.open.marks().visible()
@@ -282,7 +287,7 @@ impl Transaction {
         Ok(())
     }
 
-    fn check_size(&self) -> Result<()> {
+    pub(crate) fn check_size(&self) -> Result<()> {
         let (bytes, bytes_max) = (self.bytes(), self.bytes_max);
         if bytes > bytes_max {
             return Err(Error::TransactionTooLarge { bytes, bytes_max });
@@ -339,6 +344,15 @@ impl Transaction {
         key: &[u8],
         intent: Intent,
     ) -> Result<(Option<Entry>, Lsn)> {
+        self.read_by(keyspace, key, || self.plan(keyspace, key, intent))
+    }
+
+    fn read_by(
+        &self,
+        keyspace: &Keyspace,
+        key: &[u8],
+        plan: impl FnOnce() -> Plan,
+    ) -> Result<(Option<Entry>, Lsn)> {
         self.check()?;
         let space = keyspace.space();
         if let Some(own) = self.writes.overlay(space.id).and_then(|own| own.lookup(key)) {
@@ -346,7 +360,7 @@ impl Transaction {
             return Ok((self.own_entry(own), Lsn::ZERO));
         }
         keyspace.check(&self.open)?;
-        let plan = self.plan(keyspace, key, intent);
+        let plan = plan();
         let track = match plan {
             Plan::AtTimestamp { track } => track,
             Plan::AtVisible { track } => return self.read_visible(keyspace, key, track),
@@ -442,10 +456,15 @@ impl Transaction {
             return Ok(());
         }
         let newest = keyspace.space().memtable.newest(key, &pin());
+        self.reach(keyspace, newest, || ConflictOn::Write(Slice::from(key)))
+    }
+
+    /// Makes sure that the read timestamp is not older than `newest`, the newest on what was just
+    /// locked: moves it forward if need be and the level allows. Otherwise it is a conflict.
+    fn reach(&self, keyspace: &Keyspace, newest: Lsn, what: impl Fn() -> ConflictOn) -> Result<()> {
         if self.read_at()? >= newest {
             return Ok(());
         }
-        let what = || ConflictOn::Write(Slice::from(key));
         if self.isolation.protects_items() {
             if self.advance() {
                 return Ok(());
@@ -517,12 +536,11 @@ impl Transaction {
         self.check_write()?;
         let key = key.as_ref();
         check_key(key)?;
-        let locked = matches!(
-            self.plan(keyspace, key, Intent::Update),
-            Plan::Locked(_) | Plan::LockedAtTimestamp(_)
-        );
+        // Asked once: a key may cool down meanwhile.
+        let plan = self.plan(keyspace, key, Intent::Update);
+        let locked = matches!(plan, Plan::Locked(_) | Plan::LockedAtTimestamp(_));
         let own = self.overlay(keyspace.space().id).is_some_and(|own| own.lookup(key).is_some());
-        let (entry, _) = self.read(keyspace, key, Intent::Update)?;
+        let (entry, _) = self.read_by(keyspace, key, || plan)?;
         if locked {
             // An own write has an exclusive lock, or takes one now: it may have been a blind one.
             if own {
@@ -583,7 +601,7 @@ impl Transaction {
                 return Ok(Range::locking(self, keyspace.clone(), self.now, bounds.clone()));
             }
             if self.isolation.reads_by_statement() && !self.read_only {
-                let slot = self.open.register(Watermarks::visible)?;
+                let slot = self.statement()?;
                 self.check_keyspace(keyspace, slot.timestamp())?;
                 return Ok(Range::statement(
                     self,
@@ -686,6 +704,10 @@ impl Transaction {
 
     /// Locks every key within bounds, there or not, until the transaction ends; by a lock whatever
     /// its concurrency control.
+    ///
+    /// Where the transaction reads at a timestamp that it took before and the range has changed since, it
+    /// moves on to the present if its level allows and all that it read still holds; otherwise it is
+    /// refused with [`Error::Conflict`].
     pub fn lock_range(
         &mut self,
         keyspace: &Keyspace,
@@ -704,6 +726,19 @@ impl Transaction {
         };
         self.lock(keyspace, LockTarget::Range(&interval), mode)?;
         self.await_round();
+        // What is read under the lock at the read timestamp must be the newest, or the lock would
+        // protect what is not there any more.
+        if !self.isolation.reads_by_statement() && !self.locks_reads() {
+            let read = self.read_at()?;
+            let ends = (interval.lower_ref(), interval.upper_ref());
+            let space = keyspace.space();
+            let newer = match space.is_unwritten_since(read) {
+                true => None,
+                false => space.memtable.newer_in(ends, read, &pin()),
+            };
+            let what = || ConflictOn::Range(interval.clone());
+            self.reach(keyspace, newer.unwrap_or(Lsn::ZERO), what)?;
+        }
         self.check_size()
     }
 

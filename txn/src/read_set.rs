@@ -12,7 +12,7 @@ use std::sync::Arc;
 use isolith_index::{Guard, Slice, Watched};
 use isolith_wal::Lsn;
 
-use crate::space::Space;
+use crate::space::{Space, SpaceId};
 
 /// One end of an interval of keys.
 pub type KeyBound = Bound<Slice>;
@@ -188,6 +188,12 @@ impl ReadSet {
                         reads.space.memtable.newer_in(ends, since, guard).is_none()
                     }))
         })
+    }
+
+    /// A keyspace that was read and is dropped by now.
+    pub fn dropped(&self) -> Option<SpaceId> {
+        let spaces = self.spaces.iter().chain(&self.single).map(|reads| &reads.space);
+        spaces.filter(|space| space.is_dropped()).map(|space| space.id).next()
     }
 
     /// Records that something of a keyspace was read under a lock: it may not be dropped before the

@@ -40,6 +40,7 @@ impl Transaction {
     fn prepare(self, steps: bool, waker: Option<Waker>) -> Result<Prepared> {
         self.check()?;
         self.check_size()?;
+        let locks_reads = self.locks_reads();
         let open = self.open;
         let slot = self.slot.into_inner();
         let read = slot.as_ref().map_or(Lsn::ZERO, SnapshotSlot::timestamp);
@@ -48,6 +49,10 @@ impl Transaction {
             if let Some(locks) = locks {
                 if !locks.begin_commit() {
                     return Err(open.wounded(&locks));
+                }
+                // Nothing else keeps a keyspace that was read under locks from being dropped.
+                if let Some(dropped) = self.reads.borrow().dropped().filter(|_| locks_reads) {
+                    return Err(open.dropped(dropped));
                 }
                 locks.release();
             }

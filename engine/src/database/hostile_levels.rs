@@ -1,0 +1,208 @@
+//! What no mixture of levels and controls may bring about.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use crate::error::ConflictOn;
+use crate::*;
+
+const LOCKING: Concurrency = Concurrency::Locking(DeadlockPolicy::WoundWait);
+
+fn database() -> (Database, Keyspace) {
+    let db = Database::in_memory();
+    let space = db.keyspace("space").unwrap();
+    (db, space)
+}
+
+fn begin(db: &Database, isolation: Isolation, concurrency: Concurrency) -> Transaction {
+    db.begin_with(TransactionOptions { isolation, concurrency, ..Default::default() }).unwrap()
+}
+
+fn text(value: Option<Slice>) -> String {
+    value.map_or("-".into(), |value| value.escape_ascii().to_string())
+}
+
+/// Makes a key hot.
+fn heat(db: &Database, space: &Keyspace, key: &str) {
+    while db.stats().hot_keys == 0 {
+        db.core().warm(space.space().id, key.as_bytes(), 64);
+    }
+}
+
+#[test]
+fn a_range_that_was_begun_follows_a_timestamp_that_moves() {
+    for isolation in [Isolation::RepeatableRead, Isolation::Serializable] {
+        for reverse in [false, true] {
+            let (db, space) = database();
+            for key in ["a", "b", "c", "hot", "y", "z"] {
+                space.put(key, "old").unwrap();
+            }
+            heat(&db, &space, "hot");
+            let mut tx = begin(&db, isolation, Concurrency::Auto);
+            let mut range = tx.range(&space, "a"..);
+            let next = |range: &mut Range<&Transaction>| {
+                let next = if reverse { range.next_back() } else { range.next() };
+                next.map(|pair| {
+                    let (key, value) = pair.unwrap();
+                    format!("{}={}", key.escape_ascii(), value.escape_ascii())
+                })
+            };
+            assert_eq!(next(&mut range).unwrap(), if reverse { "z=old" } else { "a=old" });
+            // One commit changes a key that was fetched and not returned, one that is far away, and the
+            // hot one.
+            let mut other = db.begin().unwrap();
+            for key in ["b", "y", "hot"] {
+                other.put(&space, key, "new").unwrap();
+            }
+            other.delete(&space, "c").unwrap();
+            other.put(&space, "d", "new").unwrap();
+            other.commit().unwrap();
+            assert_eq!(text(tx.get(&space, "hot").unwrap()), "new");
+            let mut rest: Vec<_> = std::iter::from_fn(|| next(&mut range)).collect();
+            rest.sort_unstable();
+            let ends = if reverse { "a=old" } else { "z=old" };
+            let mut expected = vec!["b=new", "d=new", "hot=new", "y=new", ends];
+            expected.sort_unstable();
+            assert_eq!(rest, expected, "{isolation}, reverse {reverse}");
+            drop(range);
+            tx.put(&space, "result", "").unwrap();
+            tx.commit().unwrap();
+        }
+    }
+}
+
+#[test]
+fn both_ends_of_a_range_follow_a_timestamp_that_moves() {
+    let (db, space) = database();
+    for key in b'a'..=b'g' {
+        space.put([key], "old").unwrap();
+    }
+    heat(&db, &space, "hot");
+    let tx = begin(&db, Isolation::Serializable, Concurrency::Auto);
+    let mut range = tx.range(&space, "a"..="g");
+    assert_eq!(range.next().unwrap().unwrap().0, "a");
+    assert_eq!(range.next_back().unwrap().unwrap().0, "g");
+    let mut other = db.begin().unwrap();
+    other.put(&space, "hot", "new").unwrap();
+    other.delete_range(&space, "c".."e").unwrap();
+    other.put(&space, "ff", "new").unwrap();
+    other.commit().unwrap();
+    tx.get(&space, "hot").unwrap();
+    assert_eq!(range.next_back().unwrap().unwrap().0, "ff");
+    let left: Vec<_> = range.map(|pair| pair.unwrap().0).collect();
+    assert_eq!(left, ["b", "e", "f"]);
+}
+
+#[test]
+fn a_locking_scan_by_items_never_misses_a_key_that_is_only_overwritten() {
+    let (db, space) = database();
+    // Deleted keys make the walk to the one that counts a long one.
+    let mut tx = db.begin().unwrap();
+    for n in 0..900u32 {
+        tx.put(&space, n.to_be_bytes(), "").unwrap();
+    }
+    tx.commit().unwrap();
+    let mut tx = db.begin().unwrap();
+    for n in 0..900u32 {
+        tx.delete(&space, n.to_be_bytes()).unwrap();
+    }
+    tx.commit().unwrap();
+    space.put("key", "0").unwrap();
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                space.put("key", "1").unwrap();
+            }
+        });
+        for round in 0..3000 {
+            let tx = begin(&db, Isolation::RepeatableRead, LOCKING);
+            let found = tx.range(&space, ..).next().map(|pair| pair.map(|pair| pair.0));
+            match found {
+                Some(Ok(key)) => assert_eq!(key, "key"),
+                Some(Err(error)) => assert_ne!(error.retry(), Retry::Never, "{error}"),
+                None => {
+                    over.store(true, Ordering::Relaxed);
+                    panic!("missed in round {round}");
+                }
+            }
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+}
+
+#[test]
+fn who_reads_under_locks_does_not_straddle_the_end_of_a_keyspace() {
+    for isolation in [Isolation::RepeatableRead, Isolation::Serializable] {
+        for by_scan in [false, true] {
+            let (db, space) = database();
+            let doomed = db.keyspace("doomed").unwrap();
+            doomed.put("k", "1").unwrap();
+            let tx = begin(&db, isolation, LOCKING);
+            match by_scan {
+                true => assert_eq!(tx.range(&doomed, ..).count(), 1),
+                false => assert!(tx.get(&doomed, "k").unwrap().is_some()),
+            }
+            assert!(db.drop_keyspace("doomed").unwrap());
+            space.put("x", "after").unwrap();
+            assert_eq!(text(tx.get(&space, "x").unwrap()), "after");
+            match tx.commit() {
+                Err(Error::KeyspaceDropped { keyspace }) => assert_eq!(keyspace, "doomed"),
+                other => panic!("{isolation}: {other:?}"),
+            }
+        }
+    }
+    // Who reads one moment throughout may: it read before the end.
+    let (db, _) = database();
+    let doomed = db.keyspace("doomed").unwrap();
+    let tx = begin(&db, Isolation::Serializable, Concurrency::Optimistic);
+    tx.get(&doomed, "k").unwrap();
+    assert!(db.drop_keyspace("doomed").unwrap());
+    tx.commit().unwrap();
+}
+
+#[test]
+fn what_is_read_under_the_lock_of_a_range_is_the_newest() {
+    for isolation in [Isolation::RepeatableRead, Isolation::Snapshot, Isolation::Serializable] {
+        for concurrency in [Concurrency::Optimistic, Concurrency::Auto, LOCKING] {
+            let (db, space) = database();
+            space.put("k", "old").unwrap();
+            let mut tx = begin(&db, isolation, concurrency);
+            tx.get(&space, "elsewhere").unwrap();
+            space.put("k", "new").unwrap();
+            let locked = tx.lock_range(&space, "k".."l", RangeLock::Shared);
+            if isolation == Isolation::Snapshot {
+                assert!(
+                    matches!(locked, Err(Error::Conflict { what: ConflictOn::Range(_), .. })),
+                    "{isolation} {concurrency}: {locked:?}"
+                );
+                continue;
+            }
+            locked.unwrap();
+            assert_eq!(text(tx.get(&space, "k").unwrap()), "new", "{isolation} {concurrency}");
+            tx.put(&space, "result", "").unwrap();
+            tx.commit().unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_scan_locks_no_more_than_its_transaction_may_hold() {
+    let (db, space) = database();
+    let mut tx = db.begin().unwrap();
+    for n in 0..20_000u32 {
+        tx.put(&space, n.to_be_bytes(), "").unwrap();
+    }
+    tx.commit().unwrap();
+    for concurrency in [Concurrency::Optimistic, LOCKING] {
+        let isolation = Isolation::RepeatableRead;
+        let bytes_max = Some(100_000);
+        let options =
+            TransactionOptions { isolation, concurrency, bytes_max, ..Default::default() };
+        let tx = db.begin_with(options).unwrap();
+        let found = tx.range(&space, ..).find_map(Result::err);
+        assert!(matches!(found, Some(Error::TransactionTooLarge { .. })), "{found:?}");
+        assert!(db.stats().locks.held < 5000);
+        assert!(tx.bytes() < 200_000);
+    }
+}
