@@ -187,6 +187,27 @@ fn each_policy_answers_a_lock_in_the_way_as_it_says() {
 }
 
 #[test]
+fn a_step_that_is_run_again_keeps_the_end_of_its_wait() {
+    let (db, space) = database();
+    let mut holder = begin(&db, Isolation::Serializable, LOCKING);
+    holder.put(&space, "b", "2").unwrap();
+    let mut waiter = begin(&db, Isolation::Serializable, LOCKING);
+    let both = |waiter: &mut Transaction| {
+        waiter.put(&space, "a", "3")?;
+        waiter.put(&space, "b", "3")
+    };
+    assert!(blocked(waiter.step(both)));
+    let until = waiter.waits_until();
+    assert!(until.is_some());
+    // What it holds already is granted again, and gives the wait no more time.
+    assert!(blocked(waiter.step(both)));
+    assert_eq!(waiter.waits_until(), until);
+    drop(holder);
+    assert!(matches!(waiter.step(both), Step::Ready(())));
+    assert_eq!(waiter.waits_until(), None);
+}
+
+#[test]
 fn a_deadlock_is_found_and_its_victim_told_the_cycle() {
     let (db, space) = database();
     let locking = Concurrency::Locking(DeadlockPolicy::Detect(Victim::Youngest));

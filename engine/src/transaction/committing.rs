@@ -377,6 +377,17 @@ impl CommitSteps {
         }
     }
 
+    /// The transaction's age, for its next try; `None` if it has none, or the commit is decided.
+    pub fn age(&self) -> Option<Age> {
+        match &self.stage {
+            Stage::Active(transaction) => Some(transaction.age()),
+            Stage::Queued(_, queued) => {
+                queued.commit.request.locks().map(|locks| locks.age()).or(queued.age)
+            }
+            Stage::Decided(_) | Stage::Over => None,
+        }
+    }
+
     /// The locks that the commit waits for, one of each transaction in its way, oldest first.
     pub fn waits_for(&self) -> Vec<LockHolder> {
         match &self.stage {

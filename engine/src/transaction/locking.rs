@@ -20,7 +20,8 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use isolith_txn::{
-    Age, BlockedBy, DeadlockPolicy, LockMode, LockOwner, LockStep, LockTarget, Space, SpaceId, Step,
+    Age, BlockedBy, DeadlockPolicy, Interval, LockMode, LockOwner, LockStep, LockTarget, Space,
+    SpaceId, Step,
 };
 
 use super::{Transaction, policy};
@@ -38,19 +39,54 @@ pub(crate) struct Patience {
     lock_timeout: Duration,
     /// The end of the whole transaction.
     deadline: Option<Instant>,
-    /// When the wait under way is to be given up.
-    until: Option<Instant>,
+    /// The wait under way.
+    wait: Option<Box<Wait>>,
+}
+
+/// What is waited for, and until when. A step that is run again asks first for what it holds already:
+/// that neither ends this wait nor gives it more time.
+#[derive(Debug)]
+struct Wait {
+    space: SpaceId,
+    what: Waited,
+    mode: LockMode,
+    until: Instant,
+}
+
+#[derive(Debug)]
+enum Waited {
+    Key(Box<[u8]>),
+    Range(Interval),
+}
+
+impl Wait {
+    fn new(space: SpaceId, what: LockTarget<'_>, mode: LockMode, until: Instant) -> Self {
+        let what = match what {
+            LockTarget::Key(key) => Waited::Key(key.into()),
+            LockTarget::Range(interval) => Waited::Range(interval.clone()),
+        };
+        Self { space, what, mode, until }
+    }
+
+    fn is_for(&self, space: SpaceId, what: LockTarget<'_>, mode: LockMode) -> bool {
+        let same = match (&self.what, what) {
+            (Waited::Key(known), LockTarget::Key(key)) => **known == *key,
+            (Waited::Range(known), LockTarget::Range(interval)) => known == interval,
+            _ => false,
+        };
+        same && self.space == space && self.mode == mode
+    }
 }
 
 impl Patience {
     /// Waits by parking, for so long.
     pub(crate) fn new(lock_timeout: Duration, deadline: Option<Instant>) -> Self {
-        Self { steps: false, waker: None, lock_timeout, deadline, until: None }
+        Self { steps: false, waker: None, lock_timeout, deadline, wait: None }
     }
 
     /// When the wait under way is to be given up; `None` if there is none.
     pub(crate) fn until(&self) -> Option<Instant> {
-        self.until
+        self.wait.as_ref().map(|wait| wait.until)
     }
 
     fn is_over(&self) -> bool {
@@ -91,11 +127,11 @@ pub(crate) fn acquire(
         };
         match step {
             LockStep::Granted => {
-                patience.until = None;
+                patience.wait.take_if(|wait| wait.is_for(space.id, what, mode));
                 return Ok(true);
             }
             LockStep::Refused(refusal) => {
-                patience.until = None;
+                patience.wait = None;
                 if let LockTarget::Key(key) = what {
                     core.warm(space.id, key, 1);
                 }
@@ -104,18 +140,21 @@ pub(crate) fn acquire(
             LockStep::Waiting => {}
         }
         let now = Instant::now();
-        if patience.until.is_none()
-            && let LockTarget::Key(key) = what
-        {
-            core.warm(space.id, key, 1);
-        }
-        let until = *patience.until.get_or_insert_with(|| {
-            let until = now + patience.lock_timeout;
-            patience.deadline.map_or(until, |deadline| until.min(deadline))
-        });
+        let until = match &patience.wait {
+            Some(wait) if wait.is_for(space.id, what, mode) => wait.until,
+            _ => {
+                if let LockTarget::Key(key) = what {
+                    core.warm(space.id, key, 1);
+                }
+                let until = now + patience.lock_timeout;
+                let until = patience.deadline.map_or(until, |deadline| until.min(deadline));
+                patience.wait = Some(Box::new(Wait::new(space.id, what, mode, until)));
+                until
+            }
+        };
         if now >= until {
             let holders = locks.cancel_wait(true);
-            patience.until = None;
+            patience.wait = None;
             return Err(match patience.is_over() {
                 true => Error::TransactionTimeout,
                 false => Error::LockTimeout { holders: core.holders(holders) },
@@ -193,7 +232,7 @@ impl Locking {
         self,
     ) -> (Option<Arc<LockOwner>>, Option<Age>, DeadlockPolicy, Patience) {
         let mut patience = self.patience.into_inner();
-        patience.until = None;
+        patience.wait = None;
         (self.locks.into_inner(), self.age.get(), self.policy, patience)
     }
 }
@@ -248,10 +287,13 @@ impl Transaction {
         self.locking.patience.get_mut().steps = true;
         self.locking.blocked.set(None);
         let result = body(self);
-        self.locking.patience.get_mut().steps = false;
         let blocked = self.locking.blocked.take();
+        let patience = self.locking.patience.get_mut();
+        patience.steps = false;
         if blocked.is_some() {
             self.writes.rollback_to(save);
+        } else {
+            patience.wait = None;
         }
         self.writes.release(save);
         match (blocked, result) {
@@ -282,7 +324,7 @@ impl Transaction {
     /// Gives up the wait of a step that was blocked: its place in the queue is gone. What was locked
     /// before stays locked.
     pub fn cancel_wait(&mut self) {
-        self.locking.patience.get_mut().until = None;
+        self.locking.patience.get_mut().wait = None;
         if let Some(locks) = self.locking.locks.get() {
             locks.cancel_wait(false);
         }
