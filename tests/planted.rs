@@ -22,11 +22,11 @@ mod planted {
     use isolith_testkit::crash::enumerate::{Plan, enumerate, fail_each_call};
     use isolith_testkit::crash::{DISKS, Life, Script, damage};
     use isolith_testkit::dice::{Dice, run_seed};
-    use isolith_testkit::explorer::{Explorer, level_mixes, schedules};
+    use isolith_testkit::explorer::{Explorer, Setting, protections};
     use isolith_testkit::finding::catching;
     use isolith_testkit::machine::{self, Setting};
     use isolith_testkit::operations::operation;
-    use isolith_testkit::programs::{Act, Program, sequences};
+    use isolith_testkit::programs::{Act, Keys, Program, sequences};
     use isolith_testkit::threads::{self, Load};
     use isolith_testkit::{Checked, Finding};
     use isolith_wal::planted;
@@ -110,6 +110,7 @@ mod planted {
     fn interleavings(seed: u64) -> Checked {
         let alphabet = [
             Act::Get(0),
+            Act::ForUpdate(0),
             Act::Put(0),
             Act::Put(1),
             Act::Scan(0, 1),
@@ -117,15 +118,18 @@ mod planted {
             Act::DeleteRange(0, 1),
         ];
         let all = sequences(&alphabet, 2);
+        let protections = protections();
         let mut dice = Dice::new(seed);
         let mut explorer = Explorer::new()?;
-        for _ in 0..1_500 {
-            let mix = dice.pick(&level_mixes(2)).clone();
-            let program = |isolation| Program { isolation, acts: dice.pick(&all).clone() };
-            let programs: Vec<_> = mix.into_iter().map(program).collect();
-            let lengths: Vec<_> = programs.iter().map(|program| program.acts.len()).collect();
-            let present = &[0, 1][..dice.below(3)];
-            explorer.explore(present, &programs, &schedules(&lengths))?;
+        for _ in 0..6_000 {
+            let mut program = || {
+                let (isolation, concurrency) = *dice.pick(&protections);
+                Program { isolation, concurrency, acts: dice.pick(&all).clone() }
+            };
+            let programs = [program(), program()];
+            let present = *dice.pick(&[Keys::NONE, Keys::one(0), Keys::between(0, 1)]);
+            let setting = *dice.pick(&Setting::that_matter(present, &programs));
+            explorer.explore(setting, &programs)?;
         }
         Ok(())
     }

@@ -18,6 +18,8 @@
 //! # Ok::<(), isolith::Error>(())
 //! ```
 
+use isolith_txn::LockStats;
+
 use crate::database::Database;
 use crate::error::Result;
 use crate::keyspace::Keyspace;
@@ -48,6 +50,29 @@ impl Steps {
     /// One round of upkeep: expired values are queued for deletion, chains are pruned.
     pub fn upkeep(&self) {
         crate::background::Sweeps::default().round(self.db.core());
+    }
+
+    /// Locks held and waited for at the moment.
+    pub fn locks(&self) -> LockStats {
+        self.db.core().locks().stats()
+    }
+
+    /// All keys are cold: nobody has fought for any of them.
+    pub fn cool(&self) {
+        self.db.core().heat().cool();
+    }
+
+    /// Makes a key hot, as if transactions had been fighting for it.
+    pub fn heat(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) {
+        for _ in 0..8 {
+            self.db.core().warm(keyspace.space().id, key.as_ref(), usize::MAX);
+        }
+    }
+
+    /// Whether a key is hot. Another one may have made it so: buckets are shared.
+    pub fn is_hot(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> bool {
+        let (space, now) = (keyspace.space().id, self.db.visible());
+        self.db.core().heat().is_hot(space, key.as_ref(), now)
     }
 
     /// Opens or creates a keyspace, leading the round that this takes.

@@ -1,71 +1,284 @@
 //! Drives small transactions through every interleaving, from one thread, and lets the judge look at
 //! each history.
 //!
-//! A schedule is a sequence of moves. Each transaction begins with its first operation, does one
-//! operation a move, and hands its commit in with its last move; the leader decides the oldest
-//! commit that is queued with a move of its own. So what happens between an operation, the
-//! pre-validation and the decision is enumerated, too.
+//! Each transaction begins with its first operation, does one operation a move, and hands its commit
+//! in with its last move; the leader decides the oldest commit that is queued with a move of its own.
+//! So what happens between an operation, the validation before the window and the decision is
+//! enumerated, too. A move that finds a lock in its way leaves its transaction blocked: it moves again
+//! once the lock table has woken it. A schedule is the sequence of choices among those who can move;
+//! all of them are enumerated depth first, each history being played from its start.
+//!
+//! Beside the judge's verdicts it is a finding if
+//! 1. nobody can move and somebody is not done: a deadlock that nobody broke, or a lost wake-up;
+//! 2. a refusal does not say the truth: who wounded is not older, a holder or a member of a cycle is
+//!    not there, the oldest of all is refused by a policy that spares it;
+//! 3. something is left behind: a lock, a place in a queue, a snapshot.
 //!
 //! Runs share a database: each has keys of its own, by a prefix.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Wake, Waker};
+use std::time::Duration;
+
 use isolith::{
-    BlockedBy, Builder, CommitMode, CommitSteps, Database, Error, Isolation, Keyspace, Step,
-    Timestamp, Transaction, TransactionOptions, steps::Steps,
+    Age, BlockedBy, Builder, CommitMode, CommitSteps, Concurrency, Database, DeadlockPolicy, Error,
+    Isolation, Keyspace, RangeLock, Step, Timestamp, Transaction, TransactionOptions, Victim,
+    steps::Steps,
 };
 
-use crate::ensure;
-use crate::finding::{Checked, Finding};
-use crate::oracle::{self, End, Trace, Verdicts};
-use crate::programs::{Act, Answer, KEY_MAX, Key, Program, State, initial_value, value};
+use crate::anomalies::{Anomaly, History};
+use crate::dice::Dice;
+use crate::finding::{Checked, Finding, catching};
+use crate::oracle::{self, End, Statement, Trace, Verdicts, Why};
+use crate::programs::{
+    Act, Answer, KEY_MAX, Key, Keys, NOTHING, Program, State, initial, merged_bit, value,
+};
+use crate::{ensure, ensure_eq};
 
-/// Runs on one database before a new one is taken: its range deletes pile up.
+/// Runs on one database before a new one is taken: their range deletes pile up.
 const RUNS_MAX: u64 = 1_000;
-/// The leader's number in a schedule.
+/// Moves that no history needs.
+const MOVES_MAX: usize = 200;
+/// The leader, where the movers are told.
 const LEADER: u8 = u8::MAX;
 
+/// Every concurrency control. One victim policy stands for both where `Controls::EACH` is enough.
+pub const CONTROLS: [Concurrency; 7] = [
+    Concurrency::Optimistic,
+    Concurrency::Locking(DeadlockPolicy::WoundWait),
+    Concurrency::Locking(DeadlockPolicy::WaitDie),
+    Concurrency::Locking(DeadlockPolicy::NoWait),
+    Concurrency::Locking(DeadlockPolicy::Detect(Victim::Youngest)),
+    Concurrency::Locking(DeadlockPolicy::Detect(Victim::FewestLocks)),
+    Concurrency::Auto,
+];
+
+/// Every way to protect a transaction: each level with each concurrency control.
+pub fn protections() -> Vec<(Isolation, Concurrency)> {
+    let with = |level: Isolation| CONTROLS.map(|control| (level, control));
+    Isolation::ALL.into_iter().flat_map(with).collect()
+}
+
+/// Who is older.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ages {
+    /// Who began first.
+    Begun,
+    /// Who began last, as if the others had been tried before.
+    Reversed,
+}
+
+/// What a history begins on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// The keys that hold their initial values.
+    pub present: Keys,
+    /// Who is older.
+    pub ages: Ages,
+    /// The keys that have been fought for before.
+    pub hot: Keys,
+}
+
+impl Setting {
+    /// These keys hold their initial values, who begins first is older, and nobody has fought yet.
+    pub fn new(present: Keys) -> Setting {
+        Setting { present, ages: Ages::Begun, hot: Keys::default() }
+    }
+
+    /// The orders of ages, and the heat, that make a difference to these programs.
+    pub fn that_matter(present: Keys, programs: &[Program]) -> Vec<Setting> {
+        let any = |matters: &dyn Fn(Concurrency) -> bool| {
+            programs.iter().any(|program| matters(program.concurrency))
+        };
+        let aged = |control| {
+            !matches!(
+                control,
+                Concurrency::Optimistic | Concurrency::Locking(DeadlockPolicy::NoWait)
+            )
+        };
+        let ages: &[Ages] = match any(&aged) {
+            true => &[Ages::Begun, Ages::Reversed],
+            false => &[Ages::Begun],
+        };
+        let hot: &[Keys] = match any(&|control| control == Concurrency::Auto) {
+            true => &[Keys::default(), Keys::one(0), Keys::between(0, KEY_MAX)],
+            false => &[Keys::default()],
+        };
+        let with = |ages: &Ages| {
+            hot.iter().map(|hot| Setting { present, ages: *ages, hot: *hot }).collect::<Vec<_>>()
+        };
+        ages.iter().flat_map(with).collect()
+    }
+}
+
 /// What an exploration has looked at.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Explored {
-    /// Sets of programs on an initial state.
+    /// Sets of programs on an initial state with an order of ages.
     pub cases: u64,
-    /// Histories: one for each case and schedule.
+    /// Histories.
     pub histories: u64,
     /// Moves made in them.
     pub moves: u64,
+    /// Moves that found a lock in their way.
+    pub waits: u64,
     /// What became of the transactions.
     pub verdicts: Verdicts,
+    /// Anomalies met where all transactions are protected in the same way, and how often.
+    pub met: BTreeMap<(String, Anomaly), u64>,
 }
 
-/// Who moves, in order.
-pub type Schedule = Vec<u8>;
-
-/// Every schedule of transactions with so many operations each.
-pub fn schedules(lengths: &[usize]) -> Vec<Schedule> {
-    fn go(left: &mut [usize], queued: usize, sofar: &mut Schedule, all: &mut Vec<Schedule>) {
-        if queued == 0 && left.iter().all(|moves| *moves == 0) {
-            all.push(sofar.clone());
-            return;
-        }
-        for who in 0..left.len() {
-            if left[who] == 0 {
-                continue;
-            }
-            left[who] -= 1;
-            sofar.push(who as u8);
-            go(left, queued + usize::from(left[who] == 0), sofar, all);
-            sofar.pop();
-            left[who] += 1;
-        }
-        if queued > 0 {
-            sofar.push(LEADER);
-            go(left, queued - 1, sofar, all);
-            sofar.pop();
+impl Explored {
+    /// Adds others.
+    pub fn add(&mut self, other: &Explored) {
+        self.cases += other.cases;
+        self.histories += other.histories;
+        self.moves += other.moves;
+        self.waits += other.waits;
+        self.verdicts.add(other.verdicts);
+        for (key, count) in &other.met {
+            *self.met.entry(key.clone()).or_default() += count;
         }
     }
-    let mut all = Vec::new();
-    let mut left: Vec<usize> = lengths.iter().map(|operations| operations + 1).collect();
-    go(&mut left, 0, &mut Schedule::new(), &mut all);
-    all
+}
+
+/// How a transaction is protected, in words.
+pub fn protection(isolation: Isolation, concurrency: Concurrency) -> String {
+    format!("{isolation} {concurrency}")
+}
+
+/// The choices of a schedule: replayed, then the first of each kind.
+#[derive(Debug, Default)]
+struct Choices {
+    /// Which of how many.
+    taken: Vec<(usize, usize)>,
+    at: usize,
+    /// Choices beyond those that are replayed are rolled for, where not all are to be looked at.
+    dice: Option<Dice>,
+}
+
+impl Choices {
+    fn pick(&mut self, of: usize) -> Checked<usize> {
+        if self.at == self.taken.len() {
+            let first = self.dice.as_mut().map_or(0, |dice| dice.below(of));
+            self.taken.push((first, of));
+        }
+        let (choice, before) = self.taken[self.at];
+        self.at += 1;
+        ensure_eq!(of, before, "movers of the same history played again");
+        Ok(choice)
+    }
+
+    /// Goes on to the next schedule, if there is one.
+    fn next(&mut self) -> bool {
+        self.at = 0;
+        while let Some((choice, of)) = self.taken.pop() {
+            if choice + 1 < of {
+                self.taken.push((choice + 1, of));
+                return true;
+            }
+        }
+        false
+    }
+}
+
+/// Notes that it was rung.
+#[derive(Debug, Default)]
+struct Bell(AtomicBool);
+
+impl Bell {
+    fn rung(&self) -> bool {
+        // Relaxed: one thread drives everything.
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn silence(&self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+enum Stage {
+    Waiting,
+    Running(Transaction),
+    /// An operation found a lock in its way.
+    Blocked(Transaction),
+    /// The leader has not decided the commit yet.
+    Queued(CommitSteps),
+    /// The commit found a lock in its way.
+    Locked(CommitSteps),
+    Over,
+}
+
+struct Actor {
+    stage: Stage,
+    bell: Arc<Bell>,
+    waker: Waker,
+    age: Option<Age>,
+    statements: Vec<Statement>,
+    told_at_begin: usize,
+    /// What had been told of when the operation under way was first asked for.
+    told: Option<usize>,
+    decided_at_end: usize,
+    end: Option<Result<Option<Timestamp>, Why>>,
+    lived: (usize, usize),
+}
+
+impl Actor {
+    fn new() -> Actor {
+        let bell = Arc::new(Bell::default());
+        let waker = Waker::from(bell.clone());
+        Actor {
+            stage: Stage::Waiting,
+            bell,
+            waker,
+            age: None,
+            statements: Vec::new(),
+            told_at_begin: 0,
+            told: None,
+            decided_at_end: 0,
+            end: None,
+            lived: (0, 0),
+        }
+    }
+
+    fn can_move(&self) -> bool {
+        match self.stage {
+            Stage::Waiting | Stage::Running(_) => true,
+            Stage::Blocked(_) | Stage::Locked(_) => self.bell.rung(),
+            Stage::Queued(_) | Stage::Over => false,
+        }
+    }
+
+    fn is_alive(&self) -> bool {
+        !matches!(self.stage, Stage::Waiting | Stage::Over)
+    }
+}
+
+/// What a history has come to so far.
+struct Run<'a> {
+    programs: &'a [Program],
+    actors: Vec<Actor>,
+    /// *Visible* before the first move.
+    first: Timestamp,
+    decided: usize,
+    moves: usize,
+    waits: u64,
+    /// Who moved.
+    schedule: Vec<u8>,
+    /// The ages to begin with, the first to begin taking the last.
+    ages: Vec<Age>,
 }
 
 /// A database whose rounds are stepped, and the runs made on it.
@@ -78,144 +291,223 @@ pub struct Explorer {
     pub explored: Explored,
 }
 
-enum Stage {
-    Waiting,
-    Running(Transaction),
-    Queued(CommitSteps),
-    Over,
-}
-
-struct Actor {
-    stage: Stage,
-    answers: Vec<Answer>,
-    told_at_begin: usize,
-    decided_at_end: usize,
-    end: Option<Result<Option<Timestamp>, ()>>,
-}
-
 fn fail(error: Error) -> Finding {
     Finding::new(format!("an unexpected error: {error:?}"))
 }
 
 fn database() -> Checked<(Database, Steps, Keyspace)> {
-    let builder = Builder::in_memory().commit_mode(CommitMode::Stepped);
-    let db = builder.open().map_err(|error| Finding::new(error.to_string()))?;
+    let builder = Builder::in_memory().commit_mode(CommitMode::Stepped).threads(false);
+    let db = builder
+        // Time is not among the things that are explored.
+        .lock_timeout(Duration::from_secs(100_000))
+        .open()
+        .map_err(|error| Finding::new(error.to_string()))?;
     let steps = Steps::new(&db);
-    let keyspace = steps.keyspace("space").map_err(fail)?;
+    let keyspace = steps.keyspace("explored").map_err(fail)?;
     Ok((db, steps, keyspace))
 }
 
 impl Explorer {
-    /// An explorer on a new database.
+    /// An explorer with a database of its own.
     pub fn new() -> Checked<Explorer> {
         let (db, steps, keyspace) = database()?;
         Ok(Explorer { db, steps, keyspace, runs: 0, explored: Explored::default() })
     }
 
-    /// Runs the programs through each schedule, from a state in which `present` keys hold their
-    /// initial values.
-    pub fn explore(
+    /// Runs the programs through every schedule.
+    pub fn explore(&mut self, setting: Setting, programs: &[Program]) -> Checked {
+        self.go(setting, programs, Choices::default(), usize::MAX)
+    }
+
+    /// The same through so many schedules that the dice choose.
+    pub fn sample(
         &mut self,
-        present: &[Key],
+        setting: Setting,
         programs: &[Program],
-        schedules: &[Schedule],
+        dice: &mut Dice,
+        schedules: usize,
     ) -> Checked {
-        self.explored.cases += 1;
-        let initial: State = present.iter().map(|key| (*key, initial_value(*key))).collect();
-        for schedule in schedules {
-            let traces = self.run(&initial, programs, schedule)?;
-            let verdicts = oracle::judge(&initial, &traces).map_err(|finding| {
-                finding.after(format!("from {initial:?} by the schedule {schedule:?}"))
-            })?;
-            self.explored.histories += 1;
-            self.explored.moves += schedule.len() as u64;
-            self.explored.verdicts.add(verdicts);
+        for _ in 0..schedules {
+            let dice = Some(Dice::new(dice.roll()));
+            let choices = Choices { dice, ..Choices::default() };
+            self.go(setting, programs, choices, 1)?;
         }
         Ok(())
     }
 
-    /// One history.
-    pub fn run(
+    fn go(
+        &mut self,
+        setting: Setting,
+        programs: &[Program],
+        mut choices: Choices,
+        schedules: usize,
+    ) -> Checked {
+        self.explored.cases += 1;
+        let initial = initial(setting.present);
+        let same = programs.iter().all(|program| {
+            let first = &programs[0];
+            (program.isolation, program.concurrency) == (first.isolation, first.concurrency)
+        });
+        for _ in 0..schedules {
+            let (run, checked) = self.run(&initial, setting, programs, &mut choices);
+            let context = || {
+                let movers: Vec<String> = run.schedule.iter().map(|mover| name(*mover)).collect();
+                format!("{programs:?}, {setting:?}, moves: {}", movers.join(" "))
+            };
+            let judged = checked.and_then(|traces| {
+                let verdicts = oracle::judge(&initial, &traces)?;
+                let met = History::of(&initial, &traces)?.anomalies();
+                if let Some(met) = met.iter().find(|met| met.forbidden) {
+                    return Err(Finding::new(format!("{}, met by {:?}", met.anomaly, met.who)));
+                }
+                self.explored.verdicts.add(verdicts);
+                for met in met.iter().filter(|_| same) {
+                    let protection = protection(programs[0].isolation, programs[0].concurrency);
+                    *self.explored.met.entry((protection, met.anomaly)).or_default() += 1;
+                }
+                Ok(())
+            });
+            if let Err(finding) = judged {
+                return Err(finding.after(context()));
+            }
+            self.explored.histories += 1;
+            self.explored.moves += run.moves as u64;
+            self.explored.waits += run.waits;
+            if !choices.next() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// One history: how far it came, and what is known of each transaction.
+    fn run<'a>(
         &mut self,
         initial: &State,
-        programs: &[Program],
-        schedule: &[u8],
+        setting: Setting,
+        programs: &'a [Program],
+        choices: &mut Choices,
+    ) -> (Run<'a>, Checked<Vec<Trace>>) {
+        let mut run = Run {
+            programs,
+            actors: programs.iter().map(|_| Actor::new()).collect(),
+            first: Timestamp::ZERO,
+            decided: 0,
+            moves: 0,
+            waits: 0,
+            schedule: Vec::new(),
+            ages: Vec::new(),
+        };
+        let traces = catching(|| self.play(&mut run, initial, setting, choices));
+        (run, traces)
+    }
+
+    fn play(
+        &mut self,
+        run: &mut Run<'_>,
+        initial: &State,
+        setting: Setting,
+        choices: &mut Choices,
     ) -> Checked<Vec<Trace>> {
         self.runs += 1;
         if self.runs.is_multiple_of(RUNS_MAX) {
+            ensure_eq!(self.db.stats().snapshots, 0, "snapshots that are left behind");
             (self.db, self.steps, self.keyspace) = database()?;
         }
+        if run.programs.iter().any(|program| program.concurrency == Concurrency::Auto) {
+            self.heat(setting.hot);
+        }
         self.prepare(initial)?;
-        let first = self.db.visible();
-        let mut decided = 0;
-        let mut told = 0;
-        let new = || Actor {
-            stage: Stage::Waiting,
-            answers: Vec::new(),
-            told_at_begin: 0,
-            decided_at_end: 0,
-            end: None,
-        };
-        let mut actors: Vec<Actor> = programs.iter().map(|_| new()).collect();
-        for mover in schedule {
-            if *mover == LEADER {
-                // A commit that was refused before it was queued left its decision to nobody.
-                let before = self.db.visible();
-                self.steps.round(1);
-                decided += usize::from(self.db.visible() > before);
-            } else {
-                let who = usize::from(*mover);
-                let program = &programs[who];
-                self.advance(&mut actors[who], who, program, told)?;
+        if setting.ages == Ages::Reversed {
+            let age = |_| self.db.begin().map(|transaction| transaction.age());
+            run.ages = run.programs.iter().map(age).collect::<Result<_, _>>().map_err(fail)?;
+        }
+        run.first = self.db.visible();
+        loop {
+            let mut movers: Vec<u8> = (0..run.actors.len())
+                .filter(|who| run.actors[*who].can_move())
+                .map(|who| who as u8)
+                .collect();
+            if run.actors.iter().any(|actor| matches!(actor.stage, Stage::Queued(_))) {
+                movers.push(LEADER);
             }
-            for actor in &mut actors {
-                if let Stage::Queued(commit) = &mut actor.stage {
-                    let end = match commit.step() {
-                        Step::Blocked(BlockedBy::Round) => continue,
-                        Step::Blocked(by) => {
-                            return Err(Finding::new(format!(
-                                "in memory, a commit waits for {by:?}"
-                            )));
-                        }
-                        Step::Ready(info) => Ok(info.timestamp),
-                        Step::Aborted(Error::Conflict { .. }) => Err(()),
-                        Step::Aborted(error) => return Err(fail(error)),
-                    };
-                    actor.end = Some(end);
-                    actor.decided_at_end = decided;
-                    actor.stage = Stage::Over;
+            if movers.is_empty() {
+                let done = run.actors.iter().all(|actor| matches!(actor.stage, Stage::Over));
+                ensure!(done, "nobody can move, and somebody is not done");
+                break;
+            }
+            let mover = movers[choices.pick(movers.len())?];
+            run.schedule.push(mover);
+            run.moves += 1;
+            ensure!(run.moves <= MOVES_MAX, "they move for ever");
+            match mover {
+                LEADER => {
+                    self.steps.round(1);
+                }
+                who => self.advance(run, usize::from(who))?,
+            }
+            run.decided = (self.db.visible().counter() - run.first.counter()) as usize;
+            for who in 0..run.actors.len() {
+                if let Stage::Queued(_) = run.actors[who].stage {
+                    self.commit(run, who)?;
                 }
             }
-            // In memory a decision is the acknowledgement.
-            told = decided;
         }
-        let mut traces = Vec::with_capacity(actors.len());
-        for (actor, program) in actors.into_iter().zip(programs) {
+        let locks = self.steps.locks();
+        ensure_eq!(locks.held, 0, "locks that are left behind");
+        ensure_eq!(locks.waiting, 0, "places in queues that are left behind");
+        let traces = run.actors.iter().zip(run.programs).map(|(actor, program)| {
             let end = match actor.end {
                 Some(Ok(Some(at))) => {
-                    ensure!(at > first, "a commit at {at}, not after {first}");
-                    End::Committed((at.counter() - first.counter()) as usize)
+                    ensure!(at > run.first, "a commit at {at}, not after {}", run.first);
+                    End::Committed((at.counter() - run.first.counter()) as usize)
                 }
                 Some(Ok(None)) => End::Unchanged,
-                Some(Err(())) => End::Refused,
-                None => return Err(Finding::new("a commit was never decided")),
+                Some(Err(why)) => End::Refused(why),
+                None => return Err(Finding::new("a transaction has no end")),
             };
-            traces.push(Trace {
+            Ok(Trace {
                 program: program.clone(),
-                answers: actor.answers,
+                statements: actor.statements.clone(),
                 told_at_begin: actor.told_at_begin,
                 decided_at_end: actor.decided_at_end,
                 end,
+                lived: actor.lived,
+            })
+        });
+        traces.collect()
+    }
+
+    /// Makes these keys hot and no others. Keys that share their warmth would make a history depend
+    /// on its keys' names: those are passed over.
+    fn heat(&mut self, hot: Keys) {
+        let keys = Keys::between(0, KEY_MAX);
+        loop {
+            let apart = keys.iter().all(|one| {
+                self.steps.cool();
+                self.steps.heat(&self.keyspace, self.key(one));
+                let warm = |key: &Key| self.steps.is_hot(&self.keyspace, self.key(*key));
+                keys.iter().filter(warm).eq([one])
             });
+            if apart {
+                break;
+            }
+            self.runs += 1;
         }
-        Ok(traces)
+        self.steps.cool();
+        for key in hot.iter() {
+            self.steps.heat(&self.keyspace, self.key(key));
+        }
     }
 
     /// Writes the initial values in one commit.
     fn prepare(&mut self, initial: &State) -> Checked {
         let mut transaction = self.db.begin().map_err(fail)?;
-        for (key, value) in initial {
-            transaction.put(&self.keyspace, self.key(*key), [*value]).map_err(fail)?;
+        for (key, value) in initial.iter().enumerate() {
+            if let Some(value) = value {
+                let key = self.key(key as Key);
+                transaction.put(&self.keyspace, key, encoded(*value)).map_err(fail)?;
+            }
         }
         let mut commit = transaction.commit_steps();
         while let Step::Blocked(_) = commit.step() {
@@ -232,87 +524,263 @@ impl Explorer {
     }
 
     /// The next move of a transaction.
-    fn advance(&self, actor: &mut Actor, who: usize, program: &Program, told: usize) -> Checked {
+    fn advance(&self, run: &mut Run<'_>, who: usize) -> Checked {
+        let program = &run.programs[who];
+        let (decided, moves) = (run.decided, run.moves);
+        let actor = &mut run.actors[who];
         if matches!(actor.stage, Stage::Waiting) {
-            let isolation = program.isolation;
-            let options = TransactionOptions { isolation, ..TransactionOptions::default() };
-            let transaction = self.db.begin_with(options).map_err(fail)?;
+            let options = TransactionOptions {
+                isolation: program.isolation,
+                concurrency: program.concurrency,
+                age: run.ages.pop(),
+                ..TransactionOptions::default()
+            };
+            let mut transaction = self.db.begin_with(options).map_err(fail)?;
+            transaction.wake(Some(&actor.waker));
+            actor.age = Some(transaction.age());
             actor.stage = Stage::Running(transaction);
-            actor.told_at_begin = told;
+            // In memory a decision is the acknowledgement.
+            actor.told_at_begin = decided;
+            actor.lived.0 = moves;
         }
-        let place = actor.answers.len();
+        actor.bell.silence();
+        let place = actor.statements.len();
         match std::mem::replace(&mut actor.stage, Stage::Over) {
-            Stage::Running(mut transaction) if place < program.acts.len() => {
-                let answer = self.act(&mut transaction, program.acts[place], value(who, place));
-                actor.answers.push(answer.map_err(fail)?);
-                actor.stage = Stage::Running(transaction);
+            Stage::Running(mut transaction) | Stage::Blocked(mut transaction)
+                if place < program.acts.len() =>
+            {
+                let act = program.acts[place];
+                let told = *actor.told.get_or_insert(decided);
+                match transaction.step(|tx| self.act(tx, act, who, place)) {
+                    Step::Ready(answer) => {
+                        let answer = answer?;
+                        actor.statements.push(Statement { answer, told, decided });
+                        actor.told = None;
+                        actor.stage = Stage::Running(transaction);
+                    }
+                    Step::Blocked(BlockedBy::Lock) => {
+                        run.waits += 1;
+                        actor.stage = Stage::Blocked(transaction);
+                    }
+                    Step::Blocked(by) => {
+                        return Err(Finding::new(format!("an operation waits for {by:?}")));
+                    }
+                    Step::Aborted(error) => {
+                        drop(transaction);
+                        return self.refused(run, who, error);
+                    }
+                }
+                Ok(())
             }
             Stage::Running(transaction) => {
-                actor.stage = Stage::Queued(transaction.commit_steps());
+                let mut commit = transaction.commit_steps();
+                commit.wake(Some(&actor.waker));
+                actor.stage = Stage::Queued(commit);
+                self.commit(run, who)
             }
-            _ => return Err(Finding::new("a schedule moves a transaction that is over")),
+            Stage::Locked(commit) => {
+                actor.stage = Stage::Queued(commit);
+                self.commit(run, who)
+            }
+            _ => Err(Finding::new("a transaction that is over moves")),
         }
+    }
+
+    /// Asks a commit that was handed in what has become of it.
+    fn commit(&self, run: &mut Run<'_>, who: usize) -> Checked {
+        let actor = &mut run.actors[who];
+        let Stage::Queued(commit) = &mut actor.stage else { return Ok(()) };
+        let end = match commit.step() {
+            Step::Blocked(BlockedBy::Round) => return Ok(()),
+            Step::Blocked(BlockedBy::Lock) => {
+                run.waits += 1;
+                let stage = std::mem::replace(&mut actor.stage, Stage::Over);
+                if let Stage::Queued(commit) = stage {
+                    actor.stage = Stage::Locked(commit);
+                }
+                return Ok(());
+            }
+            Step::Blocked(by) => {
+                return Err(Finding::new(format!("in memory, a commit waits for {by:?}")));
+            }
+            Step::Ready(info) => info.timestamp,
+            Step::Aborted(error) => return self.refused(run, who, error),
+        };
+        run.decided = (self.db.visible().counter() - run.first.counter()) as usize;
+        actor.end = Some(Ok(end));
+        actor.stage = Stage::Over;
+        actor.decided_at_end = run.decided;
+        actor.lived.1 = run.moves;
         Ok(())
     }
 
-    fn act(&self, transaction: &mut Transaction, act: Act, value: u8) -> isolith::Result<Answer> {
+    /// A transaction is over; the error has to say the truth.
+    fn refused(&self, run: &mut Run<'_>, who: usize, error: Error) -> Checked {
+        let others = || (0..run.actors.len()).filter(|other| *other != who);
+        let alive = |age: &Age| {
+            others()
+                .any(|other| run.actors[other].age == Some(*age) && run.actors[other].is_alive())
+        };
+        let Some(own) = run.actors[who].age else {
+            return Err(Finding::new("it has no age"));
+        };
+        let policy = match run.programs[who].concurrency {
+            Concurrency::Locking(policy) => policy,
+            _ => DeadlockPolicy::WoundWait,
+        };
+        let why = match &error {
+            Error::Conflict { .. } => Why::Conflict,
+            Error::Wounded { by } => {
+                ensure!(*by < own, "{own:?} was wounded by {by:?}, which is not older");
+                Why::Wounded
+            }
+            Error::Deadlock { cycle } => {
+                ensure!(cycle.len() > 1, "a cycle of one: {error:?}");
+                let itself = cycle.iter().any(|link| link.age == own);
+                ensure!(itself, "{own:?} is not in the cycle that it was the victim of: {error:?}");
+                let fewest = run.programs.iter().any(|program| {
+                    program.concurrency
+                        == Concurrency::Locking(DeadlockPolicy::Detect(Victim::FewestLocks))
+                });
+                let older = cycle.iter().any(|link| link.age < own);
+                ensure!(older || fewest, "the oldest was the victim of a cycle: {error:?}");
+                Why::Deadlock
+            }
+            Error::LockRefused { holders } => {
+                let there = holders.iter().all(|holder| alive(&holder.age));
+                ensure!(there && !holders.is_empty(), "no such holders: {error:?}");
+                let told = match policy {
+                    DeadlockPolicy::NoWait => true,
+                    DeadlockPolicy::WaitDie => holders.iter().any(|holder| holder.age < own),
+                    _ => false,
+                };
+                ensure!(told, "{policy:?} of {own:?} does not refuse for this: {error:?}");
+                Why::LockRefused
+            }
+            _ => return Err(fail(error)),
+        };
+        run.decided = (self.db.visible().counter() - run.first.counter()) as usize;
+        let actor = &mut run.actors[who];
+        actor.end = Some(Err(why));
+        actor.stage = Stage::Over;
+        actor.decided_at_end = run.decided;
+        actor.lived.1 = run.moves;
+        Ok(())
+    }
+
+    /// One operation. What it gives is checked for its form here, and for its content by the judge.
+    fn act(
+        &self,
+        transaction: &mut Transaction,
+        act: Act,
+        who: usize,
+        place: usize,
+    ) -> isolith::Result<Checked<Answer>> {
         let space = &self.keyspace;
-        let pair = |(key, value): isolith::Pair| (key[8], value[0]);
+        let value = encoded(value(who, place));
         let one = |key: Key, value: Option<isolith::Slice>| {
-            value.map(|value| (key, value[0])).into_iter().collect()
+            let mut answer = NOTHING;
+            answer[usize::from(key)] = value.as_deref().map(decoded);
+            Ok(answer)
         };
         let every = self.key(0)..=self.key(KEY_MAX);
         Ok(match act {
             Act::Get(key) => one(key, transaction.get(space, self.key(key))?),
             Act::ForUpdate(key) => one(key, transaction.get_for_update(space, self.key(key))?),
+            Act::ForShare(key) => one(key, transaction.get_for_share(space, self.key(key))?),
             Act::Put(key) => {
-                transaction.put(space, self.key(key), [value])?;
-                Answer::new()
+                transaction.put(space, self.key(key), value)?;
+                Ok(NOTHING)
             }
             Act::Delete(key) => {
                 transaction.delete(space, self.key(key))?;
-                Answer::new()
+                Ok(NOTHING)
+            }
+            Act::Merge(_) => {
+                let _ = merged_bit(who, place);
+                Err(Finding::new("merges are not there yet"))
             }
             Act::Scan(lower, upper) => {
                 let range = transaction.range(space, self.key(lower)..=self.key(upper));
-                range.map(|found| found.map(pair)).collect::<Result<_, _>>()?
+                self.pairs(range.collect::<Result<_, _>>()?)
             }
             Act::First => {
                 let found = transaction.range(space, every).next().transpose()?;
-                found.map(pair).into_iter().collect()
+                self.pairs(found.into_iter().collect())
             }
             Act::Last => {
                 let found = transaction.range(space, every).next_back().transpose()?;
-                found.map(pair).into_iter().collect()
+                self.pairs(found.into_iter().collect())
             }
             Act::DeleteRange(lower, upper) => {
                 transaction.delete_range(space, self.key(lower)..=self.key(upper))?;
-                Answer::new()
+                Ok(NOTHING)
+            }
+            Act::LockRange(lower, upper) => {
+                let range = self.key(lower)..=self.key(upper);
+                transaction.lock_range(space, range, RangeLock::Shared)?;
+                Ok(NOTHING)
             }
         })
     }
+
+    fn pairs(&self, pairs: Vec<isolith::Pair>) -> Checked<Answer> {
+        let ascending = pairs.windows(2).all(|pair| pair[0].0 < pair[1].0);
+        ensure!(ascending, "a scan out of order: {pairs:?}");
+        let mut answer = NOTHING;
+        for (key, value) in &pairs {
+            let own = key.len() == 9 && key[..8] == self.runs.to_be_bytes() && key[8] <= KEY_MAX;
+            ensure!(own, "a scan beyond its bounds: {pairs:?}");
+            answer[usize::from(key[8])] = Some(decoded(value));
+        }
+        Ok(answer)
+    }
 }
 
-/// Every way to give each of `count` transactions a level.
-pub fn level_mixes(count: usize) -> Vec<Vec<Isolation>> {
-    let levels = [Isolation::Serializable, Isolation::Snapshot];
-    (0..1usize << count).map(|mix| (0..count).map(|who| levels[mix >> who & 1]).collect()).collect()
+/// The mover, for people.
+fn name(mover: u8) -> String {
+    match mover {
+        LEADER => "leader".into(),
+        who => format!("t{who}"),
+    }
+}
+
+fn encoded(value: u32) -> [u8; 8] {
+    i64::from(value).to_le_bytes()
+}
+
+fn decoded(bytes: &[u8]) -> u32 {
+    // A value of another form is one that nobody wrote.
+    let bytes = bytes.try_into().map(i64::from_le_bytes);
+    bytes.ok().and_then(|value| u32::try_from(value).ok()).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// Movers of a made-up history: two with two moves each.
     #[test]
-    fn schedules_keep_the_order_of_each_transaction_and_end_decided() {
-        let all = schedules(&[1, 1]);
-        // Two moves each; the leader twice, never before a commit is queued.
-        assert_eq!(all.len(), 14);
-        for schedule in &all {
-            assert_eq!(schedule.len(), 6);
-            assert_eq!(schedule.last(), Some(&LEADER));
+    fn every_schedule_is_played_once() {
+        let mut choices = Choices::default();
+        let mut played = Vec::new();
+        loop {
+            let mut left = [2, 2];
+            let mut schedule = Vec::new();
+            while left != [0, 0] {
+                let movers: Vec<usize> = (0..2).filter(|who| left[*who] > 0).collect();
+                let mover = movers[choices.pick(movers.len()).unwrap()];
+                left[mover] -= 1;
+                schedule.push(mover);
+            }
+            played.push(schedule);
+            if !choices.next() {
+                break;
+            }
         }
-        let distinct: std::collections::BTreeSet<_> = all.iter().collect();
-        assert_eq!(distinct.len(), all.len());
+        assert_eq!(played.len(), 6);
+        played.sort();
+        played.dedup();
+        assert_eq!(played.len(), 6);
     }
 }

@@ -14,6 +14,7 @@
 //! | [`machine`] | runs such a program on engine and model, and compares |
 //! | [`programs`] | small transactions, and what they do alone |
 //! | [`oracle`] | judges a history of them by brute force |
+//! | [`anomalies`] | finds the named anomalies in a history |
 //! | [`explorer`] | drives them through every interleaving |
 //! | [`acknowledged`] | the same for what is decided and not yet acknowledged |
 //! | [`crash`] | ends a database's life at any storage call, and says what must be true afterwards |
@@ -35,6 +36,8 @@ pub mod machine;
 pub mod programs;
 
 pub mod oracle;
+
+pub mod anomalies;
 
 pub mod explorer;
 

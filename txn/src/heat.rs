@@ -98,6 +98,15 @@ impl Heat {
             && temperature(self.bucket(space, key).load(Ordering::Relaxed), now) >= HOT
     }
 
+    /// All keys are cold again.
+    pub fn cool(&self) {
+        // Relaxed, all: see `warm`.
+        self.hot_until.store(0, Ordering::Relaxed);
+        if self.conflicts.swap(0, Ordering::Relaxed) > 0 {
+            self.buckets.iter().for_each(|bucket| bucket.store(0, Ordering::Relaxed));
+        }
+    }
+
     /// Hot buckets, and conflicts noted so far.
     pub fn stats(&self, now: Lsn) -> (usize, u64) {
         // Relaxed: statistics.
