@@ -6,6 +6,8 @@ use std::thread;
 use crate::error::ConflictOn;
 use crate::*;
 
+mod stress;
+
 const LOCKING: Concurrency = Concurrency::Locking(DeadlockPolicy::WoundWait);
 
 fn database() -> (Database, Keyspace) {
