@@ -30,7 +30,7 @@ use crate::history::History;
 use crate::options::{Builder, CommitMode, TransactionOptions};
 use crate::pending::CommitInfo;
 use crate::stats::{OldestSnapshot, Stats};
-use crate::timers::Timers;
+use crate::timers::{Timer, Timers};
 use crate::transaction::{Queued, add, encode};
 
 /// The number of the keyspace that holds the names of all others.
@@ -105,7 +105,7 @@ pub(crate) struct Core {
     pipeline: Pipeline,
     locks: Arc<LockTable>,
     heat: Heat,
-    timers: Timers,
+    timers: Arc<Timers>,
     log: Option<Arc<Log>>,
     clock: Arc<dyn Clock>,
     durability: Durability,
@@ -196,7 +196,7 @@ impl Core {
             ),
             locks,
             heat: Heat::new(),
-            timers: Timers::default(),
+            timers: Arc::default(),
             lock_timeout: options.lock_timeout,
             begin: TransactionOptions {
                 isolation: options.isolation,
@@ -287,9 +287,15 @@ impl Core {
         self.heat.warm(space, key, waste, self.marks.visible());
     }
 
-    /// Wakes somebody later: its wait for a lock has a limit.
-    pub(crate) fn wake_at(&self, at: Instant, waker: &Waker) {
-        self.timers.add(at, waker);
+    /// Wakes somebody later, as long as the answer is kept: its wait for a lock has a limit.
+    pub(crate) fn wake_at(&self, at: Instant, waker: &Waker) -> Timer {
+        self.timers.add(at, waker)
+    }
+
+    /// Wakers that wait for their time.
+    #[cfg(test)]
+    pub(crate) fn timers(&self) -> usize {
+        self.timers.len()
     }
 
     /// Wakes those whose time has come. For upkeep.
@@ -831,6 +837,8 @@ impl Core {
         // Whoever comes second does the same again, so that it, too, returns only when all is written
         // and synced, and with the same failure if there was one.
         self.pipeline.close();
+        // Who waits for a lock finds it closed.
+        self.locks.wake_all();
         let result = match &self.log {
             Some(log) => log.shutdown().map_err(log_error),
             None => Ok(()),

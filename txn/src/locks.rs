@@ -211,6 +211,13 @@ impl LockTable {
         self.table.lock().stands_in_the_way(own.map(|own| &*own.identity), writes)
     }
 
+    /// Wakes everybody who waits for a lock, to look whether it is worth it still.
+    pub fn wake_all(&self) {
+        let mut effects = Effects::default();
+        self.table.lock().wake_all(&mut effects);
+        effects.carry_out(self);
+    }
+
     /// What is held and waited for, and what was done about it.
     pub fn stats(&self) -> LockStats {
         self.table.lock().stats()

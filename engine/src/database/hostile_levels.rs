@@ -1,7 +1,13 @@
 //! What no mixture of levels and controls may bring about.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
+use std::time::Duration;
 
 use crate::error::ConflictOn;
 use crate::*;
@@ -207,4 +213,178 @@ fn a_scan_locks_no_more_than_its_transaction_may_hold() {
         assert!(db.stats().locks.held < 5000);
         assert!(tx.bytes() < 200_000);
     }
+}
+
+#[derive(Default)]
+struct Woken(AtomicU32);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+fn blocked<T>(step: &Step<T, Error>) -> bool {
+    matches!(step, Step::Blocked(BlockedBy::Lock))
+}
+
+/// A database in which a wait that nobody ends is noticed, and somebody who holds "a".
+fn held() -> (Database, Keyspace, Transaction) {
+    let db = Builder::in_memory().lock_timeout(Duration::from_secs(3600)).open().unwrap();
+    let space = db.keyspace("space").unwrap();
+    let mut holder = begin(&db, Isolation::Serializable, LOCKING);
+    holder.put(&space, "a", "held").unwrap();
+    (db, space, holder)
+}
+
+fn wait_for_waiters(db: &Database, count: u64) {
+    while db.stats().locks.waiting < count {
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn a_body_that_goes_on_though_it_has_to_wait_is_woken_all_the_same() {
+    let (db, space, holder) = held();
+    let mut tx = begin(&db, Isolation::Serializable, LOCKING);
+    let woken = Arc::new(Woken::default());
+    let waker = Waker::from(Arc::clone(&woken));
+    let mut cx = Context::from_waker(&waker);
+    {
+        let mut attempt = pin!(tx.run(|tx| {
+            let _ = tx.put(&space, "a", "1");
+            tx.put(&space, "b", "1")
+        }));
+        assert!(attempt.as_mut().poll(&mut cx).is_pending());
+        assert_eq!((db.stats().locks.waiting, db.core().timers()), (1, 1));
+        holder.commit().unwrap();
+        assert_eq!(woken.0.load(Ordering::SeqCst), 1);
+        assert!(matches!(attempt.as_mut().poll(&mut cx), Poll::Ready(Ok(()))));
+        assert_eq!(db.core().timers(), 0, "what is done keeps no waker");
+    }
+    tx.commit().unwrap();
+    assert_eq!(text(space.get("a").unwrap()), "1");
+}
+
+#[test]
+fn a_future_that_is_dropped_keeps_no_waker() {
+    let (db, space, _holder) = held();
+    let woken = Arc::new(Woken::default());
+    for _ in 0..10 {
+        let mut tx = begin(&db, Isolation::Serializable, LOCKING);
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut cx = Context::from_waker(&waker);
+        let mut attempt = pin!(tx.run(|tx| tx.put(&space, "a", "1")));
+        assert!(attempt.as_mut().poll(&mut cx).is_pending());
+        assert!(attempt.as_mut().poll(&mut cx).is_pending());
+        let mut tx = begin(&db, Isolation::Serializable, Concurrency::Optimistic);
+        tx.put(&space, "a", "1").unwrap();
+        let mut commit = pin!(tx.commit_steps());
+        assert!(commit.as_mut().poll(&mut cx).is_pending());
+        assert_eq!(db.core().timers(), 2);
+    }
+    assert_eq!((db.core().timers(), Arc::strong_count(&woken)), (0, 1));
+    assert_eq!(db.stats().locks.waiting, 0);
+}
+
+#[test]
+fn a_step_within_a_step_does_not_make_the_outer_one_wait() {
+    let (db, space, _holder) = held();
+    let mut tx = begin(&db, Isolation::Serializable, LOCKING);
+    let step = tx.step(|tx| {
+        assert!(matches!(tx.step(|tx| tx.put(&space, "b", "1")), Step::Ready(())));
+        tx.put(&space, "a", "1")
+    });
+    assert!(blocked(&step));
+    assert_eq!(text(tx.get(&space, "b").unwrap()), "-", "undone with the outer one");
+    let step = tx.step(|tx| {
+        assert!(blocked(&tx.step(|tx| tx.put(&space, "a", "1"))));
+        tx.put(&space, "b", "1")
+    });
+    assert!(blocked(&step), "what is within has not been done");
+}
+
+#[test]
+fn a_wait_that_a_step_does_not_come_back_to_is_over() {
+    let (db, space, _holder) = held();
+    let mut tx = begin(&db, Isolation::Serializable, LOCKING);
+    assert!(blocked(&tx.step(|tx| tx.put(&space, "a", "1"))));
+    assert_eq!(db.stats().locks.waiting, 1);
+    assert!(matches!(tx.step(|tx| tx.put(&space, "b", "1")), Step::Ready(())));
+    assert_eq!((db.stats().locks.waiting, tx.waits_until()), (0, None));
+    tx.commit().unwrap();
+}
+
+#[test]
+fn a_panic_in_a_step_undoes_it_and_leaves_the_transaction_as_it_was() {
+    let (db, space, _holder) = held();
+    let options = TransactionOptions {
+        concurrency: LOCKING,
+        lock_timeout: Some(Duration::from_millis(1)),
+        ..Default::default()
+    };
+    let mut tx = db.begin_with(options).unwrap();
+    tx.put(&space, "c", "before").unwrap();
+    for waits in [false, true] {
+        let panicked = catch_unwind(AssertUnwindSafe(|| {
+            let _ = tx.step(|tx| -> Result<()> {
+                tx.put(&space, "b", "1")?;
+                if waits {
+                    assert!(tx.put(&space, "a", "1").is_err());
+                }
+                panic!("on purpose");
+            });
+        }));
+        assert!(panicked.is_err());
+        assert_eq!(db.stats().locks.waiting, 0);
+    }
+    assert_eq!(text(tx.get(&space, "b").unwrap()), "-");
+    // It waits again where it may.
+    assert!(matches!(tx.put(&space, "a", "1"), Err(Error::LockTimeout { .. })));
+    tx.commit().unwrap();
+    assert_eq!(text(space.get("c").unwrap()), "before");
+}
+
+#[test]
+fn a_thread_that_waits_is_woken_whatever_waker_was_set_for_steps() {
+    let (db, space, holder) = held();
+    thread::scope(|scope| {
+        let waiter = scope.spawn(|| {
+            let mut tx = begin(&db, Isolation::Serializable, LOCKING);
+            tx.wake(Some(Waker::noop()));
+            tx.put(&space, "a", "1")?;
+            tx.commit()
+        });
+        wait_for_waiters(&db, 1);
+        holder.commit().unwrap();
+        waiter.join().unwrap().unwrap();
+    });
+}
+
+#[test]
+fn who_waits_for_a_lock_learns_that_the_database_is_closed() {
+    let (db, space, holder) = held();
+    let mut tx = begin(&db, Isolation::Serializable, LOCKING);
+    let woken = Arc::new(Woken::default());
+    let waker = Waker::from(Arc::clone(&woken));
+    let mut cx = Context::from_waker(&waker);
+    let mut attempt = pin!(tx.run(|tx| tx.put(&space, "a", "1")));
+    assert!(attempt.as_mut().poll(&mut cx).is_pending());
+    thread::scope(|scope| {
+        let waiters = [
+            scope.spawn(|| space.put("a", "1")),
+            scope.spawn(|| space.delete_range(..)),
+            scope.spawn(|| db.transact(|tx| tx.put(&space, "a", "1"))),
+            scope.spawn(|| begin(&db, Isolation::Snapshot, LOCKING).put(&space, "a", "1")),
+        ];
+        wait_for_waiters(&db, 5);
+        db.close().unwrap();
+        for waiter in waiters {
+            assert!(matches!(waiter.join().unwrap(), Err(Error::Closed)));
+        }
+    });
+    assert!(woken.0.load(Ordering::SeqCst) > 0);
+    assert!(matches!(attempt.as_mut().poll(&mut cx), Poll::Ready(Err(Error::Closed))));
+    assert!(matches!(holder.commit(), Err(Error::Closed)));
+    assert_eq!((db.stats().locks.held, db.stats().locks.waiting), (0, 0));
 }

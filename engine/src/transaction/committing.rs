@@ -25,6 +25,7 @@ use crate::database::Open;
 use crate::error::{ConflictOn, Error, LockHolder, Result};
 use crate::pending::{CommitInfo, Pending};
 use crate::record;
+use crate::timers::Timer;
 
 /// How often a request whose evidence left the ring is validated again outside the window before it
 /// insists on being judged inside.
@@ -326,6 +327,7 @@ pub struct CommitSteps {
     stage: Stage,
     steps: bool,
     waker: Option<Waker>,
+    timer: Option<Timer>,
 }
 
 impl fmt::Debug for CommitSteps {
@@ -341,7 +343,7 @@ impl fmt::Debug for CommitSteps {
 
 impl CommitSteps {
     pub(super) fn new(transaction: Transaction) -> Self {
-        Self { stage: Stage::Active(Box::new(transaction)), steps: false, waker: None }
+        Self { stage: Stage::Active(Box::new(transaction)), steps: false, waker: None, timer: None }
     }
 
     /// From now on a lock in the way is told, not waited for.
@@ -467,6 +469,7 @@ impl Future for CommitSteps {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
+        this.timer = None;
         this.steps = true;
         this.wake(Some(cx.waker()));
         if let Stage::Queued(_, Queued { patience: Some(patience), .. }) = &mut this.stage {
@@ -486,7 +489,7 @@ impl Future for CommitSteps {
                 Step::Blocked(BlockedBy::Lock) => {
                     if let (Some(until), Stage::Queued(open, _)) = (this.waits_until(), &this.stage)
                     {
-                        open.wake_at(until, cx.waker());
+                        this.timer = Some(open.wake_at(until, cx.waker()));
                     }
                     return Poll::Pending;
                 }

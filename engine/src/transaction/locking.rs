@@ -20,8 +20,8 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use isolith_txn::{
-    Age, BlockedBy, DeadlockPolicy, Interval, LockMode, LockOwner, LockStep, LockTarget, Space,
-    SpaceId, Step,
+    Age, BlockedBy, DeadlockPolicy, Interval, LockMode, LockOwner, LockStep, LockTarget, Savepoint,
+    Space, SpaceId, Step,
 };
 
 use super::{Transaction, policy};
@@ -29,6 +29,7 @@ use crate::core::Core;
 use crate::error::{Error, LockHolder, Result};
 use crate::keyspace::Keyspace;
 use crate::options::TransactionOptions;
+use crate::timers::Timer;
 
 /// How long, and in which manner, a lock is waited for.
 #[derive(Debug)]
@@ -118,12 +119,11 @@ pub(crate) fn acquire(
 ) -> Result<bool> {
     let mut first = true;
     loop {
-        let step = match &patience.waker {
-            Some(waker) => locks.lock(space, what, mode, Some(waker)),
-            None if patience.steps => locks.lock(space, what, mode, None),
+        let step = match patience.steps {
+            true => locks.lock(space, what, mode, patience.waker.as_ref()),
             // The fast path asks without a waker; who has to wait asks again with one.
-            None if first => locks.lock(space, what, mode, None),
-            None => UNPARK.with(|unpark| locks.lock(space, what, mode, Some(unpark))),
+            false if first => locks.lock(space, what, mode, None),
+            false => UNPARK.with(|unpark| locks.lock(space, what, mode, Some(unpark))),
         };
         match step {
             LockStep::Granted => {
@@ -138,6 +138,12 @@ pub(crate) fn acquire(
                 return Err(core.refused(refusal));
             }
             LockStep::Waiting => {}
+        }
+        // After the request is queued: whoever closes the database closes first and wakes then.
+        if let Err(closed) = core.check_open() {
+            locks.cancel_wait(false);
+            patience.wait = None;
+            return Err(closed);
         }
         let now = Instant::now();
         let until = match &patience.wait {
@@ -247,6 +253,11 @@ impl Transaction {
     ) -> Result<()> {
         let owner = self.locking.owner(&self.open);
         let mut patience = self.locking.patience.borrow_mut();
+        // A body that goes on though it was told to wait: another request would take the place of the one
+        // that is queued, and nobody would wake the step.
+        if patience.steps && self.locking.blocked.get().is_some() {
+            return Err(Error::WouldWait);
+        }
         if acquire(&self.open, owner, keyspace.space(), what, mode, &mut patience)? {
             return Ok(());
         }
@@ -281,21 +292,14 @@ impl Transaction {
     /// the start, once woken ([`Transaction::wake`]) or whenever it pleases. [`Step::Aborted`] carries
     /// the error of `body`.
     ///
-    /// `body` has to return the errors of the transaction's operations as they are.
+    /// `body` has to return the errors of the transaction's operations as they are. If it panics, what it
+    /// wrote is undone, too. A step within a step that is blocked blocks the outer one.
     pub fn step<T>(&mut self, body: impl FnOnce(&mut Transaction) -> Result<T>) -> Step<T, Error> {
-        let save = self.writes.savepoint();
-        self.locking.patience.get_mut().steps = true;
-        self.locking.blocked.set(None);
-        let result = body(self);
-        let blocked = self.locking.blocked.take();
-        let patience = self.locking.patience.get_mut();
-        patience.steps = false;
-        if blocked.is_some() {
-            self.writes.rollback_to(save);
-        } else {
-            patience.wait = None;
-        }
-        self.writes.release(save);
+        let mut stepping = Stepping::begin(self);
+        let result = body(stepping.transaction);
+        let blocked = stepping.transaction.locking.blocked.get();
+        stepping.end = if blocked.is_some() { End::Blocked } else { End::Returned };
+        drop(stepping);
         match (blocked, result) {
             (Some(by), _) => Step::Blocked(by),
             (None, Ok(value)) => Step::Ready(value),
@@ -339,7 +343,53 @@ impl Transaction {
     where
         F: FnMut(&mut Transaction) -> Result<T>,
     {
-        Attempt { transaction: self, body, waits: false }
+        Attempt { transaction: self, body, waits: false, timer: None }
+    }
+}
+
+/// A step under way, and its end, however it comes about.
+struct Stepping<'t> {
+    transaction: &'t mut Transaction,
+    save: Savepoint,
+    /// Whether it is a step within a step.
+    within: bool,
+    end: End,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Panicked,
+    Blocked,
+    Returned,
+}
+
+impl<'t> Stepping<'t> {
+    fn begin(transaction: &'t mut Transaction) -> Self {
+        let save = transaction.writes.savepoint();
+        let within = std::mem::replace(&mut transaction.locking.patience.get_mut().steps, true);
+        if !within {
+            transaction.locking.blocked.set(None);
+        }
+        Self { transaction, save, within, end: End::Panicked }
+    }
+}
+
+impl Drop for Stepping<'_> {
+    fn drop(&mut self) {
+        let transaction = &mut *self.transaction;
+        if self.end != End::Returned {
+            transaction.writes.rollback_to(self.save);
+        }
+        transaction.writes.release(self.save);
+        let patience = transaction.locking.patience.get_mut();
+        patience.steps = self.within;
+        if !self.within {
+            transaction.locking.blocked.set(None);
+            // A wait that the body did not come back to is over.
+            if self.end != End::Blocked && patience.wait.is_some() {
+                transaction.cancel_wait();
+            }
+        }
     }
 }
 
@@ -349,6 +399,7 @@ pub struct Attempt<'t, F> {
     transaction: &'t mut Transaction,
     body: F,
     waits: bool,
+    timer: Option<Timer>,
 }
 
 impl<F> fmt::Debug for Attempt<'_, F> {
@@ -365,18 +416,18 @@ impl<T, F: FnMut(&mut Transaction) -> Result<T>> Future for Attempt<'_, F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        this.waits = false;
-        this.transaction.wake(Some(cx.waker()));
+        this.timer = None;
+        let patience = this.transaction.locking.patience.get_mut();
+        let before = patience.waker.replace(cx.waker().clone());
         let step = this.transaction.step(&mut this.body);
-        this.transaction.wake(None);
+        this.transaction.locking.patience.get_mut().waker = before;
+        this.waits = matches!(step, Step::Blocked(_));
         match step {
             Step::Ready(value) => Poll::Ready(Ok(value)),
             Step::Aborted(error) => Poll::Ready(Err(error)),
             Step::Blocked(_) => {
-                this.waits = true;
-                if let Some(until) = this.transaction.waits_until() {
-                    this.transaction.open.wake_at(until, cx.waker());
-                }
+                let until = this.transaction.waits_until();
+                this.timer = until.map(|until| this.transaction.open.wake_at(until, cx.waker()));
                 Poll::Pending
             }
         }

@@ -89,6 +89,14 @@ fn as_interval(what: LockTarget<'_>) -> (Interval, bool) {
     }
 }
 
+fn covers(locks: &[Lock], space: SpaceId, what: &Interval, asked: LockMode) -> bool {
+    locks.iter().any(|lock| {
+        lock.space == space
+            && lock.mode.covers(asked)
+            && Span::of(&lock.what).contains(Span::of(what))
+    })
+}
+
 impl PlainTable {
     pub(super) fn stats(&self) -> LockStats {
         let waiting = |owner: &&Owner| owner.request.as_ref().is_some_and(|r| r.before.is_none());
@@ -148,9 +156,14 @@ impl PlainTable {
                 effects.drop_later(old);
                 return LockStep::Waiting;
             }
+            // What it was handed and does not know of does not count.
+            let known = self.owners[me].request.as_ref().and_then(|r| r.before.as_ref());
+            if covers(known.unwrap_or(&self.owners[me].locks), space.id, &what, asked) {
+                return LockStep::Granted;
+            }
             self.cancel(identity.serial, false, effects);
         }
-        if self.covers(me, space.id, &what, asked) {
+        if covers(&self.owners[me].locks, space.id, &what, asked) {
             return LockStep::Granted;
         }
         let owner = &mut self.owners[me];
@@ -343,14 +356,6 @@ impl PlainTable {
         }
         blockers.sort_by_key(|blocker| self.owners[blocker.owner].identity.rank());
         blockers
-    }
-
-    fn covers(&self, me: usize, space: SpaceId, what: &Interval, asked: LockMode) -> bool {
-        self.owners[me].locks.iter().any(|lock| {
-            lock.space == space
-                && lock.mode.covers(asked)
-                && Span::of(&lock.what).contains(Span::of(what))
-        })
     }
 
     /// Puts the lock that `me` asks for among its locks.

@@ -198,6 +198,9 @@ impl Table {
                 effects.drop_later(std::mem::replace(&mut request.waker, waker.cloned()));
                 return LockStep::Waiting;
             }
+            if self.has(me, space.id, what, asked) {
+                return LockStep::Granted;
+            }
             self.withdraw(me, effects);
         }
         let at = self.held_in(me, space);
@@ -209,6 +212,30 @@ impl Table {
             self.leave_if_idle(me, at, effects);
         }
         step
+    }
+
+    /// Whether its owner knows that it holds what it asks for. What it was handed and does not know of
+    /// does not count: that may be given back.
+    fn has(&self, me: SlotId, space: SpaceId, what: LockTarget<'_>, asked: LockMode) -> bool {
+        let slot = &self.slots[me as usize];
+        let Some(held) = slot.held.iter().find(|held| held.space.id == space) else { return false };
+        let room = &self.rooms[held.room as usize];
+        let mut own =
+            room.stretches.iter().filter(|s| s.slot == me && !s.is_untaken && s.mode.covers(asked));
+        match what {
+            LockTarget::Range(interval) => own.any(|s| s.spans.contain(Span::of(interval))),
+            LockTarget::Key(key) => {
+                let untaken = slot.request.as_deref().and_then(|request| match &request.wanted {
+                    Wanted::Key(wanted) if request.room == held.room && **wanted == *key => {
+                        request.granted
+                    }
+                    _ => None,
+                });
+                let now = || room.points.get(key).and_then(|point| point.mode_of(me));
+                untaken.map_or_else(now, |Before(before)| before).is_some_and(|m| m.covers(asked))
+                    || own.any(|stretch| stretch.spans.holding(key).is_some())
+            }
+        }
     }
 
     fn lock_key(
@@ -1020,6 +1047,15 @@ impl Table {
         let own = room.stretches.iter().filter(|s| s.slot == me && s.spans.holding(key).is_some());
         let point = room.points.get(key).and_then(|point| point.mode_of(me));
         own.map(|stretch| stretch.mode).chain(point).reduce(LockMode::join)
+    }
+
+    /// Wakes everybody who waits.
+    pub(super) fn wake_all(&mut self, effects: &mut Effects) {
+        for slot in &mut self.slots {
+            if let Some(request) = &mut slot.request {
+                effects.wake(request.waker.take());
+            }
+        }
     }
 
     pub(super) fn wound_of(&self, identity: &Identity) -> Option<Wound> {

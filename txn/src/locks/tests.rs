@@ -458,6 +458,42 @@ fn a_lock_that_was_handed_over_and_not_taken_is_given_back() {
 }
 
 #[test]
+fn to_ask_for_what_is_held_leaves_the_wait_as_it_is() {
+    run("a is 2 detect
+         b is 1 detect
+         c is 3 detect
+         a X l -> granted
+         a S [p,q] -> granted
+         b X k -> granted
+         a X k -> waits
+         c X k -> waits
+         a X l -> granted
+         a S p -> granted
+         b ends -> wakes a
+         a S l -> granted
+         a S [p,q) -> granted
+         a holds k -> exclusive
+         a X k -> granted
+         a ends -> wakes c");
+}
+
+#[test]
+fn what_was_handed_over_and_not_taken_is_not_held_yet() {
+    run("a is 2 detect
+         b is 1 detect
+         a S k -> granted
+         b S k -> granted
+         a X k -> waits
+         b ends -> wakes a
+         a S k -> granted
+         a holds k -> exclusive
+         a U k -> granted
+         a holds k -> update
+         a gives-up -> waited for
+         a holds k -> update");
+}
+
+#[test]
 fn another_request_takes_the_place_of_the_one_that_waits() {
     run("a is 1 detect
          b is 2 detect

@@ -231,7 +231,9 @@ fn whatever_is_mixed_the_books_are_right_and_somebody_gets_on() {
         let mut random = Random(seed | 1);
         while !over.load(Ordering::Relaxed) {
             let result = match random.below(3) {
-                0 => row.put(random.below(1 << 30).to_be_bytes(), "").and_then(|()| row.delete_range(..)),
+                0 => row
+                    .put(random.below(1 << 30).to_be_bytes(), "")
+                    .and_then(|()| row.delete_range(..)),
                 1 => accounts.delete_range("x"..),
                 _ => accounts.delete("none"),
             };
