@@ -289,8 +289,8 @@ fn begin_runs_commands_inside() {
         RANGE - + LIMIT 1 => ["a", "1"]
         COMMIT => +OK
         GET a => "1"
-        BEGIN SIDEWAYS => -ERR syntax error
-        BEGIN ISOLATION => -ERR syntax error
+        BEGIN SIDEWAYS => -ERR syntax error at 'SIDEWAYS'
+        BEGIN ISOLATION => -ERR syntax error: ISOLATION wants a value
         BEGIN => +OK
         RESET => +RESET
         COMMIT => -ERR COMMIT without BEGIN
@@ -376,7 +376,7 @@ fn an_idle_transaction_is_rolled_back_and_says_so() {
     while !other.line("INFO isolith").text().contains("snapshots:0\r\n") {
         assert!(Instant::now() < limit, "an idle transaction stays");
     }
-    let aborted = "ABORTED the transaction was idle for 1 s; nothing was done";
+    let aborted = "ABORTED retry=now age=1 the transaction was idle for 1 s; nothing was done";
     script(
         &mut client,
         &format!(

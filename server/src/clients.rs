@@ -30,6 +30,10 @@ pub(crate) struct Client {
     queued: AtomicUsize,
     watched: AtomicUsize,
     transaction: AtomicBool,
+    /// Of its BEGIN transaction; 0 is none.
+    age: AtomicU64,
+    /// While its command waits for a lock: the ages of the transactions that stand in its way.
+    waits_for: Mutex<Option<Vec<u64>>>,
     killed: AtomicBool,
 }
 
@@ -91,6 +95,22 @@ impl Client {
         lock(&self.names).command = name;
     }
 
+    /// Notes the age of its transaction.
+    pub(crate) fn age(&self, age: Option<u64>) {
+        // Relaxed: see the fields.
+        self.age.store(age.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// Notes whom its command waits for; `None`: nobody.
+    pub(crate) fn waits_for(&self, ages: Option<Vec<u64>>) {
+        *lock(&self.waits_for) = ages;
+    }
+
+    /// Whom its command waits for, if it does.
+    pub(crate) fn waiting(&self) -> Option<Vec<u64>> {
+        lock(&self.waits_for).clone()
+    }
+
     /// Asks its core to close it; the core must be woken.
     pub(crate) fn kill(&self) {
         // Release: pairs with the Acquire in `killed`; and the core is woken after this.
@@ -114,6 +134,9 @@ impl Client {
         if self.transaction.load(Ordering::Relaxed) {
             flags.push('T');
         }
+        if lock(&self.waits_for).is_some() {
+            flags.push('b');
+        }
         if flags.is_empty() {
             flags.push('N');
         }
@@ -123,7 +146,7 @@ impl Client {
         let _ = write!(
             line,
             "id={} addr={} laddr={} fd=-1 name={} age={} idle={} flags={flags} db={} sub=0 psub=0 \
-             ssub=0 multi={} watch={} cmd={} user=default resp={} lib-name={} lib-ver={}",
+             ssub=0 multi={} watch={} cmd={} user=default resp={} lib-name={} lib-ver={} tx-age={}",
             self.id,
             self.peer,
             self.local,
@@ -138,6 +161,8 @@ impl Client {
             if self.resp3.load(Ordering::Relaxed) { 3 } else { 2 },
             names.library,
             names.library_number,
+            // Relaxed: see the fields.
+            self.age.load(Ordering::Relaxed),
         );
         line
     }
@@ -170,6 +195,8 @@ impl Clients {
             queued: AtomicUsize::new(usize::MAX),
             watched: AtomicUsize::new(0),
             transaction: AtomicBool::new(false),
+            age: AtomicU64::new(0),
+            waits_for: Mutex::default(),
             killed: AtomicBool::new(false),
         });
         list.insert(client.id, client.clone());

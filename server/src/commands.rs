@@ -36,6 +36,8 @@ pub(crate) enum Handler {
     Read(Run),
     /// Reads and writes data, in a transaction.
     Write(Run),
+    /// Reads or locks data, within BEGIN alone: elsewhere it would hold for no time at all.
+    Inside(Run),
     /// Changes how the commands after it are run.
     Control(fn(&mut Session, Try<'_>, Args<'_>, &mut Reply<'_>) -> Flow),
     /// Has subcommands and does nothing itself.

@@ -1,7 +1,8 @@
 //! The command line.
 
+use crate::terms::{self, Defaults};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use isolith::Durability;
+use isolith::{Concurrency, Durability, Isolation};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -59,10 +60,53 @@ pub(crate) struct Serve {
     /// How the log is written; auto takes io_uring where the system allows it.
     #[arg(long, value_name = "BACKEND", value_enum, default_value_t = Io::Auto)]
     pub(crate) io: Io,
-    /// Seconds after which an idle BEGIN transaction is rolled back.
-    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = parse_seconds)]
-    pub(crate) transaction_idle: Duration,
+    /// What BEGIN transactions are protected from, unless they say otherwise: read-committed,
+    /// repeatable-read, snapshot or serializable.
+    #[arg(long, value_name = "LEVEL", default_value_t = Isolation::Serializable)]
+    pub(crate) isolation: Isolation,
+    /// How BEGIN transactions keep others from disturbing them, unless they say otherwise:
+    /// optimistic, auto, or locking with a deadlock policy, like locking:wound-wait,
+    /// locking:wait-die, locking:no-wait, locking:detect.
+    #[arg(long, value_name = "CONTROL", default_value_t = Concurrency::Optimistic)]
+    pub(crate) concurrency: Concurrency,
+    /// How long a command waits for a lock, like 500ms or 5s (a bare number is seconds); 0: for ever.
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_limit)]
+    pub(crate) lock_timeout: Limit,
+    /// How long a BEGIN transaction may last, unless it says otherwise; 0: for ever.
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = parse_limit)]
+    pub(crate) transaction_timeout: Limit,
+    /// After which an idle BEGIN transaction is rolled back (looked at every second); 0: never.
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_limit)]
+    pub(crate) transaction_idle: Limit,
+    /// How long the past is kept for readers, like 10m; 0: only what open transactions still read.
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = parse_limit)]
+    pub(crate) retention: Limit,
+    /// How old what a transaction reads may become: then it is refused, and holds no memory any more;
+    /// 0: as old as it likes.
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = parse_limit)]
+    pub(crate) snapshot_age_max: Limit,
 }
+
+impl Serve {
+    /// What transactions are begun with that do not choose.
+    pub(crate) fn defaults(&self) -> Defaults {
+        let defaults = Defaults::new(self.durability.into());
+        defaults.set_isolation(self.isolation);
+        defaults.set_concurrency(self.concurrency);
+        for (which, Limit(limit)) in [
+            (terms::Limit::Lock, self.lock_timeout),
+            (terms::Limit::Transaction, self.transaction_timeout),
+            (terms::Limit::Idle, self.transaction_idle),
+        ] {
+            defaults.set_limit(which, limit);
+        }
+        defaults
+    }
+}
+
+/// A time after which something ends; `None`: it does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Limit(pub(crate) Option<Duration>);
 
 /// When a write is acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -125,13 +169,27 @@ fn parse_listen(text: &str) -> Result<SocketAddr, String> {
     Ok(address)
 }
 
-fn parse_seconds(text: &str) -> Result<Duration, String> {
-    let seconds = text.parse::<u32>().map_err(|_| "expected a number of seconds".to_owned())?;
-    if seconds == 0 {
-        Err("at least 1".to_owned())
-    } else {
-        Ok(Duration::from_secs(seconds.into()))
-    }
+/// A time as the command line has it: a bare number is seconds.
+fn parse_limit(text: &str) -> Result<Limit, String> {
+    parse_duration(text, 1000).map(Limit)
+}
+
+/// A number with a unit, or without one: then of so many milliseconds each. 0 is no limit.
+pub(crate) fn parse_duration(text: &str, bare_millis: u64) -> Result<Option<Duration>, String> {
+    let expected = || "expected a time, like 500ms, 5s, 2m or 0 for no limit".to_owned();
+    let split = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
+    let (digits, unit) = text.split_at(split);
+    let millis = match unit.to_ascii_lowercase().as_str() {
+        "" => bare_millis,
+        "ms" => 1,
+        "s" => 1000,
+        "m" | "min" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(expected()),
+    };
+    let number = digits.parse::<u64>().map_err(|_| expected())?;
+    let millis = number.checked_mul(millis).ok_or_else(expected)?;
+    Ok((millis > 0).then(|| Duration::from_millis(millis)))
 }
 
 /// The least memory that makes sense: the index alone wants some.
@@ -186,6 +244,31 @@ mod tests {
             assert!(parse_listen(refused).is_err_and(|why| why.contains("loopback")), "{refused}");
         }
         assert!(parse_listen("nowhere:1").is_err());
+    }
+
+    #[test]
+    fn times_have_units() {
+        let millis = |text| parse_duration(text, 1000).map(|limit| limit.map(|l| l.as_millis()));
+        assert_eq!(millis("500ms"), Ok(Some(500)));
+        assert_eq!(millis("2"), Ok(Some(2_000)));
+        assert_eq!(millis("1H"), Ok(Some(3_600_000)));
+        assert_eq!(millis("0"), Ok(None));
+        for wrong in ["", "s", "-1s", "1.5s", "2 s", "9999999999999999999h", "5d"] {
+            assert!(millis(wrong).is_err(), "{wrong}");
+        }
+        let line = CommandLine::try_parse_from([
+            "isolith",
+            "--isolation",
+            "snapshot",
+            "--concurrency",
+            "locking:wait-die",
+            "--lock-timeout",
+            "250ms",
+        ]);
+        let defaults = line.expect("a command line").serve.defaults();
+        assert_eq!(defaults.isolation(), Isolation::Snapshot);
+        assert_eq!(defaults.concurrency().to_string(), "locking:wait-die");
+        assert_eq!(defaults.lock_timeout(), Duration::from_millis(250));
     }
 
     #[test]

@@ -13,7 +13,9 @@
 //!    there, no further command of this connection runs and nothing is received from it. So a client
 //!    that does not read is slowed down by its own socket, and holds one reply at most beyond that.
 //! 4. An idle connection holds no buffer.
-//! 5. A command that is to be tried again stays where it is, at the front of `input`.
+//! 5. A command that is to be tried again stays where it is, at the front of `input`; what comes after
+//!    it waits in order. While it waits for a lock, a little more is received, so that the end of a
+//!    client is noticed: its locks are not to be waited for by others.
 
 use crate::commands::{self, Spec};
 use crate::execute::{Batch, BatchEnd, Flow, Later, Try};
@@ -37,6 +39,8 @@ pub(crate) const MARKS_MAX: usize = 1024;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// How often a batch that conflicts is run again before its commands are run one by one.
 const BATCH_RUNS: u32 = 4;
+/// Input that is taken in behind a command that waits for a lock.
+const PARKED_INPUT_BYTES: usize = 64 * 1024;
 /// Buffers up to this size are kept for the next use.
 const BUFFER_BYTES_KEPT: usize = 64 * 1024;
 
@@ -100,6 +104,8 @@ pub(crate) struct Connection {
     broken: bool,
     /// Already in the core's list of connections to look after.
     pub(crate) dirty: bool,
+    /// What the core has noted of [`alarm`](Connection::alarm).
+    pub(crate) alarm_noted: Option<Instant>,
 }
 
 impl Connection {
@@ -120,6 +126,7 @@ impl Connection {
             closing: false,
             broken: false,
             dirty: false,
+            alarm_noted: None,
         }
     }
 
@@ -128,7 +135,9 @@ impl Connection {
         if self.closing {
             return;
         }
-        if self.input.is_empty() {
+        if self.waits_for_lock() {
+            self.input.extend_from_slice(bytes);
+        } else if self.input.is_empty() {
             // The usual case: commands are parsed where they were received.
             let taken = self.run(bytes, work);
             if !self.closing {
@@ -170,9 +179,37 @@ impl Connection {
         !self.input.is_empty() && self.may_run()
     }
 
-    /// True if a command is to be tried again.
-    pub(crate) fn is_parked(&self) -> bool {
-        self.parked.is_some()
+    /// True if a command is to be tried again before long.
+    pub(crate) fn tries_soon(&self) -> bool {
+        matches!(&self.parked, Some(Parked { why: Later::Contention | Later::Stalled, .. }))
+    }
+
+    /// True if a command waits for a lock: it is run again when this connection is woken, or by its
+    /// [`alarm`](Connection::alarm).
+    pub(crate) fn waits_for_lock(&self) -> bool {
+        matches!(&self.parked, Some(Parked { why: Later::Locked(_), .. }))
+    }
+
+    /// When time alone brings something about: a wait for a lock is over, or an open transaction.
+    pub(crate) fn alarm(&self) -> Option<Instant> {
+        match (&self.parked, &self.session.mode) {
+            (Some(Parked { why: Later::Locked(until), .. }), _) => *until,
+            (None, Mode::Open(open)) => open.deadline,
+            _ => None,
+        }
+    }
+
+    /// The alarm's time has come.
+    pub(crate) fn ring(&mut self, now: Instant, work: &mut Work<'_>) {
+        if self.waits_for_lock() {
+            self.go_on(work);
+        } else if let Mode::Open(open) = &self.session.mode
+            && open.deadline.is_some_and(|deadline| deadline <= now)
+        {
+            let error = isolith::Error::TransactionTimeout;
+            let hint = failure::hint(&error, open.age());
+            self.session.abort(hint, "the transaction lasted longer than it may");
+        }
     }
 
     /// Runs whole commands from the front of `input`; returns how many bytes they took.
@@ -181,7 +218,9 @@ impl Connection {
         let this = Try {
             shared: work.shared,
             core: work.core,
-            patient: parked.as_ref().is_none_or(|parked| parked.since.elapsed() < PATIENCE),
+            patient: parked.as_ref().is_none_or(|parked| {
+                parked.why != Later::Stalled || parked.since.elapsed() < PATIENCE
+            }),
         };
         let (mut at, mut commands) = (0, 0);
         // Up to here commands run one by one: a batch of them has failed.
@@ -232,7 +271,7 @@ impl Connection {
                 Flow::Close => self.closing = true,
                 Flow::Later(why) => {
                     let since = match parked {
-                        Some(parked) if commands == 0 && parked.why == why => parked.since,
+                        Some(parked) if commands == 0 && parked.why.is_like(why) => parked.since,
                         _ => Instant::now(),
                     };
                     self.out.truncate(before);
@@ -371,7 +410,7 @@ impl Connection {
             let (replies, length) = (mark.replies, range.len());
             let mut errors = Vec::new();
             let mut reply = Reply::new(&mut errors, self.session.resp3);
-            (0..replies).for_each(|_| reply.error(&failure::describe(error)));
+            (0..replies).for_each(|_| reply.error(&failure::describe(error, None)));
             // Everything behind moves.
             for later in self.marks.iter_mut().skip(index) {
                 later.end = later.end - length as u64 + errors.len() as u64;
@@ -431,31 +470,53 @@ impl Connection {
         self.closing = true;
         self.parked = None;
         self.input = Vec::new();
+        // Now, not when the last reply has left: others may wait for its locks.
+        self.session.end();
     }
 
     /// Whether to receive.
     pub(crate) fn wants_to_receive(&self) -> bool {
-        !self.ended && self.parked.is_none() && self.may_run()
+        let room = match &self.parked {
+            None => true,
+            Some(_) => self.waits_for_lock() && self.input.len() < PARKED_INPUT_BYTES,
+        };
+        !self.ended && room && self.may_run()
     }
 
     /// True if nothing is left to do but to close.
     pub(crate) fn is_over(&self) -> bool {
         let idle = self.out.is_empty() && self.marks.is_empty() && !self.sending;
-        self.broken || (idle && (self.closing || (self.ended && self.parked.is_none())))
+        let ended = self.ended && (self.parked.is_none() || self.is_forsaken());
+        self.broken || (idle && (self.closing || ended))
     }
 
-    /// Rolls an open transaction back that has not been used for too long. True if there still is
-    /// one to be watched.
-    pub(crate) fn expire_transaction(&mut self, limit: Duration) -> bool {
+    /// True if the peer has gone while a command of its transaction waits for a lock, and nothing is left
+    /// that could commit it.
+    fn is_forsaken(&self) -> bool {
+        matches!(self.session.mode, Mode::Open(_))
+            && self.waits_for_lock()
+            && self.parser.is_last(&self.input)
+    }
+
+    /// Rolls an open transaction back that has not been used for too long.
+    pub(crate) fn expire_transaction(&mut self, limit: Duration) {
         match &self.session.mode {
-            Mode::Open(open) if open.used.elapsed() >= limit => {
-                let seconds = limit.as_secs();
-                self.session.abort(format!("the transaction was idle for {seconds} s"));
-                false
+            // What waits is not idle.
+            Mode::Open(open) if self.parked.is_none() && open.used.elapsed() >= limit => {
+                let hint = failure::retry_now(open.age());
+                let idle = format!("the transaction was idle for {}", show(limit));
+                self.session.abort(hint, idle);
             }
-            Mode::Open(_) => true,
-            _ => false,
+            _ => {}
         }
+    }
+}
+
+/// A time as a client reads it.
+fn show(limit: Duration) -> String {
+    match limit.as_millis() {
+        millis if millis.is_multiple_of(1000) => format!("{} s", millis / 1000),
+        millis => format!("{millis} ms"),
     }
 }
 

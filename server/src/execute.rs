@@ -1,27 +1,34 @@
 //! How a command is run: alone, queued, within a transaction, or as part of a batch.
 //!
 //! 1. A command that writes is one serializable transaction, run again after a conflict: a client
-//!    never sees one, unless it asked for a transaction of its own with BEGIN.
+//!    never sees one, unless it asked for a transaction of its own with BEGIN. It is optimistic, from
+//!    the second run on it has an age, and after [`RUNS`] runs it takes locks, so that it gets through.
 //! 2. A run that did not commit leaves nothing behind: not in the session, not in the output.
 //! 3. Nothing here waits. What must wait is handed back: a reply for the disk ([`Flow::Gate`],
-//!    [`Flow::Seen`]), a command for room or for a quieter moment ([`Flow::Later`]).
+//!    [`Flow::Seen`]), a command for a lock, for room or for a quieter moment ([`Flow::Later`]). A
+//!    transaction that waits for a lock keeps its place in the queue: in the session, which owns it.
 //! 4. A *batch* is a run of neighbouring commands of one pipeline, the first a write, as one
 //!    transaction: one commit instead of many. They take effect at one moment, in their order, which
 //!    is one of the moments that each could have had alone. A batch that conflicts is run again, in
-//!    the end command by command.
+//!    the end command by command; so is, at once, one that meets a lock, so that only those commands
+//!    wait that have to.
 
 use crate::commands::{self, Handler, Spec};
 use crate::failure::{self, Failure, Remedy, TOO_LARGE};
 use crate::gates::{Class, Gate};
 use crate::resp::{Args, Reply};
-use crate::session::{Mode, OpenTransaction, Session};
+use crate::session::{Mode, Open, OpenTransaction, Session};
 use crate::shared::Shared;
 use crate::store::{Cx, Store};
-use isolith::{Durability, Error, Isolation, Timestamp, Transaction, TransactionOptions};
+use isolith::{
+    Age, BlockedBy, CommitSteps, Concurrency, DeadlockPolicy, Durability, Error, LockHolder,
+    Pending, Step, Timestamp, Transaction, TransactionOptions,
+};
 use std::time::Instant;
 
-/// How often a conflict is answered by running again at once; then the core does something else first.
-const RUNS: usize = 16;
+/// How often a conflict is answered by running again at once; then the core does something else
+/// first, and the transaction takes locks.
+const RUNS: u32 = 16;
 
 /// What became of a command.
 pub(crate) enum Flow {
@@ -44,6 +51,15 @@ pub(crate) enum Later {
     Contention,
     /// The log or the memory has no room.
     Stalled,
+    /// Another transaction has a lock: when this connection is woken, and at this time at the latest.
+    Locked(Option<Instant>),
+}
+
+impl Later {
+    /// True if both are tried again for the same reason.
+    pub(crate) fn is_like(self, other: Later) -> bool {
+        std::mem::discriminant(&self) == std::mem::discriminant(&other)
+    }
 }
 
 /// The circumstances of one try.
@@ -96,12 +112,21 @@ impl Session {
             Mode::Plain => match spec.handler {
                 Handler::Write(_) => self.write(this, spec, args, &mut reply),
                 Handler::Read(_) => self.read(this, spec, args, &mut reply),
+                Handler::Inside(_) => {
+                    reply.error(&outside(spec));
+                    Flow::Done
+                }
                 _ => {
                     self.client.note_command(spec.name);
                     let _ = self.run(this.shared, spec, args, &mut reply, Store::Nothing);
                     Flow::Done
                 }
             },
+            Mode::Queueing(queue) if matches!(spec.handler, Handler::Inside(_)) => {
+                queue.spoilt = true;
+                reply.error(&outside(spec));
+                Flow::Done
+            }
             Mode::Queueing(queue) => {
                 let owned = args.to_owned();
                 queue.bytes += owned.bytes();
@@ -115,9 +140,13 @@ impl Session {
                 Flow::Done
             }
             Mode::Open(_) => self.within(this, spec, args, &mut reply),
-            Mode::Aborted(why) => {
-                let text = format!("ABORTED {why}; nothing was done: send ROLLBACK");
-                reply.error(&text);
+            Mode::Aborted(aborted) => {
+                reply.error(&aborted.error("send ROLLBACK"));
+                Flow::Done
+            }
+            // COMMIT is the only command that is run until it is decided.
+            Mode::Committing(_) => {
+                reply.error("ERR the transaction is being committed");
                 Flow::Done
             }
         }
@@ -136,9 +165,10 @@ impl Session {
         let mark = reply.mark();
         let mut cx = Cx { shared, session: self, store, observed: Timestamp::ZERO };
         let outcome = match spec.handler {
-            Handler::Plain(run) | Handler::Read(run) | Handler::Write(run) => {
-                run(&mut cx, args, reply)
-            }
+            Handler::Plain(run)
+            | Handler::Read(run)
+            | Handler::Write(run)
+            | Handler::Inside(run) => run(&mut cx, args, reply),
             // Never queued, never in a batch, and run by `execute` itself.
             Handler::Control(_) | Handler::Container => Ok(()),
         };
@@ -184,7 +214,7 @@ impl Session {
                 Flow::Seen(observed)
             }
             Err(error) => {
-                reply.error(&failure::describe(&error));
+                reply.error(&failure::describe(&error, None));
                 Flow::Done
             }
         }
@@ -205,7 +235,8 @@ impl Session {
 
     /// Runs `body` in a serializable transaction of the server's durability until it commits.
     /// `body` says whether what it wrote is to be committed; its replies are taken back if it is to
-    /// be run again, and replaced by one error if it cannot succeed.
+    /// be run again, and replaced by one error if it cannot succeed. What has to wait goes on where it
+    /// was when this is called again.
     pub(crate) fn transact(
         &mut self,
         this: Try<'_>,
@@ -213,38 +244,121 @@ impl Session {
         mut body: impl FnMut(&mut Session, &mut Transaction, &mut Reply<'_>) -> Result<bool, Error>,
     ) -> Flow {
         let mark = reply.mark();
-        let durability = this.shared.durability;
+        let mut own = self.underway.take().map_or_else(Underway::default, |own| *own);
         for _ in 0..RUNS {
-            let outcome = begin(this.shared, durability).and_then(|mut txn| {
-                let commit = body(self, &mut txn, reply)?;
-                if reply.overflowed() || !commit {
-                    return Ok(None);
+            let error = match self.advance(this, &mut own, reply, &mut body) {
+                Ok(Advance::Decided(pending)) => {
+                    return Flow::Gate(self.committed(pending, this.shared.defaults.durability));
                 }
-                txn.commit_pending().map(Some)
-            });
-            let error = match outcome {
-                Ok(Some(pending)) => {
-                    return Flow::Gate(self.committed(pending, durability));
-                }
-                Ok(None) => {
+                Ok(Advance::Nothing) => {
                     if reply.overflowed() {
                         overflow(reply, mark);
                     }
                     return Flow::Done;
                 }
+                Ok(Advance::Waits(until)) => {
+                    reply.rewind(mark);
+                    self.underway = Some(Box::new(own));
+                    return Flow::Later(Later::Locked(until));
+                }
                 Err(error) => error,
             };
             reply.rewind(mark);
             match failure::remedy(&error) {
-                Remedy::RunAgain => this.conflicted(),
-                Remedy::Wait if this.patient => return Flow::Later(Later::Stalled),
+                Remedy::RunAgain => {
+                    this.conflicted();
+                    own.tries = own.tries.saturating_add(1);
+                }
+                Remedy::Wait if this.patient => {
+                    self.underway = Some(Box::new(own));
+                    return Flow::Later(Later::Stalled);
+                }
                 _ => {
-                    reply.error(&failure::describe(&error));
+                    reply.error(&failure::describe(&error, None));
                     return Flow::Done;
                 }
             }
         }
+        self.underway = Some(Box::new(own));
         Flow::Later(Later::Contention)
+    }
+
+    /// One run of a transaction of the server's own, or the rest of one that had to wait.
+    fn advance(
+        &mut self,
+        this: Try<'_>,
+        own: &mut Underway,
+        reply: &mut Reply<'_>,
+        body: &mut impl FnMut(&mut Session, &mut Transaction, &mut Reply<'_>) -> Result<bool, Error>,
+    ) -> Result<Advance, Error> {
+        self.wait.begin();
+        let mark = reply.mark();
+        let mut steps = match std::mem::take(&mut own.stage) {
+            Stage::Deciding { steps, replies, db, resp3 } => {
+                (self.db, self.resp3) = (db, resp3);
+                reply.raw(&replies);
+                *steps
+            }
+            stage => {
+                let mut txn = match stage {
+                    Stage::Running(txn) => *txn,
+                    _ => begin(this.shared, own)?,
+                };
+                if own.tries > 0 {
+                    own.age.get_or_insert_with(|| txn.age());
+                }
+                let commit = if own.with_locks() {
+                    txn.wake(Some(self.wait.waker()));
+                    match txn.step(|txn| body(self, txn, reply)) {
+                        Step::Ready(commit) => commit,
+                        Step::Aborted(error) => return Err(error),
+                        Step::Blocked(_) => {
+                            self.wait.parked(ages(&txn.waits_for()));
+                            let until = txn.waits_until();
+                            own.stage = Stage::Running(Box::new(txn));
+                            return Ok(Advance::Waits(until));
+                        }
+                    }
+                } else {
+                    body(self, &mut txn, reply)?
+                };
+                if reply.overflowed() || !commit {
+                    return Ok(Advance::Nothing);
+                }
+                txn.commit_steps()
+            }
+        };
+        if let Some(pending) = self.decide(&mut steps)? {
+            return Ok(Advance::Decided(pending));
+        }
+        own.age = own.age.or(steps.age());
+        let until = steps.waits_until();
+        let (steps, replies) = (Box::new(steps), reply.take(mark));
+        own.stage = Stage::Deciding { steps, replies, db: self.db, resp3: self.resp3 };
+        Ok(Advance::Waits(until))
+    }
+
+    /// Goes on with a commit until it is decided. `None`: it has to wait for a lock, and this connection
+    /// is woken.
+    pub(crate) fn decide(&mut self, steps: &mut CommitSteps) -> Result<Option<Pending>, Error> {
+        let mut asked = false;
+        loop {
+            match steps.decide_step() {
+                Step::Ready(pending) => return Ok(Some(pending)),
+                Step::Aborted(error) => return Err(error),
+                Step::Blocked(BlockedBy::Lock) if asked => {
+                    self.wait.parked(ages(&steps.waits_for()));
+                    return Ok(None);
+                }
+                // Most commits meet no lock, and need no waker: so the first look goes without.
+                Step::Blocked(BlockedBy::Lock) => {
+                    steps.wake(Some(self.wait.waker()));
+                    asked = true;
+                }
+                // Another core leads, and is about to answer.
+                Step::Blocked(_) => std::thread::yield_now(),
+            }
+        }
     }
 
     /// Notes a commit of this connection.
@@ -267,33 +381,54 @@ impl Session {
         };
         open.used = Instant::now();
         let mark = reply.mark();
-        let outcome = match &mut open.transaction {
-            OpenTransaction::ReadOnly(snapshot) => self
-                .run(this.shared, spec, args, reply, Store::Snapshot(snapshot))
-                .map(|_| Flow::Seen(snapshot.timestamp())),
-            OpenTransaction::ReadWrite(txn) => {
-                // A command that fails half-way (a transaction that grows too large) leaves nothing.
-                let save = spec.writes_many().then(|| txn.savepoint());
-                let outcome = self.run(this.shared, spec, args, reply, Store::Transaction(txn));
-                match (&outcome, save) {
-                    (Err(_), Some(save)) => txn.rollback_to(save).and(outcome),
-                    _ => outcome,
+        let step = match &mut open.transaction {
+            OpenTransaction::ReadOnly(snapshot) => {
+                let outcome = self.run(this.shared, spec, args, reply, Store::Snapshot(snapshot));
+                match outcome {
+                    Ok(_) => Step::Ready(Flow::Seen(snapshot.timestamp())),
+                    Err(error) => Step::Aborted(error),
                 }
-                .map(|_| Flow::Done)
+            }
+            OpenTransaction::ReadWrite(txn) => {
+                self.wait.begin();
+                txn.step(|txn| {
+                    // A command that fails half-way (a transaction that grows too large, a lock that
+                    // is not to be had) leaves nothing.
+                    let save = spec.writes_many().then(|| txn.savepoint());
+                    let outcome = self.run(this.shared, spec, args, reply, Store::Transaction(txn));
+                    match (&outcome, save) {
+                        (Err(_), Some(save)) => txn.rollback_to(save).and(outcome),
+                        _ => outcome,
+                    }
+                    .map(|_| Flow::Done)
+                })
             }
         };
-        self.mode = Mode::Open(open);
-        match outcome {
-            Ok(flow) => {
+        match step {
+            Step::Ready(flow) => {
                 if reply.overflowed() {
                     overflow(reply, mark);
                 }
+                self.mode = Mode::Open(open);
                 flow
             }
-            Err(error) => {
-                reply.error(&failure::describe(&error));
+            Step::Blocked(_) => {
+                reply.rewind(mark);
+                let mut until = None;
+                if let OpenTransaction::ReadWrite(txn) = &open.transaction {
+                    self.wait.parked(ages(&txn.waits_for()));
+                    until = txn.waits_until();
+                }
+                self.mode = Mode::Open(open);
+                Flow::Later(Later::Locked(until))
+            }
+            Step::Aborted(error) => {
+                let age = open.age();
+                reply.error(&failure::describe(&error, age));
+                self.mode = Mode::Open(open);
                 if matches!(failure::remedy(&error), Remedy::RunAgain | Remedy::GiveUp) {
-                    self.abort("the transaction met another or cannot go on, and is rolled back");
+                    let why = "the transaction met another or cannot go on, and is rolled back";
+                    self.abort(failure::hint(&error, age), why);
                 }
                 Flow::Done
             }
@@ -301,11 +436,76 @@ impl Session {
     }
 }
 
-/// Begins a serializable transaction.
-pub(crate) fn begin(shared: &Shared, durability: Durability) -> Result<Transaction, Error> {
+impl Open {
+    /// How old its transaction is; none if it only reads.
+    pub(crate) fn age(&self) -> Option<Age> {
+        match &self.transaction {
+            OpenTransaction::ReadWrite(txn) => Some(txn.age()),
+            OpenTransaction::ReadOnly(_) => None,
+        }
+    }
+}
+
+/// A transaction of the server's own (a command's, or EXEC's) that is not decided, as it is kept while
+/// its connection is parked.
+#[derive(Default)]
+pub(crate) struct Underway {
+    /// Runs that came to nothing.
+    tries: u32,
+    /// From the second run on: it goes before who came later.
+    age: Option<Age>,
+    stage: Stage,
+}
+
+impl Underway {
+    /// Too many runs have come to nothing: it locks what it touches.
+    fn with_locks(&self) -> bool {
+        self.tries >= RUNS
+    }
+}
+
+/// How far a transaction of the server's own has come.
+#[derive(Default)]
+enum Stage {
+    /// It is to be begun.
+    #[default]
+    New,
+    /// A command in it waits for a lock; it is run again from its beginning.
+    Running(Box<Transaction>),
+    /// Its commit waits for a lock: with its replies, and what the session will be.
+    Deciding { steps: Box<CommitSteps>, replies: Vec<u8>, db: u8, resp3: bool },
+}
+
+/// How far a run came.
+enum Advance {
+    Decided(Pending),
+    /// There is nothing to be committed.
+    Nothing,
+    /// It waits for a lock, until then at most.
+    Waits(Option<Instant>),
+}
+
+/// Whose locks they are.
+fn ages(locks: &[LockHolder]) -> Vec<u64> {
+    let mut ages: Vec<u64> = locks.iter().map(|lock| lock.age.bits()).collect();
+    ages.sort_unstable();
+    ages.dedup();
+    ages
+}
+
+/// The error for a command that only makes sense within BEGIN.
+fn outside(spec: &Spec) -> String {
+    format!("ERR {} without BEGIN", spec.name.to_uppercase())
+}
+
+/// Begins a serializable transaction of the server's own.
+fn begin(shared: &Shared, own: &Underway) -> Result<Transaction, Error> {
+    let locking = Concurrency::Locking(DeadlockPolicy::WoundWait);
     shared.database.begin_with(TransactionOptions {
-        isolation: Isolation::Serializable,
-        durability: Some(durability),
+        concurrency: if own.with_locks() { locking } else { Concurrency::Optimistic },
+        durability: Some(shared.defaults.durability),
+        age: own.age,
+        lock_timeout: Some(shared.defaults.lock_timeout()),
         ..TransactionOptions::default()
     })
 }
@@ -345,8 +545,9 @@ impl Batch {
     }
 
     pub(crate) fn begin(shared: &Shared) -> Result<Batch, Error> {
-        let durability = shared.durability;
-        Ok(Batch { transaction: begin(shared, durability)?, durability, commands: 0, bytes: 0 })
+        let durability = shared.defaults.durability;
+        let transaction = begin(shared, &Underway::default())?;
+        Ok(Batch { transaction, durability, commands: 0, bytes: 0 })
     }
 
     /// Runs one command in it. On an error the whole batch must be given up.
@@ -368,17 +569,25 @@ impl Batch {
 
     /// Commits it.
     pub(crate) fn commit(self, session: &mut Session, this: Try<'_>) -> BatchEnd {
-        match self.transaction.commit_pending() {
-            Ok(pending) => BatchEnd::Gate(session.committed(pending, self.durability)),
-            // It may have happened: it must not happen again.
-            Err(error @ Error::CommitUnknown { .. }) => {
-                BatchEnd::Unknown(failure::describe(&error))
-            }
-            Err(error) if failure::remedy(&error) == Remedy::RunAgain => {
-                this.conflicted();
-                BatchEnd::Conflict
-            }
-            Err(_) => BatchEnd::Refused,
+        let mut steps = self.transaction.commit_steps();
+        loop {
+            return match steps.decide_step() {
+                Step::Ready(pending) => BatchEnd::Gate(session.committed(pending, self.durability)),
+                // It may have happened: it must not happen again.
+                Step::Aborted(error @ Error::CommitUnknown { .. }) => {
+                    BatchEnd::Unknown(failure::describe(&error, None))
+                }
+                Step::Aborted(error) if failure::remedy(&error) == Remedy::RunAgain => {
+                    this.conflicted();
+                    BatchEnd::Conflict
+                }
+                Step::Aborted(_) | Step::Blocked(BlockedBy::Lock) => BatchEnd::Refused,
+                // Another core leads, and is about to answer.
+                Step::Blocked(_) => {
+                    std::thread::yield_now();
+                    continue;
+                }
+            };
         }
     }
 }
@@ -391,6 +600,6 @@ pub(crate) enum BatchEnd {
     Unknown(String),
     /// It met another transaction; nothing was done.
     Conflict,
-    /// It cannot be; nothing was done. Its commands may do better one by one.
+    /// It cannot be, or meets a lock; nothing was done. Its commands may do better one by one.
     Refused,
 }

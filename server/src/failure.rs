@@ -5,13 +5,22 @@
 //! | `ERR` | the command is wrong | not repeat it |
 //! | `EXECABORT` | MULTI's queue had errors; nothing was done | mend the queue |
 //! | `CONFLICT` | a BEGIN transaction met another; nothing was done | begin again |
+//! | `DEADLOCK` | a transaction lost its locks, or was refused one; nothing was done | begin again |
+//! | `LOCKTIMEOUT` | a lock was not to be had in time; the command did nothing | go on, or roll back |
+//! | `TXTIMEOUT` | a transaction has lasted too long; nothing was done | begin again |
+//! | `SNAPSHOTTOOOLD` | what the transaction reads is not kept any more | begin again |
 //! | `ABORTED` | the open transaction is rolled back already | send ROLLBACK |
 //! | `STALLED` | no room now (log, memory); nothing was done | try again later |
 //! | `READONLY` | no writes: read-only transaction, or the disk failed | read on, or look at the disk |
 //! | `COMMITUNKNOWN` | the log failed after the commit was decided | read back after a restart |
 //! | `CORRUPT` | damage was found | restore |
+//!
+//! Errors of the engine carry what a program decides by, behind the code: `retry=now`, `retry=locks`
+//! (again with CONCURRENCY LOCKING: it would only fail again without), `retry=after:10` (milliseconds),
+//! `retry=never`; and, of a BEGIN transaction, `age=17` for `BEGIN … AGE 17`, so that the next try goes
+//! before everybody who came later, and nobody starves.
 
-use isolith::{Error, StallReason};
+use isolith::{Age, Error, Retry, StallReason};
 use std::borrow::Cow;
 
 /// Why a handler did not do what it was asked.
@@ -60,26 +69,57 @@ pub(crate) enum Remedy {
 /// Judges an error.
 pub(crate) fn remedy(error: &Error) -> Remedy {
     match error {
-        Error::Conflict { .. } => Remedy::RunAgain,
+        Error::Conflict { .. }
+        | Error::Wounded { .. }
+        | Error::Deadlock { .. }
+        | Error::LockRefused { .. }
+        | Error::SnapshotTooOld { .. } => Remedy::RunAgain,
         // Memory comes back when somebody deletes: that is for the clients to do.
         Error::Stalled { reason: StallReason::Memory { .. } } => Remedy::Tell,
         Error::Stalled { .. } => Remedy::Wait,
         Error::KeyTooLarge { .. }
         | Error::ValueTooLarge { .. }
         | Error::TransactionTooLarge { .. }
-        | Error::ReadOnlyTransaction => Remedy::Tell,
+        | Error::ReadOnlyTransaction
+        | Error::LockTimeout { .. } => Remedy::Tell,
         _ => Remedy::GiveUp,
     }
 }
 
-/// The text of an error reply.
-pub(crate) fn describe(error: &Error) -> String {
+/// The text of an error reply; `age` is that of the client's transaction.
+pub(crate) fn describe(error: &Error, age: Option<Age>) -> String {
     let code = match error {
         Error::Conflict { .. } => "CONFLICT",
+        Error::Wounded { .. } | Error::Deadlock { .. } | Error::LockRefused { .. } => "DEADLOCK",
+        Error::LockTimeout { .. } => "LOCKTIMEOUT",
+        Error::TransactionTimeout => "TXTIMEOUT",
+        Error::SnapshotTooOld { .. } => "SNAPSHOTTOOOLD",
         Error::Stalled { .. } => "STALLED",
         Error::CommitUnknown { .. } => "COMMITUNKNOWN",
         Error::ReadOnly { .. } | Error::ReadOnlyTransaction => "READONLY",
-        _ => "ERR",
+        _ => return format!("ERR {error}"),
     };
-    format!("{code} {error}")
+    format!("{code} {} {error}", hint(error, age))
+}
+
+/// What a program decides on its next try by: see the head of this file.
+pub(crate) fn hint(error: &Error, age: Option<Age>) -> String {
+    let hint = match error.retry() {
+        // A new transaction reads anew.
+        _ if matches!(error, Error::SnapshotTooOld { .. }) => return retry_now(age),
+        Retry::Never => "retry=never".to_owned(),
+        Retry::Now => return retry_now(age),
+        Retry::WithLocks => "retry=locks".to_owned(),
+        Retry::After(pause) => format!("retry=after:{}", pause.as_millis()),
+    };
+    hint + &aged(age)
+}
+
+/// The hint that nothing speaks against another try.
+pub(crate) fn retry_now(age: Option<Age>) -> String {
+    "retry=now".to_owned() + &aged(age)
+}
+
+fn aged(age: Option<Age>) -> String {
+    age.map(|age| format!(" age={age}")).unwrap_or_default()
 }

@@ -11,7 +11,8 @@
 //! | [`session`], [`execute`] | what a connection has under way, and how a command is run |
 //! | [`commands`] | the table, and what each command does |
 //! | [`store`] | data as a command sees it |
-//! | [`gates`] | replies that wait for the disk |
+//! | [`terms`] | what transactions are begun with |
+//! | [`gates`], [`waits`] | replies that wait for the disk, commands that wait for a lock |
 //! | [`shared`], [`clients`], [`scans`] | what the cores have in common |
 //!
 //! Exit codes: 0 ended as asked, 2 the command line is wrong, 3 could not run.
@@ -34,6 +35,8 @@ mod resp;
 mod execute;
 mod gates;
 mod session;
+mod terms;
+mod waits;
 
 mod commands;
 mod store;

@@ -18,6 +18,7 @@ use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::task::Waker;
+use std::time::Duration;
 
 /// How many connections may wait to be accepted.
 const BACKLOG: i32 = 1024;
@@ -45,8 +46,10 @@ pub(crate) fn serve(options: &Serve) -> Result<(), String> {
         .memory(options.memory)
         .durability(options.durability.into())
         .io(options.io.into())
+        .retention(options.retention.0.unwrap_or_default())
+        .snapshot_age_max(options.snapshot_age_max.0.unwrap_or(Duration::MAX))
         // A core never waits: a command that finds no room is parked and tried again.
-        .stall_timeout(std::time::Duration::ZERO)
+        .stall_timeout(Duration::ZERO)
         .open()
         .map_err(|error| format!("cannot open {}: {error}", options.dir.display()))?;
     if let Some(backend) = database.backend() {
@@ -77,11 +80,10 @@ fn run(
     let durability = Durability::from(options.durability);
     let shared = Shared::new(
         database,
-        durability,
+        options.defaults(),
         address,
         options.dir.clone(),
         wakers.iter().cloned().map(Waker::from).collect(),
-        options.transaction_idle,
     )
     .map(Arc::new)
     .map_err(|error| format!("cannot open {}: {error}", options.dir.display()))?;

@@ -3,9 +3,11 @@
 //! ```text
 //!           MULTI                          EXEC, DISCARD
 //!   Plain ─────────► Queueing ─────────────────────────────► Plain
-//!     │     BEGIN                     COMMIT, ROLLBACK
-//!     └────────────► Open ─────────────────────────────────► Plain
-//!                     │ a conflict, or idle too long             ▲
+//!     │     BEGIN          COMMIT                decided
+//!     └────────────► Open ────────► Committing ────────────► Plain
+//!                     │ ROLLBACK                                 ▲
+//!                     ├──────────────────────────────────────────┤
+//!                     │ a conflict, a lost lock, out of time     │
 //!                     └────────► Aborted ────────────────────────┘
 //!                                          COMMIT (an error), ROLLBACK
 //! ```
@@ -13,12 +15,18 @@
 //! 1. `Aborted` exists so that the rest of a pipeline never runs outside the transaction that it was
 //!    meant for.
 //! 2. Whatever state a connection dies in, nothing of it is committed: dropping a session rolls back.
-//! 3. `token` is the newest commit that this connection made or saw; later reads are never older.
+//! 3. What waits for a lock, or for room, is kept here: a BEGIN transaction and its commit in `mode`,
+//!    that of a command outside of BEGIN in `underway`. The command that it is for stays at the front of
+//!    the connection's input, so that nothing else of the session can be run meanwhile.
+//! 4. `token` is the newest commit that this connection made or saw; later reads are never older.
 
 use crate::clients::{Client, Situation};
 use crate::commands::Spec;
+use crate::execute::Underway;
 use crate::resp::OwnedArgs;
-use isolith::{Durability, Savepoint, Snapshot, Timestamp, Transaction};
+use crate::terms::Terms;
+use crate::waits::LockWait;
+use isolith::{Age, CommitSteps, Durability, Savepoint, Snapshot, Timestamp, Transaction};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
@@ -34,6 +42,11 @@ pub(crate) struct Session {
     pub(crate) mode: Mode,
     pub(crate) watched: WatchedKeys,
     pub(crate) token: Timestamp,
+    /// What BEGIN's transactions are begun with, unless it says otherwise (CLIENT TRANSACTION).
+    pub(crate) terms: Terms,
+    /// A transaction of the server's own that waits: the front command's.
+    pub(crate) underway: Option<Box<Underway>>,
+    pub(crate) wait: LockWait,
 }
 
 /// See the head of this file.
@@ -41,7 +54,9 @@ pub(crate) enum Mode {
     Plain,
     Queueing(Queue),
     Open(Open),
-    Aborted(String),
+    /// COMMIT waits for a lock, or for room.
+    Committing(Committing),
+    Aborted(Aborted),
 }
 
 /// What MULTI has queued.
@@ -58,8 +73,32 @@ pub(crate) struct Open {
     pub(crate) transaction: OpenTransaction,
     pub(crate) durability: Durability,
     pub(crate) used: Instant,
+    /// When its time is over.
+    pub(crate) deadline: Option<Instant>,
     /// By name, oldest first.
     pub(crate) savepoints: Vec<(Vec<u8>, Savepoint)>,
+}
+
+/// A BEGIN transaction whose commit is not decided.
+pub(crate) struct Committing {
+    pub(crate) steps: Box<CommitSteps>,
+    pub(crate) durability: Durability,
+    pub(crate) age: Age,
+}
+
+/// A BEGIN transaction that is rolled back, and not ended by its client.
+pub(crate) struct Aborted {
+    /// What a program needs for its next try: `retry=now age=17`.
+    pub(crate) hint: String,
+    pub(crate) why: String,
+}
+
+impl Aborted {
+    /// The error for a command; `then` is what to do.
+    pub(crate) fn error(&self, then: &str) -> String {
+        let Aborted { hint, why } = self;
+        format!("ABORTED {hint} {why}; nothing was done: {then}")
+    }
 }
 
 /// Where its commands run.
@@ -81,7 +120,7 @@ pub(crate) struct Watched {
 }
 
 impl Session {
-    pub(crate) fn new(client: Arc<Client>) -> Session {
+    pub(crate) fn new(client: Arc<Client>, wait: LockWait) -> Session {
         Session {
             client,
             db: 0,
@@ -89,6 +128,9 @@ impl Session {
             mode: Mode::Plain,
             watched: WatchedKeys::new(),
             token: Timestamp::ZERO,
+            terms: Terms::default(),
+            underway: None,
+            wait,
         }
     }
 
@@ -96,8 +138,17 @@ impl Session {
     pub(crate) fn reset(&mut self) {
         self.db = 0;
         self.resp3 = false;
-        self.mode = Mode::Plain;
+        self.end();
         self.watched.clear();
+        self.terms = Terms::default();
+    }
+
+    /// Rolls back whatever is open, queued or waiting.
+    pub(crate) fn end(&mut self) {
+        self.mode = Mode::Plain;
+        self.underway = None;
+        self.client.age(None);
+        self.wait.over();
     }
 
     /// Notes that something was seen that may not be acknowledged yet.
@@ -113,8 +164,9 @@ impl Session {
     }
 
     /// Ends the open transaction, keeping its place: see `Aborted`.
-    pub(crate) fn abort(&mut self, why: impl Into<String>) {
-        self.mode = Mode::Aborted(why.into());
+    pub(crate) fn abort(&mut self, hint: String, why: impl Into<String>) {
+        self.mode = Mode::Aborted(Aborted { hint, why: why.into() });
+        self.client.age(None);
     }
 
     /// For CLIENT LIST.
@@ -127,7 +179,10 @@ impl Session {
                 _ => None,
             },
             watched: self.watched.len(),
-            transaction: matches!(self.mode, Mode::Open(_) | Mode::Aborted(_)),
+            transaction: matches!(
+                self.mode,
+                Mode::Open(_) | Mode::Committing(_) | Mode::Aborted(_)
+            ),
         }
     }
 }

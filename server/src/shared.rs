@@ -2,13 +2,13 @@
 
 use crate::clients::Clients;
 use crate::scans::Scans;
-use isolith::{Clock, Database, Durability, Error, Keyspace, SystemClock};
+use crate::terms::Defaults;
+use isolith::{Clock, Database, Error, Keyspace, SystemClock};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
-use std::time::Duration;
 
 /// SELECT's range. Each is a keyspace: `db0` … `db15`.
 pub(crate) const DATABASES: u8 = 16;
@@ -18,8 +18,8 @@ pub(crate) struct Shared {
     pub(crate) database: Database,
     /// One for each of [`DATABASES`], opened at start.
     keyspaces: Vec<Keyspace>,
-    /// What a commit is acknowledged at, unless a transaction says otherwise.
-    pub(crate) durability: Durability,
+    /// What transactions get that nobody wished anything for.
+    pub(crate) defaults: Defaults,
     pub(crate) clients: Clients,
     pub(crate) scans: Mutex<Scans>,
     pub(crate) counters: Vec<Counters>,
@@ -29,8 +29,6 @@ pub(crate) struct Shared {
     pub(crate) directory: PathBuf,
     /// Unix milliseconds.
     pub(crate) since: u64,
-    /// How long a BEGIN transaction may idle before it is rolled back.
-    pub(crate) transaction_idle: Duration,
     stopping: AtomicBool,
 }
 
@@ -65,11 +63,10 @@ impl Shared {
     /// Opens the keyspaces.
     pub(crate) fn new(
         database: Database,
-        durability: Durability,
+        defaults: Defaults,
         address: SocketAddr,
         directory: PathBuf,
         wakers: Vec<Waker>,
-        transaction_idle: Duration,
     ) -> Result<Shared, Error> {
         let keyspaces = (0..DATABASES)
             .map(|db| database.keyspace(&format!("db{db}")))
@@ -77,7 +74,7 @@ impl Shared {
         Ok(Shared {
             database,
             keyspaces,
-            durability,
+            defaults,
             clients: Clients::default(),
             scans: Mutex::default(),
             counters: wakers.iter().map(|_| Counters::default()).collect(),
@@ -85,7 +82,6 @@ impl Shared {
             address,
             directory,
             since: SystemClock.unix_millis(),
-            transaction_idle,
             stopping: AtomicBool::new(false),
         })
     }

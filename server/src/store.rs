@@ -4,7 +4,7 @@
 use crate::failure::Failure;
 use crate::session::Session;
 use crate::shared::Shared;
-use isolith::{Entry, Snapshot, Timestamp, Transaction};
+use isolith::{Entry, RangeLock, Slice, Snapshot, Timestamp, Transaction};
 use std::ops::{Bound, ControlFlow};
 
 /// Where a command reads, and whether it can write.
@@ -52,6 +52,35 @@ impl Cx<'_> {
             }
             Store::Snapshot(snapshot) => Ok(snapshot.get_entry(keyspace, key)?),
             Store::Transaction(txn) => Ok(txn.get_entry(keyspace, key)?),
+        }
+    }
+
+    /// The value of a key that is going to be changed: nobody else changes it before the commit.
+    pub(crate) fn value_for_update(&mut self, key: &[u8]) -> Result<Option<Slice>, Failure> {
+        let keyspace = self.shared.keyspace(self.session.db);
+        match &mut self.store {
+            Store::Transaction(txn) => Ok(txn.get_for_update(keyspace, key)?),
+            _ => Err(read_only()),
+        }
+    }
+
+    /// The value of a key that nobody may change before the commit.
+    pub(crate) fn value_for_share(&mut self, key: &[u8]) -> Result<Option<Slice>, Failure> {
+        let keyspace = self.shared.keyspace(self.session.db);
+        match &mut self.store {
+            Store::Transaction(txn) => Ok(txn.get_for_share(keyspace, key)?),
+            // What it reads never changes.
+            _ => Ok(self.entry(key)?.map(|entry| entry.value)),
+        }
+    }
+
+    /// Locks a range of keys, there or not, until the transaction ends.
+    pub(crate) fn lock_range(&mut self, bounds: Bounds, lock: RangeLock) -> Result<(), Failure> {
+        let keyspace = self.shared.keyspace(self.session.db);
+        match &mut self.store {
+            Store::Transaction(_) if is_empty(&bounds) => Ok(()),
+            Store::Transaction(txn) => Ok(txn.lock_range(keyspace, bounds, lock)?),
+            _ => Err(read_only()),
         }
     }
 

@@ -12,7 +12,8 @@
 //!
 //! 1. Replies of one turn leave in one send per connection: a pipeline is answered in one write.
 //! 2. The loop sleeps in `poll` alone. What may change meanwhile wakes it: a socket, a gate (through
-//!    the engine's futures), shutdown and CLIENT KILL (through the same waker).
+//!    the engine's futures), a lock that is free (`waits.rs`), shutdown and CLIENT KILL (through the same
+//!    waker), and the earliest alarm of a connection.
 //! 3. After a panic the thread ends, and with it the server: what was acknowledged is in the log.
 
 use crate::connection::{Connection, Work};
@@ -20,7 +21,10 @@ use crate::gates::{Gates, Opened};
 use crate::reactor::{Completion, Driver, Token};
 use crate::session::Session;
 use crate::shared::Shared;
+use crate::terms::Limit;
+use crate::waits::{LockWait, Wakeups};
 use socket2::{SockRef, TcpKeepalive};
+use std::collections::BTreeSet;
 use std::io;
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
@@ -56,8 +60,12 @@ struct State {
     newcomers: Vec<OwnedFd>,
     /// Connections to look after at the end of this turn.
     dirty: Vec<Token>,
-    /// Connections with a command that is to be tried again.
+    /// Connections with a command that is to be tried again before long.
     parked: Vec<Token>,
+    /// Those that time brings something to, the earliest first.
+    alarms: BTreeSet<(Instant, Token)>,
+    /// Those that were woken, because a lock is free.
+    wakeups: Arc<Wakeups>,
     opened: Vec<Opened>,
     now_ms: u64,
     /// Set while accepting rests.
@@ -78,6 +86,8 @@ impl<D: Driver> Worker<D> {
     pub(crate) fn new(driver: D, shared: Arc<Shared>, core: usize, waker: Waker) -> Worker<D> {
         let state = State {
             core,
+            wakeups: Wakeups::new(waker.clone()),
+            alarms: BTreeSet::new(),
             gates: Gates::new(waker),
             slots: Vec::new(),
             free: Vec::new(),
@@ -118,7 +128,8 @@ impl<D: Driver> Worker<D> {
         let until = |at: Instant| at.saturating_duration_since(Instant::now());
         let rest = state.accept_at.map_or(SWEEP, until);
         let stop = self.stop_by.map_or(SWEEP, until);
-        Some(soon.min(rest).min(stop))
+        let alarm = state.alarms.first().map_or(SWEEP, |(at, _)| until(*at));
+        Some(soon.min(rest).min(stop).min(alarm))
     }
 
     /// What time has brought.
@@ -131,6 +142,7 @@ impl<D: Driver> Worker<D> {
                 self.driver.accept(true)?;
             }
         }
+        self.state.ring_alarms(now);
         if self.sweep_at <= now {
             self.sweep_at = now + SWEEP;
             self.state.expire_transactions();
@@ -179,7 +191,8 @@ impl<D: Driver> Worker<D> {
             state.shared.clients.leave(id);
             return Err(error);
         }
-        place.connection = Some(Box::new(Connection::new(token, Session::new(client))));
+        let wait = LockWait::new(token, client.clone(), state.wakeups.clone());
+        place.connection = Some(Box::new(Connection::new(token, Session::new(client, wait))));
         Ok(())
     }
 
@@ -251,8 +264,15 @@ impl State {
             now_ms: self.now_ms,
         };
         act(connection, &mut work);
-        if connection.is_parked() {
+        if connection.tries_soon() {
             self.parked.push(token);
+        }
+        let alarm = connection.alarm();
+        if alarm != connection.alarm_noted {
+            if let Some(at) = std::mem::replace(&mut connection.alarm_noted, alarm) {
+                self.alarms.remove(&(at, token));
+            }
+            self.alarms.extend(alarm.map(|at| (at, token)));
         }
         if !connection.dirty {
             connection.dirty = true;
@@ -300,7 +320,7 @@ impl State {
     fn retry_parked(&mut self) {
         for token in std::mem::take(&mut self.parked) {
             self.with(token, |connection, work| {
-                if connection.is_parked() {
+                if connection.tries_soon() {
                     connection.go_on(work);
                 }
             });
@@ -314,6 +334,7 @@ impl State {
     fn look_at_gates(&mut self) {
         if std::mem::take(&mut self.woken) {
             self.each_killed();
+            self.look_at_locks();
         }
         loop {
             let mut opened = std::mem::take(&mut self.opened);
@@ -335,6 +356,30 @@ impl State {
         }
     }
 
+    /// Goes on with the commands whose locks may be free.
+    fn look_at_locks(&mut self) {
+        for token in self.wakeups.take() {
+            self.with(token, |connection, work| {
+                if connection.waits_for_lock() {
+                    connection.go_on(work);
+                }
+            });
+        }
+    }
+
+    /// Tells the connections whose time has come.
+    fn ring_alarms(&mut self, now: Instant) {
+        while let Some((at, token)) = self.alarms.first().copied()
+            && at <= now
+        {
+            self.alarms.pop_first();
+            if let Some(connection) = self.connection(token) {
+                connection.alarm_noted = None;
+            }
+            self.with(token, |connection, work| connection.ring(now, work));
+        }
+    }
+
     /// Closes the connections that CLIENT KILL has named.
     fn each_killed(&mut self) {
         let killed: Vec<Token> = self
@@ -351,7 +396,7 @@ impl State {
 
     /// Rolls back transactions that have been idle for too long: a forgotten one would hold history.
     fn expire_transactions(&mut self) {
-        let limit = self.shared.transaction_idle;
+        let Some(limit) = self.shared.defaults.limit(Limit::Idle) else { return };
         for slot in &mut self.slots {
             if let Some(connection) = &mut slot.connection {
                 connection.expire_transaction(limit);
@@ -363,6 +408,9 @@ impl State {
     fn forget(&mut self, token: Token) {
         let Some(slot) = self.slots.get_mut(token.slot()) else { return };
         if let Some(connection) = slot.connection.take() {
+            if let Some(at) = connection.alarm_noted {
+                self.alarms.remove(&(at, token));
+            }
             self.shared.clients.leave(connection.session.client.id);
         }
         slot.generation = slot.generation.wrapping_add(1);

@@ -9,6 +9,8 @@ use crate::resp::{Args, Reply};
 use crate::session::Session;
 use crate::shared::DATABASES;
 use crate::store::Cx;
+use crate::terms::{Misread, Terms};
+use std::time::Duration;
 
 /// The Redis release whose behaviour is followed: clients choose what they send by it.
 pub(super) const REDIS_RELEASE: &str = "7.0.15";
@@ -261,6 +263,70 @@ pub(super) fn client_kill(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>
         reply.count(killed);
     }
     cx.shared.wake_all();
+    Ok(())
+}
+
+/// `CLIENT TRANSACTION [term ...]`: the terms of BEGIN, for those that follow; without any, what they
+/// are.
+pub(super) fn client_transaction(
+    cx: &mut Cx<'_>,
+    args: Args<'_>,
+    reply: &mut Reply<'_>,
+) -> Outcome {
+    match (args.get(2), args.len()) {
+        (None, _) => {
+            tell_terms(cx, reply);
+            return Ok(());
+        }
+        (Some(word), 3) if is(word, "RESET") => cx.session.terms = Terms::default(),
+        _ => {
+            let terms = Terms::parse(args.from(2)).map_err(|Misread(text)| Failure::text(text))?;
+            if terms.age.is_some() {
+                return Err(Failure::text("ERR AGE is for BEGIN: it belongs to one transaction"));
+            }
+            cx.session.terms = terms.or(&cx.session.terms);
+        }
+    }
+    reply.ok();
+    Ok(())
+}
+
+fn tell_terms(cx: &Cx<'_>, reply: &mut Reply<'_>) {
+    let options = cx.shared.defaults.settle(&cx.session.terms);
+    let limit = |limit: Option<Duration>| match limit {
+        Some(limit) if limit != Duration::MAX => limit.as_millis(),
+        _ => 0,
+    };
+    let durability = options.durability.unwrap_or(cx.shared.defaults.durability);
+    let terms = [
+        ("isolation", options.isolation.to_string()),
+        ("concurrency", options.concurrency.to_string()),
+        ("durability", super::server::durability_name(durability).to_owned()),
+        ("read-only", if options.read_only { "yes" } else { "no" }.to_owned()),
+        ("timeout", limit(options.timeout).to_string()),
+        ("lock-timeout", limit(options.lock_timeout).to_string()),
+    ];
+    reply.map(terms.len());
+    for (name, value) in terms {
+        reply.bulk(name.as_bytes());
+        reply.bulk(value.as_bytes());
+    }
+}
+
+/// `CLIENT WAITING [id ...]`: the connections whose command waits for a lock, each with the ages of the
+/// transactions that stand in its way.
+pub(super) fn client_waiting(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
+    let ids: Option<Vec<i64>> = args.from(2).map(number::parse).collect();
+    let ids = ids.ok_or_else(|| Failure::text("ERR Invalid client ID"))?;
+    let clients = cx.shared.clients.all();
+    let asked = clients.iter().filter(|c| ids.is_empty() || ids.contains(&(c.id as i64)));
+    let waiting: Vec<_> = asked.filter_map(|client| Some((client.id, client.waiting()?))).collect();
+    reply.map(waiting.len());
+    for (id, ages) in waiting {
+        reply.integer(id as i64);
+        reply.array(ages.len());
+        ages.iter().for_each(|age| reply.integer(i64::try_from(*age).unwrap_or(i64::MAX)));
+    }
     Ok(())
 }
 

@@ -294,16 +294,22 @@ pub(super) fn keys(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Ou
     Ok(())
 }
 
-/// `RANGE start end [LIMIT n] [REV]`: start included, end excluded, `-` and `+` for open ends.
-pub(super) fn range(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
-    let start = match args.at(1) {
+/// The bounds of RANGE and LOCKRANGE: start included, end excluded, `-` and `+` for open ends.
+pub(super) fn bounds(start: &[u8], end: &[u8]) -> Bounds {
+    let start = match start {
         b"-" => Bound::Unbounded,
         start => Bound::Included(start.to_vec()),
     };
-    let end = match args.at(2) {
+    let end = match end {
         b"+" => Bound::Unbounded,
         end => Bound::Excluded(end.to_vec()),
     };
+    (start, end)
+}
+
+/// `RANGE start end [LIMIT n] [REV]`: start included, end excluded, `-` and `+` for open ends.
+pub(super) fn range(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
+    let (start, end) = bounds(args.at(1), args.at(2));
     let (mut limit, mut reverse) = (usize::MAX, false);
     let mut options = args.from(3);
     while let Some(option) = options.next() {

@@ -19,11 +19,29 @@ pub(crate) fn markdown() -> String {
          | `ERR` | the command is wrong | do not repeat it |\n\
          | `EXECABORT` | the queue of MULTI had errors; nothing was done | mend the queue |\n\
          | `CONFLICT` | a BEGIN transaction met another; nothing was done | begin again |\n\
+         | `DEADLOCK` | it lost its locks to an older one, was refused one, or was chosen to break a \
+         deadlock; nothing was done | begin again |\n\
+         | `LOCKTIMEOUT` | a lock was not to be had in time; the command did nothing | the same \
+         command again, or ROLLBACK |\n\
+         | `TXTIMEOUT` | the transaction has lasted too long; nothing was done | begin again |\n\
+         | `SNAPSHOTTOOOLD` | what it reads is not kept any more | begin again |\n\
          | `ABORTED` | the open transaction is rolled back already | send ROLLBACK |\n\
          | `STALLED` | no room at the moment (log, memory); nothing was done | try again later |\n\
          | `READONLY` | a READ ONLY transaction, or a log that failed | reads go on |\n\
          | `COMMITUNKNOWN` | the log failed after the commit was decided | read back after a \
-         restart |\n\n",
+         restart |\n\n\
+         Behind the code of an error that another try may mend stands what a program decides by: \
+         `retry=now`; `retry=locks`, again with CONCURRENCY LOCKING, since without it would only fail \
+         again; `retry=after:10`, in so many milliseconds; `retry=never`. Errors of a BEGIN transaction \
+         have `age=17`, too: begun with `AGE 17`, the next try goes before every transaction that came \
+         later, so that none starves. A transaction whose COMMIT failed is over; one that another \
+         command ended (`CONFLICT`, `DEADLOCK`, `TXTIMEOUT`, `SNAPSHOTTOOOLD`) answers `ABORTED`, with \
+         the same `retry=` and `age=`, until ROLLBACK or COMMIT.\n\n\
+         A command that needs a lock of another transaction waits for it, at most for the lock \
+         timeout; the commands behind it in its pipeline wait in order, other connections do not. \
+         Commands outside of BEGIN wait in the same way where their writes meet such a lock; conflicts \
+         among them are retried in the server and never shown. A client that goes while a command of its \
+         transaction waits is rolled back at once.\n\n",
     );
     for group in Group::ALL {
         let title = match group {

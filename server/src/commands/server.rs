@@ -3,15 +3,18 @@
 use super::connection::REDIS_RELEASE;
 use super::{Handler, Keys, Outcome, Spec, TABLE, by_name};
 use crate::clients::CLIENTS_MAX;
+use crate::config::parse_duration;
 use crate::failure::Failure;
 use crate::glob;
 use crate::resp::request::{BULK_BYTES_MAX, REQUEST_BYTES_MAX};
 use crate::resp::{Args, Reply};
 use crate::shared::{DATABASES, Shared};
 use crate::store::Cx;
+use crate::terms::{Defaults, Limit};
 use crate::worker::KEEPALIVE;
-use isolith::Durability;
+use isolith::{Concurrency, Durability, Isolation};
 use std::fmt::Write;
+use std::time::Duration;
 
 /// Up to so many keys INFO counts exactly; beyond it estimates.
 const COUNT_EXACTLY_MAX: usize = 1_000;
@@ -61,6 +64,7 @@ const SECTIONS: &[(&str, Section)] = &[
     ("Replication", info_replication),
     ("CPU", info_cpu),
     ("Isolith", info_isolith),
+    ("Locks", info_locks),
     ("Keyspace", info_keyspace),
 ];
 
@@ -86,7 +90,8 @@ fn info_server(shared: &Shared, text: &mut String) {
 fn info_clients(shared: &Shared, text: &mut String) {
     field(text, "connected_clients", shared.clients.count());
     field(text, "maxclients", CLIENTS_MAX);
-    field(text, "blocked_clients", 0);
+    let waiting = shared.clients.all().iter().filter(|client| client.waiting().is_some()).count();
+    field(text, "blocked_clients", waiting);
 }
 
 fn info_memory(shared: &Shared, text: &mut String) {
@@ -132,7 +137,7 @@ fn info_cpu(_: &Shared, text: &mut String) {
 fn info_isolith(shared: &Shared, text: &mut String) {
     let stats = shared.database.stats();
     field(text, "threads", shared.counters.len());
-    field(text, "durability", durability_name(shared.durability));
+    field(text, "durability", durability_name(shared.defaults.durability));
     if let Some(backend) = shared.database.backend() {
         field(text, "log_io", backend.kind.to_string());
     }
@@ -160,6 +165,20 @@ fn info_isolith(shared: &Shared, text: &mut String) {
     }
 }
 
+fn info_locks(shared: &Shared, text: &mut String) {
+    let stats = shared.database.stats();
+    field(text, "locks_held", stats.locks.held);
+    field(text, "locks_waiting", stats.locks.waiting);
+    field(text, "lock_waits", stats.locks.waits);
+    field(text, "lock_wounds", stats.locks.wounds);
+    field(text, "lock_deadlocks", stats.locks.deadlocks);
+    field(text, "lock_refusals", stats.locks.refusals);
+    field(text, "lock_timeouts", stats.locks.timeouts);
+    field(text, "hot_keys", stats.hot_keys);
+    field(text, "fights", stats.fights);
+    field(text, "escalations", stats.escalations);
+}
+
 fn info_keyspace(shared: &Shared, text: &mut String) {
     for (number, keyspace) in shared.keyspaces().iter().enumerate() {
         // Some clients ask at every connect: counting is for what is small.
@@ -175,7 +194,7 @@ fn info_keyspace(shared: &Shared, text: &mut String) {
 }
 
 /// As the command line has it.
-fn durability_name(durability: Durability) -> &'static str {
+pub(super) fn durability_name(durability: Durability) -> &'static str {
     match durability {
         Durability::Sync => "sync",
         Durability::Os => "os",
@@ -186,10 +205,10 @@ fn durability_name(durability: Durability) -> &'static str {
 /// What CONFIG GET answers: the parameters that tools ask for, as they are here.
 fn parameters(shared: &Shared) -> Vec<(&'static str, String)> {
     let fixed = |name, value: &str| (name, value.to_owned());
-    vec![
+    [
         fixed(
             "appendfsync",
-            match shared.durability {
+            match shared.defaults.durability {
                 Durability::Sync => "always",
                 Durability::Os => "everysec",
                 Durability::Buffered => "no",
@@ -199,7 +218,7 @@ fn parameters(shared: &Shared) -> Vec<(&'static str, String)> {
         fixed("bind", &shared.address.ip().to_string()),
         fixed("databases", &DATABASES.to_string()),
         fixed("dir", &shared.directory.to_string_lossy()),
-        fixed("durability", durability_name(shared.durability)),
+        fixed("durability", durability_name(shared.defaults.durability)),
         fixed("io-threads", &shared.counters.len().to_string()),
         fixed("maxclients", &CLIENTS_MAX.to_string()),
         fixed("maxmemory", &shared.database.stats().memory_bytes_max.to_string()),
@@ -211,7 +230,57 @@ fn parameters(shared: &Shared) -> Vec<(&'static str, String)> {
         fixed("save", ""),
         fixed("tcp-keepalive", &KEEPALIVE.as_secs().to_string()),
         fixed("timeout", "0"),
+        fixed(ISOLATION, &shared.defaults.isolation().to_string()),
+        fixed(CONCURRENCY, &shared.defaults.concurrency().to_string()),
     ]
+    .into_iter()
+    .chain(LIMITS.iter().map(|(name, limit)| {
+        let millis = shared.defaults.limit(*limit).map_or(0, |limit| limit.as_millis());
+        (*name, millis.to_string())
+    }))
+    .collect()
+}
+
+const ISOLATION: &str = "transaction-isolation";
+const CONCURRENCY: &str = "transaction-concurrency";
+
+/// The limits that can be set, in milliseconds; 0 is none.
+const LIMITS: &[(&str, Limit)] = &[
+    ("lock-timeout", Limit::Lock),
+    ("transaction-timeout", Limit::Transaction),
+    ("idle-transaction-timeout", Limit::Idle),
+];
+
+/// What CONFIG SET changes, for transactions that begin from now on.
+enum Change {
+    Isolation(Isolation),
+    Concurrency(Concurrency),
+    Limit(Limit, Option<Duration>),
+}
+
+impl Change {
+    /// `None`: it is not one of these. The error is what is wrong with the value.
+    fn parse(name: &str, value: &str) -> Option<Result<Change, String>> {
+        let limit = LIMITS.iter().find(|(known, _)| *known == name);
+        Some(match name {
+            ISOLATION => value.parse().map(Change::Isolation).map_err(|error| error.to_string()),
+            CONCURRENCY => {
+                value.parse().map(Change::Concurrency).map_err(|error| error.to_string())
+            }
+            _ => {
+                let (_, limit) = limit?;
+                parse_duration(value, 1).map(|to| Change::Limit(*limit, to))
+            }
+        })
+    }
+
+    fn make(self, defaults: &Defaults) {
+        match self {
+            Change::Isolation(isolation) => defaults.set_isolation(isolation),
+            Change::Concurrency(concurrency) => defaults.set_concurrency(concurrency),
+            Change::Limit(limit, to) => defaults.set_limit(limit, to),
+        }
+    }
 }
 
 /// Parameters of Redis that may be set without an effect here: they concern what isolith does not
@@ -256,8 +325,22 @@ pub(super) fn config_set(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>)
     if !args.len().is_multiple_of(2) {
         return Err(Failure::text(super::wrong_arity("config|set")));
     }
-    for name in args.from(2).step_by(2) {
+    // All or nothing, as in Redis.
+    let mut changes = Vec::new();
+    for (name, value) in args.from(2).step_by(2).zip(args.from(3).step_by(2)) {
         let name = String::from_utf8_lossy(name).to_lowercase();
+        match Change::parse(&name, &String::from_utf8_lossy(value)) {
+            Some(Ok(change)) => {
+                changes.push(change);
+                continue;
+            }
+            Some(Err(wrong)) => {
+                return Err(Failure::text(format!(
+                    "ERR CONFIG SET failed (possibly related to argument '{name}') - {wrong}"
+                )));
+            }
+            None => {}
+        }
         if IGNORED.contains(&name.as_str()) {
             continue;
         }
@@ -271,6 +354,7 @@ pub(super) fn config_set(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>)
             format!("ERR Unknown option or number of arguments for CONFIG SET - '{name}'")
         }));
     }
+    changes.into_iter().for_each(|change| change.make(&cx.shared.defaults));
     reply.ok();
     Ok(())
 }

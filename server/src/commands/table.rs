@@ -363,16 +363,22 @@ pub(crate) static TABLE: &[Spec] = &[
         .fast(),
     Spec::new(Group::Isolith, "begin", -1, NO_KEYS, OURS)
         .syntax(
-            "BEGIN [ISOLATION SNAPSHOT | SERIALIZABLE] [READ ONLY] [DURABILITY SYNC | \
-            OS | BUFFERED]",
+            "BEGIN [ISOLATION READ-UNCOMMITTED | READ-COMMITTED | REPEATABLE-READ | SNAPSHOT | \
+            SERIALIZABLE] [CONCURRENCY OPTIMISTIC | LOCKING | AUTO] [DEADLOCK WOUND-WAIT | \
+            WAIT-DIE | NO-WAIT | DETECT] [DURABILITY SYNC | OS | BUFFERED] [READ ONLY] \
+            [TIMEOUT milliseconds] [LOCKTIMEOUT milliseconds] [AGE age]",
         )
         .does(
             "Begins an interactive transaction: the commands that follow run within it, \
-            see its writes, and answer at once.",
+            see its writes, and answer at once, or when the locks that they need are free.",
         )
         .note(
-            "Serializable unless told otherwise. Conflicts are the client's to retry: \
-            `-CONFLICT`. An idle transaction is rolled back after a time limit \
+            "What it does not say is as CLIENT TRANSACTION or the server has it: serializable and \
+            optimistic at first. READ-UNCOMMITTED is READ-COMMITTED. DEADLOCK is for LOCKING, and \
+            implies it; `LOCKING:WAIT-DIE` says both. TIMEOUT ends the whole transaction, and with it \
+            each wait for a lock; LOCKTIMEOUT ends a wait alone; 0 is no end. Conflicts and deadlocks are \
+            the client's to retry: their errors carry `age=…` for the AGE of the next try. READ ONLY \
+            never waits and never conflicts. An idle transaction is rolled back after a time limit \
             (`--transaction-idle`); so is that of a lost connection.",
         )
         .runs(Handler::Control(transactions::begin)),
@@ -384,6 +390,33 @@ pub(crate) static TABLE: &[Spec] = &[
             `-COMMITUNKNOWN` that the log failed, and that only a restart will tell.",
         )
         .runs(Handler::Control(transactions::commit)),
+    Spec::new(Group::Isolith, "getforshare", 2, ONE_KEY, OURS)
+        .syntax("GETFORSHARE key")
+        .does("Gives the value, or null; nobody changes the key before the commit.")
+        .note(
+            "Within BEGIN, at every isolation level: by a shared lock, or, where the transaction is \
+            optimistic, by validation at the commit if it writes anything.",
+        )
+        .runs(Handler::Inside(transactions::get_for_share)),
+    Spec::new(Group::Isolith, "getforupdate", 2, ONE_KEY, OURS)
+        .syntax("GETFORUPDATE key")
+        .does(
+            "Gives the value, or null, of a key that is going to be changed: of two transactions that \
+            do so one waits, or is refused.",
+        )
+        .note(
+            "Within BEGIN, at every isolation level: by an update lock, or, where the transaction is \
+            optimistic, by validation at the commit, which then counts as a change of the key.",
+        )
+        .runs(Handler::Inside(transactions::get_for_update)),
+    Spec::new(Group::Isolith, "lockrange", -3, NO_KEYS, OURS)
+        .syntax("LOCKRANGE start end [SHARED | EXCLUSIVE]")
+        .does("Locks the keys from start to end, there or not, until the transaction ends.")
+        .note(
+            "Within BEGIN, and a lock whatever its CONCURRENCY. Bounds are those of RANGE. SHARED \
+            (if nothing is said) keeps others from changing them, EXCLUSIVE from locking them, too.",
+        )
+        .runs(Handler::Inside(transactions::lock_range)),
     Spec::new(Group::Isolith, "range", -3, NO_KEYS, OURS)
         .syntax("RANGE start end [LIMIT count] [REV]")
         .does(
@@ -401,8 +434,8 @@ pub(crate) static TABLE: &[Spec] = &[
         .syntax("ROLLBACK [TO savepoint]")
         .does("Undoes the transaction; with TO, what came after the savepoint.")
         .note(
-            "What was read stays read: rolling back to a savepoint does not make a \
-            conflict go away.",
+            "What was read stays read, and what was locked stays locked: rolling back to a savepoint \
+            does not make a conflict go away.",
         )
         .runs(Handler::Control(transactions::rollback)),
     Spec::new(Group::Isolith, "savepoint", 2, NO_KEYS, OURS)
@@ -461,7 +494,8 @@ static CLIENT: &[Spec] = &[
         .does("Tells about all connections.")
         .note(
             "`cmd` is the last command that was not on data; the flag `T` marks a BEGIN \
-            transaction.",
+            transaction, `b` a command that waits for a lock; `tx-age` is the age of the transaction, 0 \
+            if there is none.",
         )
         .runs(Handler::Plain(connection::client_list)),
     Spec::new(Group::Connection, "no-evict", 3, NO_KEYS, "7.0.0")
@@ -484,6 +518,26 @@ static CLIENT: &[Spec] = &[
         .does("Names the connection.")
         .runs(Handler::Plain(connection::client_setname))
         .fast(),
+    Spec::new(Group::Isolith, "transaction", -2, NO_KEYS, OURS)
+        .syntax("CLIENT TRANSACTION [RESET | term [term ...]]")
+        .does("Sets what this connection's transactions are begun with, in the words of BEGIN.")
+        .note(
+            "Without any, tells what they are. What BEGIN says itself goes first; what neither says is \
+            the server's default (CONFIG SET transaction-isolation, …). RESET forgets them.",
+        )
+        .runs(Handler::Plain(connection::client_transaction)),
+    Spec::new(Group::Isolith, "waiting", -2, NO_KEYS, OURS)
+        .syntax("CLIENT WAITING [id [id ...]]")
+        .does(
+            "Gives the connections whose command waits for a lock, each with the ages of the \
+            transactions that stand in its way.",
+        )
+        .note(
+            "A map from the connection's number (CLIENT ID) to an array of ages (`tx-age` in CLIENT \
+            LIST), as of when it began to wait. Once a COMMIT or ROLLBACK is answered, nobody is given here \
+            who could go on because of it.",
+        )
+        .runs(Handler::Plain(connection::client_waiting)),
 ];
 
 static COMMAND: &[Spec] = &[
@@ -521,11 +575,13 @@ static CONFIG: &[Spec] = &[
         .runs(Handler::Plain(server::nothing)),
     Spec::new(Group::Server, "set", -4, NO_KEYS, "2.0.0")
         .syntax("CONFIG SET parameter value [parameter value ...]")
-        .does("Accepted without effect, or refused.")
+        .does("Sets what transactions are begun with that do not choose.")
         .note(
-            "Parameters of Redis that mean nothing here are accepted, `appendfsync` \
-            among them: durability is chosen at start and by BEGIN. What does mean \
-            something is refused.",
+            "`transaction-isolation`, `transaction-concurrency` (like `locking:wait-die`), and in \
+            milliseconds, 0 for no limit, `lock-timeout`, `transaction-timeout` and \
+            `idle-transaction-timeout`: for transactions that begin from then on. Parameters of Redis \
+            that mean nothing here are accepted without effect, `appendfsync` among them: durability is \
+            chosen at start and by BEGIN. What does mean something is refused.",
         )
         .runs(Handler::Plain(server::config_set)),
 ];

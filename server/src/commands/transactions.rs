@@ -3,14 +3,16 @@
 //! EXEC is one serializable transaction, run again until it commits; it answers nil only if a watched
 //! key has changed. BEGIN's transaction is the client's own: it sees its conflicts, and retries.
 
-use super::{Outcome, is};
-use crate::execute::{Flow, Try};
-use crate::failure::{self, Failure, Remedy, SYNTAX};
-use crate::gates::{Class, Gate};
+use super::{Outcome, is, keys};
+use crate::execute::{Flow, Later, Try};
+use crate::failure::{self, Failure, Remedy, SYNTAX, syntax};
 use crate::resp::{Args, Reply};
-use crate::session::{Mode, Open, OpenTransaction, Queue, Session, Watched, WatchedKeys};
+use crate::session::{
+    Committing, Mode, Open, OpenTransaction, Queue, Session, Watched, WatchedKeys,
+};
 use crate::store::{Cx, Store};
-use isolith::{Durability, Error, Isolation, Transaction, TransactionOptions};
+use crate::terms::{Misread, Terms};
+use isolith::{Error, RangeLock, Transaction};
 use std::collections::btree_map::Entry;
 use std::time::Instant;
 
@@ -25,7 +27,7 @@ pub(super) fn multi(session: &mut Session, _: Try<'_>, _: Args<'_>, reply: &mut 
             reply.ok();
         }
         Mode::Queueing(_) => reply.error("ERR MULTI calls can not be nested"),
-        Mode::Open(_) | Mode::Aborted(_) => {
+        Mode::Open(_) | Mode::Committing(_) | Mode::Aborted(_) => {
             reply.error("ERR MULTI inside BEGIN is not allowed: it is a transaction already");
         }
     }
@@ -118,7 +120,7 @@ pub(super) fn watch(
             reply.error("ERR WATCH inside MULTI is not allowed");
             return Flow::Done;
         }
-        Mode::Open(_) | Mode::Aborted(_) => {
+        Mode::Open(_) | Mode::Committing(_) | Mode::Aborted(_) => {
             reply.error("ERR WATCH inside BEGIN is not allowed: what it reads is watched already");
             return Flow::Done;
         }
@@ -132,7 +134,7 @@ pub(super) fn watch(
                 session.saw(read.observed);
             }
             Err(error) => {
-                reply.error(&failure::describe(&error));
+                reply.error(&failure::describe(&error, None));
                 return Flow::Done;
             }
         }
@@ -148,46 +150,8 @@ pub(super) fn unwatch(cx: &mut Cx<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Ou
     Ok(())
 }
 
-/// What BEGIN was asked for.
-#[derive(Debug, PartialEq, Eq)]
-struct Wish {
-    isolation: Isolation,
-    durability: Option<Durability>,
-    read_only: bool,
-}
-
-impl Wish {
-    fn parse(args: Args<'_>) -> Option<Wish> {
-        let mut wish =
-            Wish { isolation: Isolation::Serializable, durability: None, read_only: false };
-        let mut words = args.from(1);
-        while let Some(word) = words.next() {
-            let value = words.next()?;
-            match word {
-                _ if is(word, "ISOLATION") && is(value, "SNAPSHOT") => {
-                    wish.isolation = Isolation::Snapshot;
-                }
-                _ if is(word, "ISOLATION") && is(value, "SERIALIZABLE") => {
-                    wish.isolation = Isolation::Serializable;
-                }
-                _ if is(word, "READ") && is(value, "ONLY") => wish.read_only = true,
-                _ if is(word, "READ") && is(value, "WRITE") => wish.read_only = false,
-                _ if is(word, "DURABILITY") => {
-                    wish.durability = Some(match value {
-                        _ if is(value, "SYNC") => Durability::Sync,
-                        _ if is(value, "OS") => Durability::Os,
-                        _ if is(value, "BUFFERED") => Durability::Buffered,
-                        _ => return None,
-                    });
-                }
-                _ => return None,
-            }
-        }
-        Some(wish)
-    }
-}
-
-/// `BEGIN [ISOLATION SNAPSHOT | SERIALIZABLE] [READ ONLY] [DURABILITY SYNC | OS | BUFFERED]`
+/// `BEGIN [ISOLATION level] [CONCURRENCY control] [DEADLOCK policy] [DURABILITY level] [READ ONLY]
+/// [TIMEOUT ms] [LOCKTIMEOUT ms] [AGE n]`
 pub(super) fn begin(
     session: &mut Session,
     this: Try<'_>,
@@ -201,43 +165,50 @@ pub(super) fn begin(
             reply.error("ERR BEGIN inside MULTI is not allowed");
             return Flow::Done;
         }
-        Mode::Open(_) | Mode::Aborted(_) => {
+        Mode::Open(_) | Mode::Committing(_) | Mode::Aborted(_) => {
             reply.error("ERR BEGIN inside BEGIN is not allowed; SAVEPOINT marks a place within");
             return Flow::Done;
         }
     }
-    let Some(wish) = Wish::parse(args) else {
-        reply.error(SYNTAX);
-        return Flow::Done;
+    let terms = match Terms::parse(args.from(1)) {
+        Ok(terms) => terms.or(&session.terms),
+        Err(Misread(text)) => {
+            reply.error(&text);
+            return Flow::Done;
+        }
     };
-    let durability = wish.durability.unwrap_or(this.shared.durability);
-    let transaction = if wish.read_only {
+    let options = this.shared.defaults.settle(&terms);
+    let transaction = if options.read_only {
         this.shared.database.snapshot_after(session.token).map(|snapshot| {
             session.saw(snapshot.timestamp());
             OpenTransaction::ReadOnly(Box::new(snapshot))
         })
     } else {
-        let options = TransactionOptions {
-            isolation: wish.isolation,
-            durability: Some(durability),
-            ..TransactionOptions::default()
-        };
-        let begun = this.shared.database.begin_with(options);
-        begun.map(|txn| OpenTransaction::ReadWrite(Box::new(txn)))
+        this.shared.database.begin_with(options).map(|mut txn| {
+            txn.wake(Some(session.wait.waker()));
+            session.client.age(Some(txn.age().bits()));
+            OpenTransaction::ReadWrite(Box::new(txn))
+        })
     };
     match transaction {
         Ok(transaction) => {
             let used = Instant::now();
-            session.mode =
-                Mode::Open(Open { transaction, durability, used, savepoints: Vec::new() });
+            session.mode = Mode::Open(Open {
+                transaction,
+                durability: options.durability.unwrap_or(this.shared.defaults.durability),
+                used,
+                // What lies beyond the reach of clocks is no end.
+                deadline: options.timeout.and_then(|timeout| used.checked_add(timeout)),
+                savepoints: Vec::new(),
+            });
             reply.ok();
             Flow::Done
         }
         Err(error) if failure::remedy(&error) == Remedy::Wait && this.patient => {
-            Flow::Later(crate::execute::Later::Stalled)
+            Flow::Later(Later::Stalled)
         }
         Err(error) => {
-            reply.error(&failure::describe(&error));
+            reply.error(&failure::describe(&error, None));
             Flow::Done
         }
     }
@@ -246,37 +217,52 @@ pub(super) fn begin(
 /// `COMMIT`
 pub(super) fn commit(
     session: &mut Session,
-    _: Try<'_>,
+    this: Try<'_>,
     _: Args<'_>,
     reply: &mut Reply<'_>,
 ) -> Flow {
-    match std::mem::replace(&mut session.mode, Mode::Plain) {
+    session.wait.begin();
+    let mut committing = match std::mem::replace(&mut session.mode, Mode::Plain) {
         Mode::Open(Open { transaction: OpenTransaction::ReadOnly(snapshot), .. }) => {
             reply.ok();
-            Flow::Seen(snapshot.timestamp())
+            return Flow::Seen(snapshot.timestamp());
         }
         Mode::Open(Open { transaction: OpenTransaction::ReadWrite(txn), durability, .. }) => {
-            match txn.commit_pending() {
-                Ok(pending) => {
-                    reply.ok();
-                    let gate: Gate = session.committed(pending, durability);
-                    debug_assert_eq!(gate.class, Class::Commit(durability));
-                    Flow::Gate(gate)
-                }
-                Err(error) => {
-                    reply.error(&failure::describe(&error));
-                    Flow::Done
-                }
-            }
+            let age = txn.age();
+            Committing { steps: Box::new(txn.commit_steps()), durability, age }
         }
-        Mode::Aborted(why) => {
-            reply.error(&format!("ABORTED {why}; nothing was done: begin again"));
-            Flow::Done
+        Mode::Committing(committing) => committing,
+        Mode::Aborted(aborted) => {
+            reply.error(&aborted.error("begin again"));
+            return Flow::Done;
         }
         other => {
             session.mode = other;
             session.spoil();
             reply.error("ERR COMMIT without BEGIN");
+            return Flow::Done;
+        }
+    };
+    let outcome = session.decide(&mut committing.steps);
+    match outcome {
+        Ok(Some(pending)) => {
+            session.client.age(None);
+            reply.ok();
+            Flow::Gate(session.committed(pending, committing.durability))
+        }
+        Ok(None) => {
+            let until = committing.steps.waits_until();
+            session.mode = Mode::Committing(committing);
+            Flow::Later(Later::Locked(until))
+        }
+        // It keeps what it was asked to commit until there is room.
+        Err(error) if failure::remedy(&error) == Remedy::Wait && this.patient => {
+            session.mode = Mode::Committing(committing);
+            Flow::Later(Later::Stalled)
+        }
+        Err(error) => {
+            session.client.age(None);
+            reply.error(&failure::describe(&error, Some(committing.age)));
             Flow::Done
         }
     }
@@ -291,8 +277,8 @@ pub(super) fn rollback(
 ) -> Flow {
     match (args.get(1), args.get(2), args.len()) {
         (None, ..) => match session.mode {
-            Mode::Open(_) | Mode::Aborted(_) => {
-                session.mode = Mode::Plain;
+            Mode::Open(_) | Mode::Committing(_) | Mode::Aborted(_) => {
+                session.end();
                 reply.ok();
             }
             _ => {
@@ -304,8 +290,9 @@ pub(super) fn rollback(
             Ok(()) => reply.ok(),
             Err(Failure::Text(text)) => reply.error(&text),
             Err(Failure::Engine(error)) => {
-                session.abort("rolling back to a savepoint failed");
-                reply.error(&failure::describe(&error));
+                let why = "rolling back to a savepoint failed";
+                session.abort(failure::hint(&error, None), why);
+                reply.error(&failure::describe(&error, None));
             }
         },
         _ => reply.error(SYNTAX),
@@ -316,9 +303,7 @@ pub(super) fn rollback(
 fn rollback_to(session: &mut Session, name: &[u8]) -> Outcome {
     let open = match &mut session.mode {
         Mode::Open(open) => open,
-        Mode::Aborted(why) => {
-            return Err(Failure::text(format!("ABORTED {why}; nothing was done: send ROLLBACK")));
-        }
+        Mode::Aborted(aborted) => return Err(Failure::text(aborted.error("send ROLLBACK"))),
         _ => return Err(Failure::text("ERR ROLLBACK without BEGIN")),
     };
     open.used = Instant::now();
@@ -355,10 +340,7 @@ pub(super) fn savepoint(
                 OpenTransaction::ReadOnly(_) => reply.ok(),
             }
         }
-        Mode::Aborted(why) => {
-            let text = format!("ABORTED {why}; nothing was done: send ROLLBACK");
-            reply.error(&text);
-        }
+        Mode::Aborted(aborted) => reply.error(&aborted.error("send ROLLBACK")),
         _ => {
             session.spoil();
             reply.error("ERR SAVEPOINT without BEGIN");
@@ -367,33 +349,29 @@ pub(super) fn savepoint(
     Flow::Done
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::resp::{Parser, Step};
+/// `GETFORUPDATE key`
+pub(super) fn get_for_update(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
+    let value = cx.value_for_update(args.at(1))?;
+    reply.bulk_or_null(value.as_deref());
+    Ok(())
+}
 
-    fn wish(line: &str) -> Option<Wish> {
-        let mut parser = Parser::new();
-        let line = format!("{line}\n");
-        assert_eq!(parser.parse(line.as_bytes()), Ok(Step::Ready));
-        Wish::parse(parser.args(line.as_bytes()))
-    }
+/// `GETFORSHARE key`
+pub(super) fn get_for_share(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
+    let value = cx.value_for_share(args.at(1))?;
+    reply.bulk_or_null(value.as_deref());
+    Ok(())
+}
 
-    #[test]
-    fn begin_takes_its_words_in_any_order_and_case() {
-        let default =
-            Wish { isolation: Isolation::Serializable, durability: None, read_only: false };
-        assert_eq!(wish("BEGIN"), Some(default));
-        assert_eq!(
-            wish("begin read only durability OS isolation snapshot"),
-            Some(Wish {
-                isolation: Isolation::Snapshot,
-                durability: Some(Durability::Os),
-                read_only: true
-            })
-        );
-        for wrong in ["BEGIN READ", "BEGIN ISOLATION", "BEGIN ISOLATION CHAOS", "BEGIN NOW"] {
-            assert_eq!(wish(wrong), None, "{wrong}");
-        }
-    }
+/// `LOCKRANGE start end [SHARED | EXCLUSIVE]`
+pub(super) fn lock_range(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
+    let lock = match (args.get(3), args.len()) {
+        (None, _) => RangeLock::Shared,
+        (Some(word), 4) if is(word, "SHARED") => RangeLock::Shared,
+        (Some(word), 4) if is(word, "EXCLUSIVE") => RangeLock::Exclusive,
+        _ => return Err(syntax()),
+    };
+    cx.lock_range(keys::bounds(args.at(1), args.at(2)), lock)?;
+    reply.ok();
+    Ok(())
 }

@@ -1,6 +1,9 @@
 //! What leaves when, on a database whose log moves only when the test says so.
 
 use super::*;
+use crate::clients::Client;
+use crate::terms::Defaults;
+use crate::waits::{LockWait, Wakeups};
 use isolith::storage::Reach;
 use isolith::storage::faulty::{DiskKind, Fault, FaultyStorage, Operation};
 use isolith::{Builder, Database, Durability};
@@ -17,6 +20,11 @@ impl Wake for Wakes {
         // Relaxed: read by the same thread.
         self.0.fetch_add(1, Ordering::Relaxed);
     }
+}
+
+fn connection(token: Token, client: Arc<Client>, core: &Waker) -> Connection {
+    let wait = LockWait::new(token, client.clone(), Wakeups::new(core.clone()));
+    Connection::new(token, Session::new(client, wait))
 }
 
 /// One connection of one core, without sockets.
@@ -36,12 +44,11 @@ impl Bench {
         let database = open(&disk);
         let waker = Waker::from(Arc::new(Wakes::default()));
         let address = "127.0.0.1:1".parse().expect("an address");
-        let idle = Duration::from_secs(60);
-        let shared =
-            Shared::new(database, Durability::Sync, address, "x".into(), vec![waker.clone()], idle)
-                .expect("keyspaces");
+        let defaults = Defaults::new(Durability::Sync);
+        let shared = Shared::new(database, defaults, address, "x".into(), vec![waker.clone()])
+            .expect("keyspaces");
         let client = shared.clients.enter(String::new(), String::new(), 0).expect("room");
-        let connection = Connection::new(Token::new(0, 0), Session::new(client));
+        let connection = connection(Token::new(0, 0), client, &waker);
         Bench { gates: Gates::new(waker), shared, connection, disk }
     }
 
@@ -106,10 +113,8 @@ fn unacknowledged_write_is_seen_by_its_own_connection_alone() {
     bench.receive("SET a 1\n");
     bench.receive("GET a\nSTRLEN a\nMGET a b\nSCAN 0\n");
     let other = bench.shared.clients.enter(String::new(), String::new(), 0).expect("room");
-    let own = std::mem::replace(
-        &mut bench.connection,
-        Connection::new(Token::new(1, 0), Session::new(other)),
-    );
+    let other = connection(Token::new(1, 0), other, Waker::noop());
+    let own = std::mem::replace(&mut bench.connection, other);
     bench.receive("GET a\nDBSIZE\n");
     assert_eq!(bench.connection.next_send(), Some(b"$-1\r\n:0\r\n".to_vec()));
     bench.connection = own;
@@ -203,7 +208,7 @@ fn full_disk_parks_the_command_until_there_is_room() {
     // Fill what is prepared.
     let value = "v".repeat(16 << 10);
     let mut written = 0;
-    while !bench.connection.is_parked() {
+    while !bench.connection.tries_soon() {
         bench.receive(&format!("SET k{written} {value}\n"));
         written += 1;
         assert!(written < 1000, "the disk is full at some time");
@@ -212,14 +217,14 @@ fn full_disk_parks_the_command_until_there_is_room() {
     }
     assert!(!bench.connection.wants_to_receive(), "a parked client is not listened to");
     bench.work(|connection, work| connection.go_on(work));
-    assert!(bench.connection.is_parked());
+    assert!(bench.connection.tries_soon());
     bench.disk.set_space(None);
     // Whoever prepares segments finds the room; without threads the next write does.
     let limit = Instant::now() + Duration::from_secs(30);
-    while bench.connection.is_parked() && Instant::now() < limit {
+    while bench.connection.tries_soon() && Instant::now() < limit {
         bench.work(|connection, work| connection.go_on(work));
     }
-    assert!(!bench.connection.is_parked());
+    assert!(!bench.connection.tries_soon());
     bench.shared.database.sync().expect("a sync");
     assert_eq!(bench.sent(), "+OK\n");
     assert!(bench.connection.wants_to_receive());

@@ -43,6 +43,11 @@ impl<'a> Reply<'a> {
         self.overflowed = false;
     }
 
+    /// Takes everything after `mark` out, to be written later with [`raw`](Reply::raw).
+    pub(crate) fn take(&mut self, mark: usize) -> Vec<u8> {
+        self.out.split_off(mark)
+    }
+
     /// True if the answer would have been larger than [`REPLY_BYTES_MAX`].
     pub(crate) fn overflowed(&self) -> bool {
         self.overflowed
