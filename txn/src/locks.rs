@@ -40,6 +40,8 @@ mod table;
 #[cfg(all(test, not(loom)))]
 mod compare;
 #[cfg(all(test, not(loom)))]
+mod cost;
+#[cfg(all(test, not(loom)))]
 mod plain;
 #[cfg(all(test, not(loom)))]
 mod tests;

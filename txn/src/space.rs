@@ -87,23 +87,26 @@ impl Space {
         // Relaxed: see `note_expiring`.
         self.expiring.load(Ordering::Relaxed)
     }
+
     /// Whether somebody may hold a lock here. The window's leader, which has begun its round, need not
     /// look for locks where this says no.
     pub fn has_lockers(&self) -> bool {
-        // SeqCst: pairs with `add_locker`; a leader that misses a locker has begun its round before that
-        // one looks at it, so the locker sees the round.
-        self.lockers.load(Ordering::SeqCst) > 0
+        // Relaxed: ordered by the fences of the round. A leader that misses a locker has begun its round
+        // before that one looks at it (`CommitRound::begin`, `CommitRound::on`), so the locker sees the
+        // round.
+        self.lockers.load(Ordering::Relaxed) > 0
     }
 
     /// Somebody is about to put its first lock here into the table.
     pub(crate) fn add_locker(&self) {
-        // SeqCst: pairs with `has_lockers`.
-        self.lockers.fetch_add(1, Ordering::SeqCst);
+        // Relaxed: ordered by the fence in `CommitRound::on`, which comes after; see `has_lockers`.
+        self.lockers.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Somebody's last lock here is out of the table.
     pub(crate) fn remove_locker(&self) {
-        // Release: nothing that the lock protected is touched after this.
-        self.lockers.fetch_sub(1, Ordering::Release);
+        // Relaxed: who sees it gone may do what the lock forbade, and finds by its own means whether that
+        // is allowed: validation looks at versions, never at locks.
+        self.lockers.fetch_sub(1, Ordering::Relaxed);
     }
 }
