@@ -1,36 +1,53 @@
-//! Atomics and locks: those of std and `parking_lot`, or loom's under `cfg(loom)`.
+//! Atomics, locks and threads: those of std and `parking_lot`; loom's under `cfg(loom)`, shuttle's under
+//! `cfg(shuttle)`.
 
-#[cfg(not(loom))]
-pub(crate) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+#[cfg(not(any(loom, shuttle)))]
+pub(crate) use std::{
+    hint,
+    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence},
+    thread::{self, Thread},
+};
 
-#[cfg(loom)]
-pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
-
-#[cfg(not(loom))]
-pub(crate) use std::hint;
-#[cfg(not(loom))]
-pub(crate) use std::thread::{self, Thread};
-
-#[cfg(loom)]
-pub(crate) use loom::hint;
-#[cfg(loom)]
-pub(crate) use loom::thread::{self, Thread};
-
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 pub(crate) use parking_lot::Mutex;
 
-/// loom's mutex with `parking_lot`'s signature.
 #[cfg(loom)]
-#[derive(Debug, Default)]
-pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
+pub(crate) use loom::{
+    hint,
+    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence},
+    thread::{self, Thread},
+};
 
-#[cfg(loom)]
-impl<T> Mutex<T> {
-    pub(crate) fn new(value: T) -> Self {
-        Self(loom::sync::Mutex::new(value))
-    }
+#[cfg(shuttle)]
+pub(crate) use shuttle::{
+    hint,
+    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence},
+    thread::{self, Thread},
+};
 
-    pub(crate) fn lock(&self) -> loom::sync::MutexGuard<'_, T> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+#[cfg(any(loom, shuttle))]
+pub(crate) use model::Mutex;
+
+/// The tools' mutexes with `parking_lot`'s signature.
+#[cfg(any(loom, shuttle))]
+mod model {
+    use std::sync::PoisonError;
+
+    #[cfg(loom)]
+    use loom::sync;
+    #[cfg(shuttle)]
+    use shuttle::sync;
+
+    #[derive(Debug, Default)]
+    pub(crate) struct Mutex<T>(sync::Mutex<T>);
+
+    impl<T> Mutex<T> {
+        pub(crate) fn new(value: T) -> Self {
+            Self(sync::Mutex::new(value))
+        }
+
+        pub(crate) fn lock(&self) -> sync::MutexGuard<'_, T> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        }
     }
 }
