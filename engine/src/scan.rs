@@ -45,8 +45,10 @@ pub type Pair = (Slice, Slice);
 pub trait View {
     /// The transaction whose own writes lie over what is read, and which depends on it.
     fn transaction(&self) -> Option<&Transaction>;
-    /// Whether it may still be read.
+    /// Whether it may still be read: before each item.
     fn check(&self) -> Result<()>;
+    /// Whether what was just read may be believed: after each chunk.
+    fn believe(&self) -> Result<()>;
 }
 
 impl View for Snapshot {
@@ -55,7 +57,11 @@ impl View for Snapshot {
     }
 
     fn check(&self) -> Result<()> {
-        Snapshot::check(self)
+        self.check_open()
+    }
+
+    fn believe(&self) -> Result<()> {
+        Snapshot::believe(self)
     }
 }
 
@@ -65,6 +71,10 @@ impl View for &Transaction {
     }
 
     fn check(&self) -> Result<()> {
+        self.check_running()
+    }
+
+    fn believe(&self) -> Result<()> {
         Transaction::check(self)
     }
 }
@@ -317,7 +327,7 @@ impl<V: View> Range<V> {
     fn believe(&self) -> Result<()> {
         match (&self.source, &self.statement) {
             (_, Some(slot)) => self.keyspace.believe(slot),
-            (Ok(view), None) => view.check(),
+            (Ok(view), None) => view.believe(),
             (Err(_), None) => Ok(()),
         }
     }

@@ -39,7 +39,7 @@ impl Snapshot {
 
     /// The value of a key and when it expires, if there is one.
     pub fn get_entry(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Entry>> {
-        self.check()?;
+        self.check_open()?;
         keyspace.check(&self.open)?;
         let read = self.timestamp();
         if !keyspace.space().exists_at(read) {
@@ -47,7 +47,7 @@ impl Snapshot {
         }
         let guard = pin();
         let found = keyspace.space().memtable.lookup(key.as_ref(), read, &guard);
-        self.open.believe(&self.slot)?;
+        self.believe()?;
         Ok(found.put().filter(|version| version.live_at(self.now)).map(Entry::of))
     }
 
@@ -83,9 +83,12 @@ impl Snapshot {
         Range::new(self.clone(), keyspace, read, self.now, bounds)
     }
 
-    /// Whether the snapshot may still be read.
-    pub(crate) fn check(&self) -> Result<(), Error> {
-        self.open.check_open()?;
+    pub(crate) fn check_open(&self) -> Result<(), Error> {
+        self.open.check_open()
+    }
+
+    /// For after each read, before its result is used: whether what it looked at was still kept.
+    pub(crate) fn believe(&self) -> Result<(), Error> {
         self.open.believe(&self.slot)
     }
 }

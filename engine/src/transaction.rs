@@ -225,12 +225,17 @@ impl Transaction {
     /// Whether it may go on: the database is open, its time is not over, its locks are its own, and
     /// what it reads is still kept.
     pub(crate) fn check(&self) -> Result<()> {
+        self.check_running()?;
+        self.believe()
+    }
+
+    /// The same but for what it reads, which is judged after each read.
+    pub(crate) fn check_running(&self) -> Result<()> {
         self.open.check_open()?;
         if let Some((keyspace, what, other)) = self.torn.get() {
             return Err(self.conflict_on(keyspace, what.clone(), Some(*other)));
         }
-        self.locking.check(&self.open)?;
-        self.believe()
+        self.locking.check(&self.open)
     }
 
     /// Whether what was just read at the read timestamp may be believed: for after each such read,
@@ -353,7 +358,7 @@ impl Transaction {
         key: &[u8],
         plan: impl FnOnce() -> Plan,
     ) -> Result<(Option<Entry>, Lsn)> {
-        self.check()?;
+        self.check_running()?;
         let space = keyspace.space();
         if let Some(own) = self.writes.overlay(space.id).and_then(|own| own.lookup(key)) {
             keyspace.check(&self.open)?;

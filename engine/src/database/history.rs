@@ -246,8 +246,11 @@ fn an_expired_snapshot_is_refused_and_its_memory_is_freed() {
     };
     refused(old.get(&a, [9]).unwrap_err());
     refused(old.clone().contains(&a, [9]).unwrap_err());
-    refused(range.next().unwrap().unwrap_err());
+    // What it had fetched by then it gives, and no more.
+    let given = range.by_ref().take_while(Result::is_ok).count();
+    assert!(given < 10, "{given}");
     assert!(range.next().is_none(), "it ends after the error");
+    refused(old.range(&a, ..).next().unwrap().unwrap_err());
     refused(old.range(&a, ..).next_back().unwrap().unwrap_err());
     refused(db.snapshot_at(old.timestamp()).unwrap_err());
     assert_eq!(young.get(&a, [9]).unwrap().unwrap()[0], 2, "the young one goes on");
@@ -277,7 +280,8 @@ fn a_transaction_whose_snapshot_expired_neither_reads_nor_commits() {
     steps.upkeep();
     let too_old = |error: &Error| matches!(error, Error::SnapshotTooOld { .. });
     assert!(too_old(&reading.get(&a, [2]).unwrap_err()));
-    assert!(too_old(&range.next().unwrap().unwrap_err()));
+    let end = range.find_map(Result::err);
+    assert!(end.is_some_and(|error| too_old(&error)));
     assert!(range.next().is_none());
     let error = committing.commit().unwrap_err();
     assert!(too_old(&error) && error.retry() == Retry::Never, "{error}");
