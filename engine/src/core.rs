@@ -531,9 +531,13 @@ impl Core {
     /// a few commits have come together and are pruned then, by one fresh view: a version that was
     /// just overwritten can only go once *visible* and S have passed its successor. Where history is
     /// retained nothing that was just overwritten can go, and long chains would be walked for
-    /// nothing: the upkeep's sweep prunes alone.
+    /// nothing: the upkeep's sweep prunes alone, but for range deletes, which have to be folded.
     pub(crate) fn after_commit(&self, commit: &Commit) {
-        if self.history.is_retained() && self.attended {
+        let deletes_range = |w: &SpaceWrites| w.prepared.ranges().next().is_some();
+        if self.history.is_retained()
+            && self.attended
+            && !commit.request.writes.iter().any(deletes_range)
+        {
             return;
         }
         // Held by another thread: the upkeep's sweep comes by these chains, too.

@@ -55,12 +55,15 @@ pub struct PruneView {
     pub horizon: Lsn,
     /// The timestamps that somebody reads at, or may: ascending, the horizon among them.
     pub needed: Vec<Lsn>,
+    /// Everything at or below it is linked: at or above the horizon, which history that is retained
+    /// holds far below it.
+    pub linked: Lsn,
 }
 
 impl PruneView {
     /// The view in which only the newest version of each key is needed.
     pub fn newest_only() -> PruneView {
-        PruneView { horizon: Lsn::MAX, needed: vec![Lsn::MAX] }
+        PruneView { horizon: Lsn::MAX, needed: vec![Lsn::MAX], linked: Lsn::MAX }
     }
 
     /// The view of these timestamps, in any order, with this horizon.
@@ -68,7 +71,12 @@ impl PruneView {
         let mut needed: Vec<Lsn> = needed.into_iter().chain([horizon]).collect();
         needed.sort_unstable();
         needed.dedup();
-        PruneView { horizon, needed }
+        PruneView { horizon, needed, linked: horizon }
+    }
+
+    /// The same, by somebody who knows that everything up to `linked` is linked.
+    pub fn with_linked(self, linked: Lsn) -> PruneView {
+        PruneView { linked: linked.max(self.horizon), ..self }
     }
 
     /// The least needed timestamp that a version stamped `stamp` can be read at.

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! A reader looks through the short list, and then finds its key's stretch in each skyline by binary
-//! search. *Folding*, outside the window, moves what the horizon has passed from the list's end into
-//! a new skyline on top of the others, and drops the stamps that no reader needs. The new one takes in
+//! search. *Folding*, outside the window, moves what is known to be linked from the list's end into a
+//! new skyline on top of the others, and drops the stamps that no reader needs. The new one takes in
 //! those below it that are not [`GROWTH`] times as large (the logarithmic method of Bentley and Saxe,
 //! 1980): so there are few, logarithmically many, and a range delete is copied logarithmically often.
 //! A memtable without range deletes costs its readers one load of a word that nobody writes.
@@ -40,7 +40,7 @@ use crate::sync::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Guard, Ordering
 /// The list may be this long before a writer folds it.
 const RECENT_MAX: usize = if cfg!(loom) { 1 } else { 16 };
 
-/// A skyline has more than this many times the stretches of the one on top of it.
+/// A skyline weighs more than this many times the one on top of it.
 const GROWTH: usize = 4;
 
 /// The range deletes of one memtable.
@@ -204,12 +204,13 @@ impl RangeDeletes {
         }
         // The list first, then the skylines: what a fold takes off the list is in a skyline before.
         for skyline in self.skylines(guard) {
-            for &stamp in skyline.stamps(key) {
-                if stamp <= read {
-                    cover.stamp = stamp;
-                    return cover;
-                }
-                cover.skipped_newer = true;
+            // Descending, and many where history is retained.
+            let stamps = skyline.stamps(key);
+            let newer = stamps.partition_point(|&stamp| stamp > read);
+            cover.skipped_newer |= newer > 0;
+            if let Some(&stamp) = stamps.get(newer) {
+                cover.stamp = stamp;
+                return cover;
             }
         }
         cover
@@ -259,8 +260,8 @@ impl RangeDeletes {
         self.recent_len.load(Ordering::Relaxed) > RECENT_MAX
     }
 
-    /// Moves what is at or below the view's horizon from the list into the skylines (the newest entry
-    /// stays in the list, too), and drops stamps that nobody needs. Does nothing if another thread is
+    /// Moves what the view knows to be linked from the list into the skylines (the newest entry stays in
+    /// the list, too), and drops stamps that nobody needs. Does nothing if another thread is
     /// at it.
     pub(crate) fn fold(&self, view: &PruneView, guard: &Guard) -> Freed {
         // Acquire: pairs with the Release at the end; the last fold's links and skyline are seen.
@@ -276,13 +277,13 @@ impl RangeDeletes {
     fn fold_locked(&self, view: &PruneView, guard: &Guard) -> Freed {
         let Some(mut last_kept) = self.recent(guard) else { return Freed::default() };
         while let Some(next) = last_kept.next(guard)
-            && next.stamp() > view.horizon
+            && next.stamp() > view.linked
         {
             last_kept = next;
         }
         let cut: Vec<&RangeDelete> =
             std::iter::successors(last_kept.next(guard), |entry| entry.next(guard)).collect();
-        let passed = Some(last_kept).filter(|entry| entry.stamp() <= view.horizon);
+        let passed = Some(last_kept).filter(|entry| entry.stamp() <= view.linked);
         let fresh = |entry: &&RangeDelete| !entry.folded.load(Ordering::Relaxed);
         let added: Vec<&RangeDelete> =
             passed.into_iter().chain(cut.iter().copied()).filter(fresh).collect();
@@ -322,7 +323,7 @@ impl RangeDeletes {
             let mut run = Skyline::of(entries, view);
             while let Some(below) = fresh.last().or(rest) {
                 if !run.replaces(below, view) {
-                    if below.len() > GROWTH * run.len() {
+                    if below.weight() > GROWTH * run.weight() {
                         break;
                     }
                     run = Skyline::merge(&run, below, view);
@@ -438,6 +439,11 @@ struct Skyline {
 impl Skyline {
     fn len(&self) -> usize {
         self.ends.len()
+    }
+
+    /// What a merge with it costs: stretches, or stamps where those are more.
+    fn weight(&self) -> usize {
+        self.len().max(self.stamps.len())
     }
 
     fn footprint(&self) -> usize {

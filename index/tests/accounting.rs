@@ -90,8 +90,7 @@ fn bytes_are_what_the_allocator_gave() {
                     needed.push(at(stamp));
                 }
                 if below(&mut state, 3) != 0 {
-                    let view = PruneView { horizon: at(stamp), needed: Vec::new() };
-                    let view = PruneView::new(view.horizon, needed.iter().copied());
+                    let view = PruneView::new(at(stamp), needed.iter().copied());
                     write.prune(&view, &NoOperators, &pin());
                 }
             }

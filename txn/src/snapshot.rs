@@ -251,7 +251,8 @@ impl SnapshotRegistry {
     /// The answer may be kept for later: an old view only prunes less.
     pub fn prune_view(&self, marks: &Watermarks) -> PruneView {
         // The order is the proof (rule 19): V, the ends, S, the floor, then the slots.
-        let mut horizon = marks.visible();
+        let visible = marks.visible();
+        let mut horizon = visible;
         let mut needed = Vec::with_capacity(16);
         if !isolith_wal::planted!("prune-forgets-s") {
             marks.ends(&mut needed);
@@ -280,7 +281,7 @@ impl SnapshotRegistry {
                 needed.push(Lsn::from_bits(held));
             }
         }
-        PruneView::new(horizon, needed)
+        PruneView::new(horizon, needed).with_linked(visible)
     }
 
     /// Tells the time, in milliseconds since some beginning: slots that register from now on are as

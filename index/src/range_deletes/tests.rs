@@ -76,7 +76,11 @@ fn readers_before_at_and_after_a_fold_see_the_same() {
             if random.below(6) == 0 {
                 // A horizon never moves down.
                 horizon = horizon.max(stamp - random.below(4.min(stamp as usize)) as u64);
-                let view = PruneView::new(at(horizon), needed.iter().map(|&n| at(n)));
+                let mut view = PruneView::new(at(horizon), needed.iter().map(|&n| at(n)));
+                if random.below(2) == 0 {
+                    // The horizon is held back by history that is retained.
+                    view = view.with_linked(at(stamp));
+                }
                 ranges.fold(&view, &guard);
                 // From here on the readers that count are the needed ones, and from the horizon up.
                 let mut reads = needed.clone();
@@ -175,5 +179,28 @@ fn one_range_delete_over_many_takes_their_memory_unless_somebody_needs_them() {
         assert_eq!(ranges.cover(b"0", at(3001), &guard).stamp, at(3001));
         assert_eq!(ranges.lens(&guard).0, 1);
         assert!(ranges.accounting.bytes() < 1000);
+    }
+}
+
+/// The list is short whatever history is retained: a reader would walk it.
+#[test]
+fn what_is_retained_is_folded_all_the_same() {
+    let accounting = Accounting::new();
+    let ranges = RangeDeletes::new(Arc::clone(&accounting));
+    let guard = crate::sync::pin();
+    let all = (Bound::Unbounded, Bound::Unbounded);
+    for stamp in 1..=10_000 {
+        let entry = RangeDelete::new(all).expect("it holds keys");
+        accounting.add(entry.footprint());
+        ranges.link(entry, at(stamp), &guard);
+        if ranges.wants_fold() {
+            let view = PruneView::new(at(0), []).with_linked(at(stamp));
+            ranges.fold(&view, &guard);
+        }
+    }
+    assert!(ranges.lens(&guard).0 <= RECENT_MAX + 1, "{:?}", ranges.lens(&guard));
+    for read in [0, 1, 16, 17, 5_000, 9_999, 10_000] {
+        assert_eq!(ranges.cover(b"k", at(read), &guard).stamp, at(read));
+        assert_eq!(ranges.cover(b"k", at(read), &guard).skipped_newer, read < 10_000);
     }
 }
