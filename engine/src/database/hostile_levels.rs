@@ -388,3 +388,23 @@ fn who_waits_for_a_lock_learns_that_the_database_is_closed() {
     assert!(matches!(holder.commit(), Err(Error::Closed)));
     assert_eq!((db.stats().locks.held, db.stats().locks.waiting), (0, 0));
 }
+
+#[test]
+fn a_commit_ends_the_wait_of_a_step_that_was_given_up() {
+    let db = Builder::in_memory().commit_mode(CommitMode::Stepped).open().unwrap();
+    let steps = crate::steps::Steps::new(&db);
+    let space = steps.keyspace("space").unwrap();
+    let mut holder = begin(&db, Isolation::Serializable, LOCKING);
+    holder.put(&space, "a", "held").unwrap();
+    let mut tx = begin(&db, Isolation::Serializable, LOCKING);
+    tx.put(&space, "b", "1").unwrap();
+    assert!(blocked(&tx.step(|tx| tx.put(&space, "a", "1"))));
+    assert_eq!(db.stats().locks.waiting, 1);
+    let mut commit = tx.commit_steps();
+    assert!(matches!(commit.step(), Step::Blocked(BlockedBy::Round)));
+    assert_eq!(db.stats().locks.waiting, 0);
+    steps.round(1);
+    assert!(matches!(commit.step(), Step::Ready(_)));
+    drop(holder);
+    assert_eq!(db.stats().locks.held, 0);
+}

@@ -193,6 +193,18 @@ impl Queued {
     /// Goes on as far as it can: looks at the outcome, hands the request in again if it was sent
     /// back, locks what it writes if a lock was in the way.
     fn advance(&mut self, core: &Core) -> Result<Step<Lsn, Error>> {
+        let result = self.go_on(core);
+        if result.is_err()
+            && let Some(locks) = self.commit.request.locks()
+        {
+            // Not when the last who holds the request has let go of it: that may be a leader who has
+            // lost its core.
+            locks.release();
+        }
+        result
+    }
+
+    fn go_on(&mut self, core: &Core) -> Result<Step<Lsn, Error>> {
         loop {
             if self.locking.is_some() {
                 match self.lock_writes(core) {

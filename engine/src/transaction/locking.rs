@@ -238,8 +238,14 @@ impl Locking {
         self,
     ) -> (Option<Arc<LockOwner>>, Option<Age>, DeadlockPolicy, Patience) {
         let mut patience = self.patience.into_inner();
-        patience.wait = None;
-        (self.locks.into_inner(), self.age.get(), self.policy, patience)
+        let locks = self.locks.into_inner();
+        if patience.wait.take().is_some()
+            && let Some(locks) = &locks
+        {
+            // A step was blocked, and the caller goes on without it.
+            locks.cancel_wait(false);
+        }
+        (locks, self.age.get(), self.policy, patience)
     }
 }
 
