@@ -31,10 +31,13 @@
 mod mode;
 mod policy;
 
-mod circle;
 mod cut;
 mod room;
 mod spans;
+
+mod blockers;
+mod circle;
+mod queue;
 mod table;
 
 #[cfg(all(test, not(loom)))]

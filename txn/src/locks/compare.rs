@@ -32,6 +32,8 @@ const TARGETS: [&str; 14] = [
 ];
 const KEYS: [&str; 6] = ["", "a", "aa", "b", "c", "d"];
 
+const KINDS: [Kind; 3] = [Kind::Put, Kind::Delete, Kind::Merge { operator: 1 }];
+
 struct Random(u64);
 
 impl Random {
@@ -173,12 +175,12 @@ impl Both {
         let own = random.below(OWNERS + 1);
         let own = self.actors.get(own);
         let (keys, range) = (random.below(4), Target::parse(random.pick(&TARGETS)));
-        let keys: Vec<_> = (0..keys).map(|_| random.pick(&KEYS)).collect();
+        let keys: Vec<_> = (0..keys).map(|_| (random.pick(&KEYS), random.pick(&KINDS))).collect();
         let with_range = random.below(3) == 0;
         let writes = |space: &Arc<Space>| {
             let mut prepared = space.memtable.prepare(keys.len());
-            for key in &keys {
-                prepared.add(key.as_bytes(), Kind::Put, Value::new(b""), 0);
+            for (key, kind) in &keys {
+                prepared.add(key.as_bytes(), *kind, Value::new(b""), 0);
             }
             if let (Target::Range(range), true) = (&range, with_range) {
                 prepared.add_range_delete((range.lower_ref(), range.upper_ref()));

@@ -13,7 +13,6 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::task::Waker;
 
@@ -24,15 +23,15 @@ use super::policy::DeadlockPolicy;
 use super::room::{Grant, Point, Room, SlotId, Stretch, Wanted};
 use super::spans::Spans;
 use super::{
-    ACTIVE, Age, Effects, Holder, Identity, LockMode, LockStats, LockStep, LockTarget, NO_SLOT,
-    OVER, Refusal, WOUNDED, Wound,
+    ACTIVE, Effects, Identity, LockMode, LockStats, LockStep, LockTarget, NO_SLOT, OVER, Refusal,
+    WOUNDED, Wound,
 };
 use crate::read_set::Interval;
 use crate::space::{Space, SpaceId};
 use crate::validate::SpaceWrites;
 
 /// A room's place in the table.
-type RoomId = u32;
+pub(super) type RoomId = u32;
 
 /// Locks of a wounded owner that are released before the mutex is let go of.
 const RELEASED_BY_WOUND: usize = 64;
@@ -64,7 +63,7 @@ pub(super) struct Table {
 pub(super) struct Slot {
     /// Who; of a free slot, who was.
     pub(super) identity: Arc<Identity>,
-    held: Vec<Held>,
+    pub(super) held: Vec<Held>,
     pub(super) request: Option<Box<Request>>,
     wound: Option<Wound>,
     /// An older owner that would have wounded it has waited for its commit instead.
@@ -75,10 +74,10 @@ pub(super) struct Slot {
 
 /// What an owner has in one keyspace.
 #[derive(Debug)]
-struct Held {
+pub(super) struct Held {
     space: Arc<Space>,
-    room: RoomId,
-    keys: Vec<Slice>,
+    pub(super) room: RoomId,
+    pub(super) keys: Vec<Slice>,
 }
 
 /// A request that could not be granted on the spot.
@@ -92,43 +91,19 @@ pub(super) struct Request {
     pub(super) mode: LockMode,
     /// Its owner holds something there already: it goes ahead of those who do not.
     pub(super) is_upgrade: bool,
-    is_queued: bool,
-    granted: Option<Before>,
-    waker: Option<Waker>,
+    pub(super) is_queued: bool,
+    pub(super) granted: Option<Before>,
+    pub(super) waker: Option<Waker>,
 }
 
 /// What a lock that was handed over, and that its owner does not know of yet, took the place of.
 #[derive(Clone, Copy, Debug)]
-struct Before(Option<LockMode>);
-
-/// The place of a request in every queue: smaller goes first.
-pub(super) type Place = (bool, (Age, u64));
-
-/// Through what somebody stands in the way.
-pub(super) enum Through<'a> {
-    Key(&'a Slice),
-    Span(Span<'a>),
-    Request(&'a Wanted),
-}
-
-impl Through<'_> {
-    fn to_interval(&self) -> Interval {
-        match self {
-            Through::Key(key) => Interval::point(key),
-            Through::Span(span) => span.to_interval(),
-            Through::Request(wanted) => wanted.to_interval(),
-        }
-    }
-}
+pub(super) struct Before(pub(super) Option<LockMode>);
 
 impl Slot {
     /// Its request, if it waits.
     pub(super) fn waits_for(&self) -> Option<&Request> {
         self.request.as_deref().filter(|request| request.granted.is_none())
-    }
-
-    pub(super) fn place(&self, request: &Request) -> Place {
-        (!request.is_upgrade, self.identity.rank())
     }
 }
 
@@ -142,13 +117,6 @@ impl Request {
                 _ => false,
             }
     }
-
-    /// Whether the two cannot both be granted.
-    fn conflicts(&self, other: &Request) -> bool {
-        self.room == other.room
-            && !self.mode.is_compatible_with(other.mode)
-            && self.wanted.overlaps(&other.wanted)
-    }
 }
 
 /// A copy of a key that is cheap to copy again.
@@ -156,11 +124,9 @@ fn hold_key(key: &[u8]) -> Slice {
     if key.len() <= INLINE_KEY_BYTES { Slice::copy(key) } else { Slice::share(key.into()) }
 }
 
-fn point_bytes(key: &[u8]) -> usize {
+pub(super) fn point_bytes(key: &[u8]) -> usize {
     POINT_BYTES + if key.len() <= INLINE_KEY_BYTES { 0 } else { key.len() }
 }
-
-// ---------------------------------------------------------------- asking
 
 impl Table {
     pub(super) fn lock(
@@ -460,341 +426,6 @@ impl Table {
     }
 }
 
-// ---------------------------------------------------------------- who stands in whose way
-
-impl Table {
-    /// Goes through what stands in the way of the request of `me`; the same owner may come twice. True
-    /// in `skipped` afterwards: a request ahead did not count because it waits for `me`.
-    pub(super) fn visit_blockers(
-        &self,
-        me: SlotId,
-        skipped: &mut bool,
-        mut visit: impl FnMut(SlotId, LockMode, Through<'_>) -> ControlFlow<()>,
-    ) -> ControlFlow<()> {
-        let mine = &self.slots[me as usize];
-        let Some(request) = mine.waits_for() else { return ControlFlow::Continue(()) };
-        let room = &self.rooms[request.room as usize];
-        let counts = |slot: SlotId, mode: LockMode| {
-            slot != me
-                && !mode.is_compatible_with(request.mode)
-                && self.slots[slot as usize].identity.is_live()
-        };
-        let span = request.wanted.span();
-        for stretch in &room.stretches {
-            if counts(stretch.slot, stretch.mode)
-                && let Some(span) = stretch.spans.overlapping(span)
-            {
-                visit(stretch.slot, stretch.mode, Through::Span(span))?;
-            }
-        }
-        let mut look_at_point = |key: &Slice, point: &Point| {
-            for grant in point.grants().filter(|grant| counts(grant.slot, grant.mode)) {
-                visit(grant.slot, grant.mode, Through::Key(key))?;
-            }
-            point
-                .waiting()
-                .iter()
-                .try_for_each(|&other| self.visit_if_ahead(me, request, other, skipped, &mut visit))
-        };
-        match &request.wanted {
-            Wanted::Key(key) => {
-                if let Some(point) = room.points.get(key) {
-                    look_at_point(key, point)?;
-                }
-            }
-            Wanted::Range(interval) => {
-                room.points_within(interval)
-                    .try_for_each(|(key, point)| look_at_point(key, point))?;
-            }
-        }
-        room.waiting_ranges
-            .iter()
-            .try_for_each(|&other| self.visit_if_ahead(me, request, other, skipped, &mut visit))
-    }
-
-    fn visit_if_ahead(
-        &self,
-        me: SlotId,
-        request: &Request,
-        other: SlotId,
-        skipped: &mut bool,
-        visit: &mut impl FnMut(SlotId, LockMode, Through<'_>) -> ControlFlow<()>,
-    ) -> ControlFlow<()> {
-        let (mine, theirs) = (&self.slots[me as usize], &self.slots[other as usize]);
-        if other == me || !theirs.identity.is_live() {
-            return ControlFlow::Continue(());
-        }
-        let Some(ahead) = theirs.waits_for() else { return ControlFlow::Continue(()) };
-        if theirs.place(ahead) >= mine.place(request) || !ahead.conflicts(request) {
-            return ControlFlow::Continue(());
-        }
-        let conflicts = |mode: LockMode| !mode.is_compatible_with(ahead.mode);
-        if self.rooms[request.room as usize].holds_any(me, &ahead.wanted, conflicts) {
-            *skipped = true;
-            return ControlFlow::Continue(());
-        }
-        visit(other, ahead.mode, Through::Request(&ahead.wanted))
-    }
-
-    fn is_blocked(&self, me: SlotId) -> bool {
-        self.visit_blockers(me, &mut false, |_, _, _| ControlFlow::Break(())).is_break()
-    }
-
-    /// Who stands in the way of the request of `me`, youngest first; none if it does not wait.
-    pub(super) fn blockers(&self, me: SlotId) -> Vec<SlotId> {
-        self.blockers_and_skips(me).0
-    }
-
-    pub(super) fn blockers_and_skips(&self, me: SlotId) -> (Vec<SlotId>, bool) {
-        let (mut blockers, mut skipped) = (Vec::new(), false);
-        let _ = self.visit_blockers(me, &mut skipped, |at, _, _| {
-            blockers.push(at);
-            ControlFlow::Continue(())
-        });
-        blockers.sort_by_key(|at| std::cmp::Reverse(self.slots[*at as usize].identity.rank()));
-        blockers.dedup();
-        (blockers, skipped)
-    }
-
-    /// What stands in the way of the request of `me`, one lock of each owner, oldest first.
-    fn holders(&self, me: SlotId) -> Vec<Holder> {
-        let mut holders: Vec<(SlotId, Holder)> = Vec::new();
-        let Some(request) = self.slots[me as usize].waits_for() else { return Vec::new() };
-        let space = self.rooms[request.room as usize].space;
-        let _ = self.visit_blockers(me, &mut false, |at, mode, through| {
-            if holders.last().is_none_or(|(last, _)| *last != at) {
-                let age = self.slots[at as usize].identity.age;
-                holders.push((at, Holder { age, mode, space, what: through.to_interval() }));
-            }
-            ControlFlow::Continue(())
-        });
-        holders.sort_by_key(|(at, _)| self.slots[*at as usize].identity.rank());
-        holders.dedup_by_key(|(at, _)| *at);
-        holders.into_iter().map(|(_, holder)| holder).collect()
-    }
-
-    /// Through what `other` stands in the way of `me`.
-    pub(super) fn link(&self, me: SlotId, other: SlotId) -> Option<Holder> {
-        let request = self.slots[me as usize].waits_for()?;
-        let space = self.rooms[request.room as usize].space;
-        let mut found = None;
-        let _ = self.visit_blockers(me, &mut false, |at, mode, through| {
-            if at != other {
-                return ControlFlow::Continue(());
-            }
-            let age = self.slots[at as usize].identity.age;
-            found = Some(Holder { age, mode, space, what: through.to_interval() });
-            ControlFlow::Break(())
-        });
-        found
-    }
-}
-
-// ---------------------------------------------------------------- queues and hand-over
-
-impl Table {
-    fn enqueue(&mut self, me: SlotId) {
-        let Some(request) = &mut self.slots[me as usize].request else { return };
-        if std::mem::replace(&mut request.is_queued, true) {
-            return;
-        }
-        let room = &mut self.rooms[request.room as usize];
-        room.waiting += 1;
-        self.stats.waiting += 1;
-        match &request.wanted {
-            Wanted::Key(key) => {
-                room.points.entry(key.clone()).or_default().waiting_mut().push(me);
-            }
-            Wanted::Range(_) => room.waiting_ranges.push(me),
-        }
-    }
-
-    fn dequeue(&mut self, me: SlotId) {
-        let Some(request) = &mut self.slots[me as usize].request else { return };
-        if !std::mem::take(&mut request.is_queued) {
-            return;
-        }
-        let room = &mut self.rooms[request.room as usize];
-        room.waiting -= 1;
-        self.stats.waiting -= 1;
-        match &request.wanted {
-            Wanted::Key(key) => {
-                if let Some(point) = room.points.get_mut(key) {
-                    point.waiting_mut().retain(|at| *at != me);
-                    if point.is_idle() {
-                        room.points.remove(key);
-                    }
-                }
-            }
-            Wanted::Range(_) => room.waiting_ranges.retain(|at| *at != me),
-        }
-    }
-
-    /// The lock that `me` waits for is its own from now on, to be taken or given back.
-    fn grant(&mut self, me: SlotId) {
-        // The point must not go meanwhile: the lock first, then the queue.
-        let slot = &mut self.slots[me as usize];
-        let Some(request) = &mut slot.request else { return };
-        let room_id = request.room;
-        let room = &mut self.rooms[room_id as usize];
-        self.stats.held += 1;
-        match &request.wanted {
-            Wanted::Key(key) => {
-                let before = room.points.entry(key.clone()).or_default().set(me, request.mode);
-                request.granted = Some(Before(before));
-                if before.is_some() {
-                    self.stats.held -= 1;
-                } else {
-                    slot.identity.account(1, point_bytes(key) as isize);
-                    let held = slot.held.iter_mut().find(|held| held.room == room_id);
-                    if let Some(held) = held {
-                        held.keys.push(key.clone());
-                    }
-                }
-            }
-            Wanted::Range(interval) => {
-                let mut spans = Spans::default();
-                spans.add(Span::of(interval));
-                slot.identity.account(1, spans.bytes() as isize);
-                request.granted = Some(Before(None));
-                room.stretches.push(Stretch {
-                    slot: me,
-                    mode: request.mode,
-                    is_untaken: true,
-                    spans,
-                });
-            }
-        }
-        self.dequeue(me);
-    }
-
-    /// The owner learns that its request was granted.
-    fn take_over(&mut self, me: SlotId, effects: &mut Effects) {
-        let Some(request) = self.slots[me as usize].request.take() else { return };
-        if let Wanted::Range(interval) = &request.wanted {
-            self.take_untaken(me, request.room);
-            let held = &self.slots[me as usize].held;
-            if let Some(at) = held.iter().position(|held| held.room == request.room) {
-                self.add_stretch(me, at, interval, request.mode);
-            }
-        }
-        effects.drop_later(request.waker);
-    }
-
-    /// Takes out the interval that was handed over.
-    fn take_untaken(&mut self, me: SlotId, room: RoomId) {
-        let stretches = &mut self.rooms[room as usize].stretches;
-        if let Some(at) = stretches.iter().position(|s| s.slot == me && s.is_untaken) {
-            let stretch = stretches.swap_remove(at);
-            self.stats.held -= 1;
-            self.slots[me as usize].identity.account(-1, -(stretch.spans.bytes() as isize));
-        }
-    }
-
-    /// Grants whatever nothing stands in the way of any more among those who wait there, first in the
-    /// queue first.
-    fn promote_at(&mut self, room: RoomId, wanted: &Wanted, effects: &mut Effects) {
-        let place = &self.rooms[room as usize];
-        if place.waiting == 0 {
-            return;
-        }
-        let mut candidates: Vec<SlotId> = match wanted {
-            Wanted::Key(key) => {
-                place.points.get(key).map_or(Vec::new(), |point| point.waiting().to_vec())
-            }
-            Wanted::Range(interval) => {
-                let points = place.points_within(interval);
-                points.flat_map(|(_, point)| point.waiting()).copied().collect()
-            }
-        };
-        candidates.extend(place.waiting_ranges.iter().filter(|&&at| {
-            let request = self.slots[at as usize].waits_for();
-            request.is_some_and(|request| request.wanted.overlaps(wanted))
-        }));
-        candidates.sort_by_key(|&at| {
-            let slot = &self.slots[at as usize];
-            slot.waits_for().map(|request| slot.place(request))
-        });
-        for at in candidates {
-            if self.slots[at as usize].waits_for().is_some() && !self.is_blocked(at) {
-                self.grant(at);
-                if let Some(request) = &mut self.slots[at as usize].request {
-                    effects.wake(request.waker.take());
-                }
-            }
-        }
-    }
-
-    /// Takes the request of `me` back, and what it was handed.
-    fn withdraw(&mut self, me: SlotId, effects: &mut Effects) {
-        let Some(room) = self.slots[me as usize].request.as_ref().map(|request| request.room)
-        else {
-            return;
-        };
-        self.withdraw_request(me, effects);
-        let held = &self.slots[me as usize].held;
-        if let Some(at) = held.iter().position(|held| held.room == room) {
-            self.leave_if_idle(me, at, effects);
-        }
-    }
-
-    fn withdraw_request(&mut self, me: SlotId, effects: &mut Effects) {
-        self.dequeue(me);
-        let Some(request) = self.slots[me as usize].request.take() else { return };
-        match (&request.granted, &request.wanted) {
-            (None, _) => {}
-            (Some(Before(before)), Wanted::Key(key)) => self.set_back(me, &request, key, *before),
-            (Some(_), Wanted::Range(_)) => self.take_untaken(me, request.room),
-        }
-        self.promote_at(request.room, &request.wanted, effects);
-        effects.drop_later(request.waker);
-    }
-
-    /// Holds a key as it did before it was handed a stronger lock.
-    fn set_back(&mut self, me: SlotId, request: &Request, key: &Slice, before: Option<LockMode>) {
-        let points = &mut self.rooms[request.room as usize].points;
-        let Some(point) = points.get_mut(key) else { return };
-        if let Some(mode) = before {
-            point.set(me, mode);
-            return;
-        }
-        point.clear(me);
-        if point.is_idle() {
-            points.remove(key);
-        }
-        self.stats.held -= 1;
-        let slot = &mut self.slots[me as usize];
-        slot.identity.account(-1, -(point_bytes(key) as isize));
-        if let Some(held) = slot.held.iter_mut().find(|held| held.room == request.room) {
-            let last = held.keys.pop();
-            debug_assert_eq!(last.as_ref(), Some(key), "nothing is locked over a lock not taken");
-        }
-    }
-
-    pub(super) fn cancel(
-        &mut self,
-        identity: &Identity,
-        timed_out: bool,
-        effects: &mut Effects,
-    ) -> Vec<Holder> {
-        let me = identity.slot();
-        if me == NO_SLOT || self.slots[me as usize].request.is_none() {
-            return Vec::new();
-        }
-        let holders = self.holders(me);
-        self.stats.timeouts += u64::from(timed_out);
-        self.withdraw(me, effects);
-        holders
-    }
-
-    pub(super) fn standing_in_the_way_of(&self, identity: &Identity) -> Vec<Holder> {
-        let me = identity.slot();
-        if me == NO_SLOT { Vec::new() } else { self.holders(me) }
-    }
-}
-
-// ---------------------------------------------------------------- coming, holding and going
-
 impl Table {
     fn enter(&mut self, identity: &Arc<Identity>) -> SlotId {
         let slot = identity.slot();
@@ -862,7 +493,13 @@ impl Table {
         self.stats.held += 1;
     }
 
-    fn add_stretch(&mut self, me: SlotId, at: usize, interval: &Interval, mode: LockMode) {
+    pub(super) fn add_stretch(
+        &mut self,
+        me: SlotId,
+        at: usize,
+        interval: &Interval,
+        mode: LockMode,
+    ) {
         let slot = &self.slots[me as usize];
         let stretches = &mut self.rooms[slot.held[at].room as usize].stretches;
         let own = stretches.iter().position(|s| s.slot == me && s.mode == mode && !s.is_untaken);
@@ -986,7 +623,7 @@ impl Table {
         }
     }
 
-    fn leave_if_idle(&mut self, me: SlotId, at: usize, effects: &mut Effects) {
+    pub(super) fn leave_if_idle(&mut self, me: SlotId, at: usize, effects: &mut Effects) {
         let slot = &mut self.slots[me as usize];
         let held = &slot.held[at];
         let stretches = &self.rooms[held.room as usize].stretches;
@@ -1019,8 +656,6 @@ impl Table {
 fn held_key(slots: &mut [Slot], me: SlotId) -> Option<Slice> {
     slots[me as usize].held.last_mut()?.keys.pop()
 }
-
-// ---------------------------------------------------------------- looking
 
 impl Table {
     pub(super) fn stats(&self) -> LockStats {

@@ -240,6 +240,25 @@ fn merges_go_together_and_with_nobody_else() {
 }
 
 #[test]
+fn a_long_queue_is_served_from_its_head() {
+    // A search that followed every pair of the queue would take minutes.
+    let table = Arc::new(LockTable::new());
+    let space = space(1);
+    let lock =
+        |owner: &LockOwner| owner.lock(&space, LockTarget::Key(b"k"), LockMode::Exclusive, None);
+    let policy = DeadlockPolicy::Detect(Victim::Youngest);
+    let owners: Vec<_> = (0..3000).map(|_| table.owner(table.next_age(), policy)).collect();
+    for (place, owner) in owners.iter().enumerate() {
+        let expected = if place == 0 { LockStep::Granted } else { LockStep::Waiting };
+        assert_eq!(lock(owner), expected);
+    }
+    assert_eq!(table.stats().waiting, 2999);
+    for owner in owners {
+        assert_eq!(lock(&owner), LockStep::Granted);
+    }
+}
+
+#[test]
 fn absent_keys_and_open_ends_are_locked_like_any_other() {
     run("a is 1 no-wait
          b is 2 no-wait
