@@ -92,6 +92,42 @@ for protocol in (2, 3):
         one.execute_command("COMMIT")
         raise AssertionError("a conflict must be shown")
     except redis.ResponseError as error:
-        assert str(error).startswith("CONFLICT"), error
+        assert str(error).startswith("CONFLICT retry=now age="), error
+
+# What a library does with BEGIN: again with the age that the error gives, until it is done.
+r = redis.Redis(port=port, decode_responses=True)
+r.mset({"left": 100, "right": 100})
+
+
+def transfer(client, terms):
+    age = ""
+    while True:
+        pipe = client.pipeline(transaction=False)
+        for command in (f"BEGIN {terms}{age}", "DECR left", "INCR right", "COMMIT"):
+            pipe.execute_command(*command.split())
+        last = pipe.execute(raise_on_error=False)[-1]
+        if not isinstance(last, redis.ResponseError):
+            return
+        words = dict(word.split("=", 1) for word in str(last).split() if "=" in word)
+        assert words["retry"] in ("now", "locks"), last
+        age = f" AGE {words['age']}"
+
+
+def work(terms):
+    client = redis.Redis(port=port, decode_responses=True, single_connection_client=True)
+    for _ in range(20):
+        transfer(client, terms)
+
+
+threads = [
+    threading.Thread(target=work, args=(terms,))
+    for terms in ("CONCURRENCY OPTIMISTIC", "CONCURRENCY LOCKING", "DEADLOCK NO-WAIT", "CONCURRENCY AUTO")
+]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert r.mget("left", "right") == ["20", "180"], r.mget("left", "right")
+assert r.execute_command("CLIENT WAITING") in ([], {})
 
 print("ok")

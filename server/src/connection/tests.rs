@@ -6,7 +6,10 @@ use crate::terms::Defaults;
 use crate::waits::{LockWait, Wakeups};
 use isolith::storage::Reach;
 use isolith::storage::faulty::{DiskKind, Fault, FaultyStorage, Operation};
-use isolith::{Builder, Database, Durability};
+use isolith::{
+    Builder, Concurrency, Database, DeadlockPolicy, Durability, RangeLock, Transaction,
+    TransactionOptions,
+};
 use proptest::prelude::*;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -355,5 +358,104 @@ proptest! {
         prop_assert_eq!(&expected, &answers(&[&text], false));
         prop_assert_eq!(&expected, &answers(&pieces, false));
         prop_assert_eq!(&expected, &answers(&pieces, true));
+    }
+}
+
+/// A transaction of somebody else, acknowledged at once.
+fn other(shared: &Shared, concurrency: Concurrency) -> Transaction {
+    let durability = Some(Durability::Buffered);
+    let options = TransactionOptions { concurrency, durability, ..TransactionOptions::default() };
+    shared.database.begin_with(options).expect("a transaction")
+}
+
+#[test]
+fn a_transaction_that_conflicts_too_often_takes_locks_and_waits_for_them() {
+    let mut bench = Bench::new();
+    let Bench { shared, connection, .. } = &mut bench;
+    let keyspace = shared.keyspace(0);
+    let this = Try { shared, core: 0, patient: true };
+    let (mut runs, mut ages) = (0, Vec::new());
+    let mut out = Vec::new();
+    let mut run = |session: &mut Session| {
+        session.transact(this, &mut Reply::new(&mut out, false), |_, txn, reply| {
+            txn.get(keyspace, "k")?;
+            runs += 1;
+            if runs > 1 {
+                ages.push(txn.age());
+            }
+            if txn.concurrency() == Concurrency::Optimistic {
+                let mut rival = other(shared, Concurrency::Optimistic);
+                rival.put(keyspace, "k", "other")?;
+                rival.commit()?;
+            }
+            txn.put(keyspace, "k", "mine")?;
+            reply.ok();
+            Ok(true)
+        })
+    };
+    assert!(matches!(run(&mut connection.session), Flow::Later(Later::Contention)));
+    // Somebody younger holds it, and is about to commit: that is waited for.
+    let mut holder = other(shared, Concurrency::Optimistic);
+    holder.lock_range(keyspace, "k"..="k", RangeLock::Exclusive).expect("nobody has it");
+    holder.put(keyspace, "k", "held").expect("fits");
+    let flow = run(&mut connection.session);
+    // By wound-wait an older one does not wait for a younger one: it has taken its lock.
+    assert!(matches!(flow, Flow::Gate(_)));
+    assert!(holder.commit().is_err());
+    assert_eq!((runs, out.as_slice()), (17, &b"+OK\r\n"[..]));
+    assert!(ages.windows(2).all(|pair| pair[0] == pair[1]), "one age for all runs: {ages:?}");
+    let value = keyspace.get("k").expect("a read");
+    assert_ne!(value.as_deref(), Some(&b"held"[..]));
+}
+
+#[test]
+fn a_parked_command_goes_on_where_it_was_when_it_is_woken() {
+    let mut bench = Bench::new();
+    let keyspace = bench.shared.keyspace(0).clone();
+    let mut holder = other(&bench.shared, Concurrency::Locking(DeadlockPolicy::WoundWait));
+    holder.put(&keyspace, "k", "1").expect("nobody has it");
+    bench.receive("SET k 2\nINCR k\nPING\n");
+    assert!(bench.connection.waits_for_lock() && !bench.connection.tries_soon());
+    assert!(bench.connection.wants_to_receive(), "so that its end is noticed");
+    assert!(bench.connection.alarm().is_some());
+    let age = holder.age().bits();
+    assert_eq!(bench.connection.session.client.waiting(), Some(vec![age]));
+    // More comes in, and waits. Being looked at without need changes nothing.
+    bench.receive("ECHO more\n");
+    bench.work(|connection, work| connection.go_on(work));
+    assert_eq!(bench.sent(), "");
+    assert_eq!(bench.shared.database.stats().locks.waiting, 1);
+    drop(holder);
+    // The waker has taken note before anybody runs.
+    assert_eq!(bench.connection.session.client.waiting(), None);
+    bench.work(|connection, work| connection.go_on(work));
+    bench.shared.database.sync().expect("a sync");
+    assert_eq!(bench.sent(), "+OK\n:3\n+PONG\n$4\nmore\n");
+    assert_eq!(bench.connection.alarm(), None);
+    let locks = bench.shared.database.stats().locks;
+    assert_eq!((locks.held, locks.waiting), (0, 0));
+}
+
+#[test]
+fn a_transaction_of_who_is_gone_is_not_waited_for() {
+    for commands in
+        ["BEGIN CONCURRENCY LOCKING\nSET a 1\nSET k 2\n", "BEGIN\nSET a 1\nSET k 2\nCOMMIT\n"]
+    {
+        let mut bench = Bench::new();
+        let keyspace = bench.shared.keyspace(0).clone();
+        let mut holder = other(&bench.shared, Concurrency::Locking(DeadlockPolicy::WoundWait));
+        holder.put(&keyspace, "k", "1").expect("nobody has it");
+        bench.receive(commands);
+        assert!(bench.connection.waits_for_lock());
+        assert!(!bench.connection.is_over());
+        bench.sent();
+        bench.connection.ended();
+        // A COMMIT has come in: it is carried out. Without one there is nothing to wait for.
+        let committing = commands.contains("COMMIT");
+        assert_eq!(bench.connection.is_over(), !committing, "{commands}");
+        bench.connection.close_soon();
+        let locks = bench.shared.database.stats().locks;
+        assert_eq!((locks.held, locks.waiting), (1, 0), "{commands}");
+        assert!(bench.connection.is_over());
     }
 }
