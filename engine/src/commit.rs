@@ -68,11 +68,12 @@ impl Commit {
         self.record.lock().take().map(|(record, _)| record)
     }
 
-    /// Takes room in the log again, for the record that was kept.
-    pub(crate) fn reserve_again(&self, core: &Core, record: Option<Record>) -> Result<()> {
-        if let Some(record) = record {
-            let credit = core.room(record.len(), Some(core.stall_timeout()))?;
-            *self.record.lock() = credit.map(|credit| (record, credit));
+    /// Takes room in the log again, for the record that was kept, and takes the record with it. If
+    /// there is none, the record stays.
+    pub(crate) fn reserve_again(&self, core: &Core, record: &mut Option<Record>) -> Result<()> {
+        if let Some(bytes) = record.as_ref().map(Record::len) {
+            let credit = core.room(bytes, Some(core.stall_timeout()))?;
+            *self.record.lock() = record.take().zip(credit);
         }
         Ok(())
     }

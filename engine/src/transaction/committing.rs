@@ -36,24 +36,33 @@ enum Prepared {
     Commit(Arc<Open>, Queued),
 }
 
+/// Why there is no request; with the transaction, as it was, if it only lacked room.
+struct Unprepared {
+    error: Error,
+    transaction: Option<Box<Transaction>>,
+}
+
+impl From<Error> for Unprepared {
+    fn from(error: Error) -> Self {
+        Self { error, transaction: None }
+    }
+}
+
 impl Transaction {
     /// Makes the request: record, nodes, versions, room in the log.
-    fn prepare(self, steps: bool, waker: Option<Waker>) -> Result<Prepared> {
+    fn prepare(self: Box<Self>, steps: bool, waker: Option<Waker>) -> Result<Prepared, Unprepared> {
         self.check()?;
         self.check_size()?;
         let locks_reads = self.locks_reads();
-        let open = self.open;
-        let slot = self.slot.into_inner();
-        let read = slot.as_ref().map_or(Lsn::ZERO, SnapshotSlot::timestamp);
-        let (locks, age, policy, mut patience) = self.locking.into_parts();
+        let open = Arc::clone(&self.open);
         if self.writes.is_empty() {
-            if let Some(locks) = locks {
+            if let (Some(locks), ..) = self.locking.into_parts() {
                 if !locks.begin_commit() {
-                    return Err(open.wounded(&locks));
+                    return Err(open.wounded(&locks).into());
                 }
                 // Nothing else keeps a keyspace that was read under locks from being dropped.
                 if let Some(dropped) = self.reads.borrow().dropped().filter(|_| locks_reads) {
-                    return Err(open.dropped(dropped));
+                    return Err(open.dropped(dropped).into());
                 }
                 locks.release();
             }
@@ -62,7 +71,7 @@ impl Transaction {
             return Ok(Prepared::Nothing(pending));
         }
         open.check_writable()?;
-        if let Some(slot) = &slot {
+        if let Some(slot) = &*self.slot.borrow() {
             open.keep(slot)?;
         }
         let deletes_only = self
@@ -82,8 +91,17 @@ impl Transaction {
                 encode(&mut bytes, overlay.space.id, key, write);
             }
         }
-        // Room in the log first: it may be refused, and then nothing else was touched.
-        let record = open.reserve(bytes, Some(open.stall_timeout()))?;
+        // Room in the log first: it may be refused, and then nothing was touched.
+        let record = match open.reserve(bytes, Some(open.stall_timeout())) {
+            Ok(record) => record,
+            Err(error) => {
+                let transaction = matches!(error, Error::Stalled { .. }).then_some(self);
+                return Err(Unprepared { error, transaction });
+            }
+        };
+        let slot = self.slot.into_inner();
+        let read = slot.as_ref().map_or(Lsn::ZERO, SnapshotSlot::timestamp);
+        let (locks, age, policy, mut patience) = self.locking.into_parts();
         for overlay in self.writes.into_overlays() {
             let space = Arc::clone(&overlay.space);
             let mut prepared = space.memtable.prepare(overlay.entries().len());
@@ -216,8 +234,10 @@ impl Queued {
                     }
                     Err(error) => return Err(error),
                 }
-                let record = self.locking.take().flatten();
-                self.commit.reserve_again(core, record)?;
+                if let Some(record) = &mut self.locking {
+                    self.commit.reserve_again(core, record)?;
+                }
+                self.locking = None;
                 self.submit(core)?;
             }
             let request = &self.commit.request;
@@ -444,7 +464,8 @@ impl CommitSteps {
         }
     }
 
-    /// Goes on until the commit is decided and visible.
+    /// Goes on until the commit is decided and visible. After [`Error::Stalled`] for want of room in the
+    /// log it may be called again: then it tries anew. Dropped instead, it is rolled back.
     pub fn decide_step(&mut self) -> Step<Pending, Error> {
         let (open, mut queued) = match std::mem::replace(&mut self.stage, Stage::Over) {
             Stage::Active(transaction) => {
@@ -454,7 +475,12 @@ impl CommitSteps {
                         Ok(()) => (open, queued),
                         Err(error) => return Step::Aborted(error),
                     },
-                    Err(error) => return Step::Aborted(error),
+                    Err(Unprepared { error, transaction }) => {
+                        if let Some(transaction) = transaction {
+                            self.stage = Stage::Active(transaction);
+                        }
+                        return Step::Aborted(error);
+                    }
                 }
             }
             Stage::Queued(open, queued) => (open, queued),
@@ -471,7 +497,12 @@ impl CommitSteps {
                 self.stage = Stage::Queued(open, queued);
                 Step::Blocked(by)
             }
-            Ok(Step::Aborted(error)) | Err(error) => Step::Aborted(error),
+            Ok(Step::Aborted(error)) | Err(error) => {
+                if queued.locking.is_some() && matches!(error, Error::Stalled { .. }) {
+                    self.stage = Stage::Queued(open, queued);
+                }
+                Step::Aborted(error)
+            }
         }
     }
 }

@@ -234,6 +234,31 @@ fn full_disk_parks_the_command_until_there_is_room() {
 }
 
 #[test]
+fn a_commit_that_finds_no_room_is_parked_and_not_lost() {
+    let mut bench = Bench::new();
+    bench.disk.set_space(Some(0));
+    let value = "v".repeat(16 << 10);
+    let mut written = 0;
+    while !bench.connection.tries_soon() {
+        bench.receive(&format!("BEGIN\nGET k\nSET k{written} {value}\nCOMMIT\n"));
+        written += 1;
+        assert!(written < 1000, "the disk is full at some time");
+        let _ = bench.shared.database.sync();
+        bench.sent();
+    }
+    bench.receive("PING\n");
+    bench.disk.set_space(None);
+    let limit = Instant::now() + Duration::from_secs(30);
+    while bench.connection.tries_soon() && Instant::now() < limit {
+        bench.work(|connection, work| connection.go_on(work));
+    }
+    bench.shared.database.sync().expect("a sync");
+    assert_eq!(bench.sent(), "+OK\n+PONG\n");
+    bench.receive("DBSIZE\n");
+    assert_eq!(bench.sent(), format!(":{written}\n"));
+}
+
+#[test]
 fn commands_stop_while_too_many_replies_wait() {
     let mut bench = Bench::new();
     // MULTI keeps them from becoming one batch.
