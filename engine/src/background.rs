@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use isolith_index::{Direction, Kind, NoOperators, Slice, Value, pin};
+use isolith_index::{Direction, Kind, Slice, Value, pin};
 use isolith_txn::{Isolation, ReadSet, Request, Space, SpaceId, SpaceWrites, Watermarks};
 use isolith_wal::{Durability, Preparation};
 
@@ -19,6 +19,7 @@ use crate::commit::Commit;
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::history::Kept;
+use crate::merge::{self, Calm};
 use crate::record;
 use crate::transaction::Queued;
 
@@ -133,8 +134,7 @@ impl Sweeps {
         let guard = pin();
         space.memtable.scan((lower, Bound::Unbounded), Direction::Forward, &guard, |node| {
             if space.may_expire()
-                && let Some(version) = node.lookup(read).put()
-                && !version.live_at(now)
+                && merge::expires_at(node.lookup(read).found).is_some_and(|at| at <= now)
             {
                 expired.push(Slice::from(node.key()));
             }
@@ -148,7 +148,8 @@ impl Sweeps {
         let upper = last.as_deref().map_or(Bound::Unbounded, Bound::Included);
         // In debt only what has expired is looked for; the chains wait for the next pass.
         if self.debt == 0 {
-            let pruned = space.memtable.prune_range((lower, upper), &view, &NoOperators, &guard);
+            let pruned =
+                space.memtable.prune_range((lower, upper), &view, &Calm(core.operators()), &guard);
             core.count_pruned(pruned.bytes);
             self.debt = pruned.kept_versions.saturating_sub(SWEEP_VERSIONS);
             let oldest = view.needed.first().copied().filter(|&oldest| oldest < read);
@@ -179,7 +180,7 @@ fn delete_expired(core: &Core, space: &Arc<Space>, keys: &[Slice]) -> Result<()>
     for key in keys {
         let guard = pin();
         let found = space.memtable.lookup(key, slot.timestamp(), &guard);
-        if found.put().is_some_and(|version| !version.live_at(now)) {
+        if merge::expires_at(found.found).is_some_and(|at| at <= now) {
             reads.point(space, key);
             record::delete(&mut bytes, space.id, key);
             doomed.push(key);

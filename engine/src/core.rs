@@ -12,7 +12,7 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use isolith_index::{Memtable, NoOperators, PruneView, Value, pin};
+use isolith_index::{Memtable, PruneView, Value, pin};
 use isolith_txn::{
     Expired, Heat, Holder, LockOwner, LockTable, Reader, Refusal, Request, SnapshotRegistry,
     SnapshotSlot, Space, SpaceId, SpaceWrites, Unreadable, Watermarks, Write,
@@ -27,6 +27,7 @@ use crate::background::Background;
 use crate::commit::{Commit, Pipeline};
 use crate::error::{Error, LockHolder, Result, StallReason};
 use crate::history::History;
+use crate::merge::{Calm, Operators};
 use crate::options::{Builder, CommitMode, TransactionOptions};
 use crate::pending::CommitInfo;
 use crate::stats::{OldestSnapshot, Stats};
@@ -117,6 +118,8 @@ pub(crate) struct Core {
     seed: u64,
     system: Arc<Space>,
     catalog: RwLock<Catalog>,
+    /// Those that the log names included, registered or not.
+    operators: Operators,
     /// Held while a keyspace is created or dropped. Taken before `catalog`.
     definition: Mutex<()>,
     memory_bytes_max: usize,
@@ -169,6 +172,7 @@ pub(crate) struct Recovered {
     pub(crate) first_new: Lsn,
     pub(crate) system: Arc<Space>,
     pub(crate) catalog: Catalog,
+    pub(crate) operators: Operators,
     pub(crate) seed: u64,
 }
 
@@ -215,6 +219,7 @@ impl Core {
             seed: recovered.seed,
             system: recovered.system,
             catalog: RwLock::new(recovered.catalog),
+            operators: recovered.operators,
             definition: Mutex::new(()),
             memory_bytes_max: options.memory_bytes,
             memory_used: AtomicUsize::new(0),
@@ -507,15 +512,14 @@ impl Core {
     ) -> Result<Lsn> {
         self.check_open()?;
         self.check_writable()?;
-        let value_bytes = if let Write::Put { value, .. } = &write { value.len() } else { 0 };
-        let bytes = key.len() + value_bytes + 64;
+        let bytes = key.len() + write.bytes() + 64;
         if bytes > self.transaction_bytes_max && space.id != SYSTEM_SPACE {
             let bytes_max = self.transaction_bytes_max;
             return Err(Error::TransactionTooLarge { bytes, bytes_max });
         }
         self.admit(bytes, matches!(write, Write::Delete))?;
         let mut record = Vec::with_capacity(bytes);
-        encode(&mut record, space.id, key, &write);
+        encode(&mut record, space.id, key, &write, &self.operators);
         // Room in the log first: it may be refused, and then nothing else was touched.
         let record = self.reserve(record, Some(self.stall_timeout))?;
         let mut prepared = space.memtable.prepare(1);
@@ -531,13 +535,10 @@ impl Core {
     /// a few commits have come together and are pruned then, by one fresh view: a version that was
     /// just overwritten can only go once *visible* and S have passed its successor. Where history is
     /// retained nothing that was just overwritten can go, and long chains would be walked for
-    /// nothing: the upkeep's sweep prunes alone, but for range deletes, which have to be folded.
+    /// nothing: the upkeep's sweep prunes alone, but for range deletes and merges, which have to be folded.
     pub(crate) fn after_commit(&self, commit: &Commit) {
-        let deletes_range = |w: &SpaceWrites| w.prepared.ranges().next().is_some();
-        if self.history.is_retained()
-            && self.attended
-            && !commit.request.writes.iter().any(deletes_range)
-        {
+        let folds = |w: &SpaceWrites| w.merges() || w.prepared.ranges().next().is_some();
+        if self.history.is_retained() && self.attended && !commit.request.writes.iter().any(folds) {
             return;
         }
         // Held by another thread: the upkeep's sweep comes by these chains, too.
@@ -556,10 +557,12 @@ impl Core {
     fn prune(&self, commits: &[Arc<[SpaceWrites]>]) {
         let view = self.prune_view();
         let guard = pin();
+        let operators = Calm(&self.operators);
         let writes = commits.iter().flat_map(|writes| writes.iter());
-        self.count_pruned(
-            writes.map(|w| w.prepared.prune(&view, &NoOperators, &guard).bytes).sum(),
-        );
+        if self.history.is_retained() && self.attended {
+            return writes.for_each(|w| w.prepared.fold(&view, &operators, &guard));
+        }
+        self.count_pruned(writes.map(|w| w.prepared.prune(&view, &operators, &guard).bytes).sum());
     }
 
     /// Lets go of dropped keyspaces, as far as nobody uses them: neither pruning nor validation needs
@@ -591,7 +594,7 @@ impl Core {
         let mut kept = 0;
         for (_, space) in spaces {
             let all = (Bound::Unbounded, Bound::Unbounded);
-            let freed = space.memtable.prune_range(all, &view, &NoOperators, &pin());
+            let freed = space.memtable.prune_range(all, &view, &Calm(&self.operators), &pin());
             self.count_pruned(freed.bytes);
             kept += freed.kept_versions;
         }
@@ -601,6 +604,10 @@ impl Core {
             pin().flush();
         }
         true
+    }
+
+    pub(crate) fn operators(&self) -> &Operators {
+        &self.operators
     }
 
     /// What pruning must keep, as of now.

@@ -117,7 +117,7 @@ impl Database {
     /// A database that lives in memory alone, with the default options.
     pub fn in_memory() -> Database {
         let builder = Builder::in_memory();
-        let recovered = crate::recovery::in_memory();
+        let recovered = crate::recovery::in_memory(&builder);
         Self::start(&builder, recovered)
     }
 

@@ -7,7 +7,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
-use isolith_index::Slice;
+use isolith_index::{MergeError, Slice};
 use isolith_txn::{Age, ConflictKind, Interval, LockMode};
 use isolith_wal::Lsn;
 
@@ -122,6 +122,23 @@ pub enum Error {
         timestamp: Lsn,
         /// The last acknowledged commit.
         acknowledged: Lsn,
+    },
+    /// An operator refuses an operand, or cannot merge into the value that a key has. Reads of the
+    /// key fail until it is put or deleted.
+    Merge {
+        /// The keyspace.
+        keyspace: String,
+        /// The key.
+        key: Slice,
+        /// The operator's name.
+        operator: String,
+        /// What it said.
+        why: MergeError,
+    },
+    /// No operator of this name is registered.
+    UnknownOperator {
+        /// The name.
+        name: String,
     },
     /// The database was closed.
     Closed,
@@ -353,6 +370,16 @@ impl fmt::Display for Error {
                 f,
                 "timestamp {timestamp} cannot be read yet: the last acknowledged commit is {acknowledged}"
             ),
+            Error::Merge { keyspace, key, operator, why } => {
+                let key = key.escape_ascii();
+                write!(f, "'{operator}' does not merge into key '{key}' in '{keyspace}': {why}")
+            }
+            Error::UnknownOperator { name } => {
+                write!(
+                    f,
+                    "the merge operator '{name}' is not registered: open the database with it"
+                )
+            }
             Error::Closed => write!(f, "the database is closed"),
             Error::Forked => {
                 write!(
@@ -370,6 +397,7 @@ impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
             Error::Aborted(error) => Some(&**error),
+            Error::Merge { why, .. } => Some(why),
             Error::Open(error) => Some(error),
             _ => None,
         }
@@ -430,6 +458,13 @@ pub enum OpenError {
         /// What is wrong there.
         what: String,
     },
+    /// A merge operator is registered under a name that it cannot have.
+    InvalidOperator {
+        /// The name.
+        name: String,
+        /// What is wrong with it.
+        what: String,
+    },
     /// The operating system refused.
     Io {
         /// What was attempted.
@@ -454,6 +489,9 @@ impl fmt::Display for OpenError {
             ),
             OpenError::Corrupt { file, offset, what } => {
                 write!(f, "{file} is damaged at byte {offset}: {what}")
+            }
+            OpenError::InvalidOperator { name, what } => {
+                write!(f, "the merge operator '{name}': {what}")
             }
             OpenError::Io { what, source } => write!(f, "{what}: {source}"),
         }

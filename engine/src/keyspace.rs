@@ -6,12 +6,13 @@ use std::ops::{
 };
 use std::sync::Arc;
 
-use isolith_index::{Slice, VersionRef, pin};
+use isolith_index::{Found, Slice, Value, VersionRef, pin};
 use isolith_txn::{Interval, KeyBound, SnapshotSlot, Space, Watermarks, Write};
 use isolith_wal::Lsn;
 
 use crate::database::Open;
 use crate::error::{Error, Result};
+use crate::merge::Seen;
 use crate::options::{PutOptions, TransactionOptions, stored_expiry};
 use crate::scan::{Range, prefix_interval};
 use crate::snapshot::Snapshot;
@@ -148,7 +149,7 @@ impl Keyspace {
         key: &[u8],
         mark: fn(&Watermarks) -> Lsn,
         now: Option<u64>,
-        read: impl FnOnce(Option<VersionRef<'_>>) -> R,
+        read: impl FnOnce(Option<Seen<'_>>) -> R,
     ) -> Result<(R, Lsn)> {
         self.open.check_open()?;
         let marks = self.open.marks();
@@ -161,12 +162,12 @@ impl Keyspace {
             if isolith_wal::planted!("read-without-recheck") {
                 isolith_wal::planted::dawdle();
                 let found = self.space.memtable.lookup(key, at, &guard);
-                return Ok((read(self.alive(found.put(), at, now)?), found.observed));
+                return Ok((read(self.alive(key, found.found, at, now)?), found.observed));
             }
             if found.skipped_newer && mark(marks) != at {
                 continue;
             }
-            return Ok((read(self.alive(found.put(), at, now)?), found.observed));
+            return Ok((read(self.alive(key, found.found, at, now)?), found.observed));
         }
         loop {
             let slot = self.open.register(mark)?;
@@ -174,29 +175,42 @@ impl Keyspace {
             let found = self.space.memtable.lookup(key, at, &guard);
             // A thread that was stopped for long between the two takes another.
             if slot.check().is_ok() {
-                return Ok((read(self.alive(found.put(), at, now)?), found.observed));
+                return Ok((read(self.alive(key, found.found, at, now)?), found.observed));
             }
         }
     }
 
-    /// Drops a version that has expired by `now` (`None`: by the clock); an error if the keyspace does not exist at `at`.
+    /// The value that a reader found, unless it has expired.
+    #[inline]
+    pub(crate) fn see<'g>(
+        &self,
+        key: &[u8],
+        found: Found<'g>,
+        now: impl FnOnce() -> u64,
+    ) -> Result<Option<Seen<'g>>> {
+        self.open.see(&self.space, key, found, now)
+    }
+
+    /// What is there, unless it has expired by `now` (`None`: by the clock); an error if the keyspace
+    /// does not exist at `at`.
+    #[inline]
     fn alive<'g>(
         &self,
-        version: Option<VersionRef<'g>>,
+        key: &[u8],
+        found: Found<'g>,
         at: Lsn,
         now: Option<u64>,
-    ) -> Result<Option<VersionRef<'g>>> {
+    ) -> Result<Option<Seen<'g>>> {
         if !self.space.exists_at(at) {
             return Err(self.dropped());
         }
         // The clock is read only for a value that can expire.
-        let now = || now.unwrap_or_else(|| self.open.now());
-        Ok(version.filter(|v| v.expires_at() == 0 || v.live_at(now())))
+        self.open.see(&self.space, key, found, || now.unwrap_or_else(|| self.open.now()))
     }
 
     /// The value of a key, if there is one.
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Slice>> {
-        let slice = |version: Option<VersionRef<'_>>| version.map(|version| version.slice());
+        let slice = |seen: Option<Seen<'_>>| seen.map(Seen::into_slice);
         Ok(self.read_newest(key.as_ref(), Watermarks::acknowledged, None, slice)?.0)
     }
 
@@ -207,19 +221,19 @@ impl Keyspace {
         key: impl AsRef<[u8]>,
         read: impl FnOnce(&[u8]) -> R,
     ) -> Result<Option<R>> {
-        let lend = |version: Option<VersionRef<'_>>| version.map(|version| read(version.value()));
+        let lend = |seen: Option<Seen<'_>>| seen.map(|seen| read(seen.value()));
         Ok(self.read_newest(key.as_ref(), Watermarks::acknowledged, None, lend)?.0)
     }
 
     /// The value of a key and when it expires, if there is one.
     pub fn get_entry(&self, key: impl AsRef<[u8]>) -> Result<Option<Entry>> {
-        let entry = |version: Option<VersionRef<'_>>| version.map(Entry::of);
+        let entry = |seen: Option<Seen<'_>>| seen.map(Seen::into_entry);
         Ok(self.read_newest(key.as_ref(), Watermarks::acknowledged, None, entry)?.0)
     }
 
     /// Reads at *visible*, or at `S` if that covers `token` already; with the newest LSN seen.
     pub(crate) fn entry_after(&self, key: &[u8], token: Lsn) -> Result<(Option<Entry>, Lsn)> {
-        let entry = |version: Option<VersionRef<'_>>| version.map(Entry::of);
+        let entry = |seen: Option<Seen<'_>>| seen.map(Seen::into_entry);
         let mark = if token > self.open.marks().acknowledged() {
             Watermarks::visible
         } else {
@@ -230,7 +244,7 @@ impl Keyspace {
 
     /// Whether a key has a value.
     pub fn contains(&self, key: impl AsRef<[u8]>) -> Result<bool> {
-        let some = |version: Option<VersionRef<'_>>| version.is_some();
+        let some = |seen: Option<Seen<'_>>| seen.is_some();
         Ok(self.read_newest(key.as_ref(), Watermarks::acknowledged, None, some)?.0)
     }
 
@@ -259,6 +273,27 @@ impl Keyspace {
         let key = key.as_ref();
         check_key(key)?;
         self.open.core().commit_one(&self.space, key, Write::Delete, None)
+    }
+
+    /// Merges `operand` into the value of a key, by the operator of this name (see
+    /// [`merge`](crate::merge)). It reads nothing, and conflicts with nobody but those who hold a lock
+    /// on the key.
+    ///
+    /// # Errors
+    /// [`Error::UnknownOperator`]; [`Error::Merge`] if the operator does not take the operand.
+    pub fn merge(
+        &self,
+        key: impl AsRef<[u8]>,
+        operator: &str,
+        operand: impl AsRef<[u8]>,
+    ) -> Result<()> {
+        let (key, operand) = (key.as_ref(), operand.as_ref());
+        check_key(key)?;
+        check_value(operand)?;
+        let operator = self.open.operator_for(&self.space, key, operator, operand)?;
+        let (operand, at_ms) = (Value::new(operand), self.open.now());
+        let write = Write::Merge { operator, operand, at_ms };
+        self.open.core().commit_one(&self.space, key, write, None)
     }
 
     /// Removes every key within bounds: one operation, visible at once, whatever it covers.

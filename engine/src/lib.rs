@@ -42,6 +42,7 @@
 
 mod database;
 mod keyspace;
+pub mod merge;
 mod options;
 mod transaction;
 
@@ -65,6 +66,7 @@ pub mod steps;
 pub use database::Database;
 pub use error::{ConflictOn, Error, LockHolder, OpenError, Result, Retry, StallReason};
 pub use keyspace::{Entry, KeyRange, Keyspace};
+pub use merge::{MergeError, MergeOperator};
 pub use options::{
     Builder, CommitMode, KEY_BYTES_MAX, PutOptions, TransactionOptions, VALUE_BYTES_MAX,
 };

@@ -10,6 +10,7 @@ use isolith_wal::{Clock, Durability, IoBackend, Storage, SystemClock};
 
 use crate::database::Database;
 use crate::error::OpenError;
+use crate::merge::{MergeOperator, Operators};
 
 /// The longest key, in bytes.
 pub const KEY_BYTES_MAX: usize = 64 << 10;
@@ -54,6 +55,7 @@ pub struct Builder {
     pub(crate) storage: Option<Arc<dyn Storage>>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) threads: bool,
+    pub(crate) operators: Operators,
 }
 
 impl fmt::Debug for Builder {
@@ -89,6 +91,7 @@ impl Builder {
             storage: None,
             clock: Arc::new(SystemClock),
             threads: true,
+            operators: Operators::default(),
         }
     }
 
@@ -215,6 +218,14 @@ impl Builder {
     /// writes. Default: true.
     pub fn threads(mut self, threads: bool) -> Self {
         self.threads = threads;
+        self
+    }
+
+    /// Registers an operator for merges, beside the supplied ones (see [`merge`](crate::merge)). Every
+    /// opening of a database that has merges by it has to register it, under the same name and doing
+    /// the same; otherwise the keys in question cannot be read until it does.
+    pub fn merge_operator(mut self, name: &str, operator: impl MergeOperator) -> Self {
+        self.operators.register(name, Arc::new(operator));
         self
     }
 

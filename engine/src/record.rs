@@ -7,6 +7,8 @@
 //!   2 put, expiring  keyspace varint · key length varint · key · expiry u64 LE (Unix ms) · value length varint · value
 //!   3 delete         keyspace varint · key length varint · key
 //!   4 range delete   keyspace varint · bounds byte · [lower length varint · lower] · [upper length varint · upper]
+//!   5 merge          keyspace varint · key length varint · key · operator · begun u64 LE (Unix ms) · operand length varint · operand
+//! operator: varint, 1 and up: the supplied ones, by number (`merge.rs`); 0: name length varint · name
 //! bounds byte: bits 0–1 the lower end, bits 2–3 the upper: 0 unbounded, 1 included, 2 excluded
 //! varint: LEB128, at most 10 bytes
 //! ```
@@ -19,18 +21,31 @@
 
 use std::ops::Bound;
 
+use crate::merge::{NAME_BYTES_MAX, Operators};
+
 /// One decoded operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operation<'a> {
     Put { space: u32, key: &'a [u8], value: &'a [u8], expires_at: u64 },
     Delete { space: u32, key: &'a [u8] },
     DeleteRange { space: u32, lower: Bound<&'a [u8]>, upper: Bound<&'a [u8]> },
+    Merge { space: u32, key: &'a [u8], operator: Named<'a>, operand: &'a [u8], at_ms: u64 },
+}
+
+/// An operator as records have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Named<'a> {
+    /// A supplied one.
+    Number(u16),
+    /// One of the user's own.
+    Name(&'a str),
 }
 
 const PUT: u8 = 1;
 const PUT_EXPIRING: u8 = 2;
 const DELETE: u8 = 3;
 const DELETE_RANGE: u8 = 4;
+const MERGE: u8 = 5;
 
 /// Adds a put; `expires_at` 0 means never.
 pub(crate) fn put(into: &mut Vec<u8>, space: u32, key: &[u8], value: &[u8], expires_at: u64) {
@@ -70,6 +85,29 @@ pub(crate) fn delete_range(
             bytes(into, key);
         }
     }
+}
+
+/// Adds a merge by a transaction that began at `at_ms`.
+pub(crate) fn merge(
+    into: &mut Vec<u8>,
+    space: u32,
+    key: &[u8],
+    operator: Named<'_>,
+    operand: &[u8],
+    at_ms: u64,
+) {
+    into.push(MERGE);
+    varint(into, space.into());
+    bytes(into, key);
+    match operator {
+        Named::Number(number) => varint(into, number.into()),
+        Named::Name(name) => {
+            varint(into, 0);
+            bytes(into, name.as_bytes());
+        }
+    }
+    into.extend_from_slice(&at_ms.to_le_bytes());
+    bytes(into, operand);
 }
 
 fn bytes(into: &mut Vec<u8>, bytes: &[u8]) {
@@ -114,8 +152,26 @@ impl<'a> Operations<'a> {
                 let upper = self.bound(code >> 2)?;
                 Operation::DeleteRange { space, lower, upper }
             }
+            MERGE => {
+                let key = self.bytes()?;
+                let operator = self.operator()?;
+                let at_ms = self.u64()?;
+                Operation::Merge { space, key, operator, operand: self.bytes()?, at_ms }
+            }
             _ => return Err("an operation of an unknown kind"),
         }))
+    }
+
+    fn operator(&mut self) -> Result<Named<'a>, &'static str> {
+        let number = self.varint()?;
+        if number == 0 {
+            let name = self.bytes()?;
+            let fits = !name.is_empty() && name.len() <= NAME_BYTES_MAX;
+            let name = std::str::from_utf8(name).ok().filter(|_| fits);
+            return name.map(Named::Name).ok_or("an operator's name is none");
+        }
+        let number = u16::try_from(number).ok().filter(|&number| Operators::is_supplied(number));
+        number.map(Named::Number).ok_or("a merge by an operator of an unknown number")
     }
 
     fn bound(&mut self, code: u8) -> Result<Bound<&'a [u8]>, &'static str> {
@@ -135,7 +191,7 @@ impl<'a> Operations<'a> {
     }
 
     fn u64(&mut self) -> Result<u64, &'static str> {
-        let (bytes, rest) = self.rest.split_first_chunk().ok_or("an expiry is cut short")?;
+        let (bytes, rest) = self.rest.split_first_chunk().ok_or("a time is cut short")?;
         self.rest = rest;
         Ok(u64::from_le_bytes(*bytes))
     }
@@ -179,6 +235,8 @@ mod tests {
         put(&mut record, 1, b"key", &[7; 300], 0);
         put(&mut record, u32::MAX, b"", b"", 1_700_000_000_000);
         delete(&mut record, 0, b"gone");
+        merge(&mut record, 3, b"key", Named::Number(4), b"operand", 1_700_000_000_000);
+        merge(&mut record, 3, b"", Named::Name("mine"), b"", 0);
         assert_eq!(
             decode(&record).unwrap(),
             [
@@ -200,6 +258,20 @@ mod tests {
                     expires_at: 1_700_000_000_000
                 },
                 Operation::Delete { space: 0, key: b"gone" },
+                Operation::Merge {
+                    space: 3,
+                    key: b"key",
+                    operator: Named::Number(4),
+                    operand: b"operand",
+                    at_ms: 1_700_000_000_000
+                },
+                Operation::Merge {
+                    space: 3,
+                    key: b"",
+                    operator: Named::Name("mine"),
+                    operand: b"",
+                    at_ms: 0
+                },
             ]
         );
     }
@@ -209,6 +281,8 @@ mod tests {
         let mut record = Vec::new();
         put(&mut record, 1, b"key", b"value", 5);
         delete_range(&mut record, 1, Bound::Excluded(b"a"), Bound::Included(b"b"));
+        merge(&mut record, 1, b"key", Named::Number(1), b"1", 5);
+        merge(&mut record, 1, b"key", Named::Name("mine"), b"1", 5);
         for cut in 0..record.len() {
             let _ = decode(&record[..cut]);
         }
@@ -219,6 +293,15 @@ mod tests {
         }
         assert_eq!(decode(&[PUT, 0xff]), Err("a number is cut short"));
         assert_eq!(decode(&[77, 0]), Err("an operation of an unknown kind"));
+        let operator = |bytes: &[u8]| decode(&[&[MERGE, 1, 0], bytes].concat()).map(drop);
+        assert_eq!(operator(&[99]), Err("a merge by an operator of an unknown number"));
+        assert_eq!(
+            operator(&[0xff, 0xff, 0x7f]),
+            Err("a merge by an operator of an unknown number")
+        );
+        assert_eq!(operator(&[0, 0]), Err("an operator's name is none"));
+        assert_eq!(operator(&[0, 1, 0xff]), Err("an operator's name is none"));
+        assert_eq!(operator(&[1, 0, 0]), Err("a time is cut short"));
         assert_eq!(
             decode(&[DELETE, 1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f]),
             Err("a number is too large")

@@ -9,14 +9,15 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use isolith_index::{Kind, Memtable, NoOperators, PruneView, Value, pin};
+use isolith_index::{Kind, Memtable, PruneView, Value, pin};
 use isolith_txn::{Space, SpaceId};
 use isolith_wal::{Log, LogOpenError, LogOptions, Lsn, Storage, open_storage, random_seed};
 
 use crate::core::{Catalog, Recovered, SYSTEM_SPACE};
 use crate::error::OpenError;
+use crate::merge::{Calm, Operators};
 use crate::options::Builder;
-use crate::record::{Operation, Operations};
+use crate::record::{Named, Operation, Operations};
 
 /// The lock file of a database's directory.
 const LOCK: &str = "LOCK";
@@ -28,7 +29,7 @@ fn memtable(seed: u64, id: SpaceId) -> Arc<Space> {
 }
 
 /// A database that lives in memory alone.
-pub(crate) fn in_memory() -> Recovered {
+pub(crate) fn in_memory(options: &Builder) -> Recovered {
     let seed = random_seed();
     Recovered {
         log: None,
@@ -39,15 +40,17 @@ pub(crate) fn in_memory() -> Recovered {
         first_new: Lsn::new(1, 1),
         system: memtable(seed, SYSTEM_SPACE),
         catalog: Catalog::new(),
+        operators: options.operators.clone(),
         seed,
     }
 }
 
 /// Opens what `options` name.
 pub(crate) fn recover(options: &Builder) -> Result<Recovered, OpenError> {
+    options.operators.check()?;
     let (storage, backend) = match (&options.storage, &options.path) {
         (Some(storage), _) => (Arc::clone(storage), None),
-        (None, None) => return Ok(in_memory()),
+        (None, None) => return Ok(in_memory(options)),
         (None, Some(path)) => {
             let what = format!("opening {}", path.display());
             let opened = open_storage(path, options.io);
@@ -64,7 +67,7 @@ pub(crate) fn recover(options: &Builder) -> Result<Recovered, OpenError> {
         }
     })?;
     let seed = random_seed();
-    let mut replay = Replay::new(seed);
+    let mut replay = Replay::new(seed, options.operators.clone());
     let log_options = LogOptions {
         segment_bytes: options.segment_bytes,
         depth_max: options.log_depth_max,
@@ -83,6 +86,7 @@ pub(crate) fn recover(options: &Builder) -> Result<Recovered, OpenError> {
         first_new: opened.first_new,
         system: replay.system,
         catalog: replay.catalog,
+        operators: replay.operators,
         seed,
     })
 }
@@ -134,14 +138,16 @@ struct Replay {
     system: Arc<Space>,
     catalog: Catalog,
     spaces: HashMap<SpaceId, Arc<Space>>,
+    /// Those that are registered, and the names of others that the log has.
+    operators: Operators,
 }
 
 impl Replay {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, operators: Operators) -> Self {
         let system = memtable(seed, SYSTEM_SPACE);
         let spaces = HashMap::from([(SYSTEM_SPACE, Arc::clone(&system))]);
         let catalog = Catalog::new();
-        Self { seed, system, catalog, spaces }
+        Self { seed, system, catalog, spaces, operators }
     }
 
     /// Installs one record. All of it is decoded before any of it is installed.
@@ -152,7 +158,8 @@ impl Replay {
             let id = match operation {
                 Operation::Put { space, .. }
                 | Operation::Delete { space, .. }
-                | Operation::DeleteRange { space, .. } => space,
+                | Operation::DeleteRange { space, .. }
+                | Operation::Merge { space, .. } => space,
             };
             if shares.last().is_none_or(|(last, _)| *last != id) {
                 let space = self.spaces.get(&id).ok_or("it writes to an unknown keyspace")?;
@@ -174,6 +181,13 @@ impl Replay {
                 Operation::DeleteRange { lower, upper, .. } => {
                     prepared.add_range_delete((lower, upper));
                 }
+                Operation::Merge { key, operator, operand, at_ms, .. } => {
+                    let operator = match operator {
+                        Named::Number(number) => number,
+                        Named::Name(name) => self.operators.intern(name)?,
+                    };
+                    prepared.add(key, Kind::Merge { operator }, Value::new(operand), at_ms);
+                }
             }
             if id == SYSTEM_SPACE {
                 self.define(operation)?;
@@ -186,7 +200,7 @@ impl Replay {
         let view = PruneView::newest_only();
         for (_, prepared) in &shares {
             prepared.install(lsn);
-            prepared.prune(&view, &NoOperators, &guard);
+            prepared.prune(&view, &Calm(&self.operators), &guard);
         }
         Ok(())
     }
@@ -212,6 +226,7 @@ impl Replay {
                 self.spaces.remove(&dropped.id);
             }
             Operation::DeleteRange { .. } => return Err("a range of keyspaces is dropped".into()),
+            Operation::Merge { .. } => return Err("something is merged into a keyspace".into()),
         }
         Ok(())
     }

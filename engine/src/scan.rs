@@ -228,7 +228,7 @@ impl<V: View> Range<V> {
         self.chunk = (self.chunk * 2).min(CHUNK_MAX);
         let chunk = match (self.read, self.transaction()) {
             (None, Some(transaction)) => self.lock_chunk(transaction, &middle, direction, limit)?,
-            (read, _) => self.walk(&middle, direction, read.unwrap_or(Lsn::ZERO), limit),
+            (read, _) => self.walk(&middle, direction, read.unwrap_or(Lsn::ZERO), limit)?,
         };
         self.believe()?;
         let Chunk { mut pairs, reached, observed } = chunk;
@@ -237,7 +237,7 @@ impl<V: View> Range<V> {
         if let Some(transaction) = self.transaction() {
             transaction.observe(observed);
             transaction.check_size()?;
-            self.lay_over(transaction, &covered, &mut pairs, direction);
+            self.lay_over(transaction, &covered, &mut pairs, direction)?;
         }
         self.middle = left.filter(|left| !left.is_empty());
         match direction {
@@ -248,10 +248,17 @@ impl<V: View> Range<V> {
     }
 
     /// Reads up to `limit` pairs from one end of an interval.
-    fn walk(&self, within: &Interval, direction: Direction, read: Lsn, limit: usize) -> Chunk {
+    fn walk(
+        &self,
+        within: &Interval,
+        direction: Direction,
+        read: Lsn,
+        limit: usize,
+    ) -> Result<Chunk> {
         let mut pairs: Vec<Pair> = Vec::with_capacity(limit.min(CHUNK_MAX));
         let mut reached: Option<Slice> = None;
         let mut observed = Lsn::ZERO;
+        let mut failed = None;
         let visits_max = if limit == usize::MAX { usize::MAX } else { VISITS_MAX };
         let mut visits = 0;
         let guard = pin();
@@ -259,10 +266,16 @@ impl<V: View> Range<V> {
         self.keyspace.space().memtable.scan(ends, direction, &guard, |node| {
             let found = node.lookup(read);
             observed = observed.max(found.observed);
-            if let Some(version) = found.put()
-                && (version.live_at(self.now) || isolith_wal::planted!("expired-value-scanned"))
-            {
-                pairs.push((Slice::from(node.key()), version.slice()));
+            let now = || if isolith_wal::planted!("expired-value-scanned") { 0 } else { self.now };
+            match self.keyspace.see(node.key(), found.found, now) {
+                Ok(Some(seen)) => pairs.push((Slice::from(node.key()), seen.into_slice())),
+                Ok(None) => {}
+                // Nobody is to see it.
+                Err(_) if self.is_overwritten(node.key()) => {}
+                Err(error) => {
+                    failed = Some(error);
+                    return ControlFlow::Break(());
+                }
             }
             visits += 1;
             if pairs.len() == limit || visits == visits_max {
@@ -271,7 +284,17 @@ impl<V: View> Range<V> {
             }
             ControlFlow::Continue(())
         });
-        Chunk { pairs, reached, observed }
+        match failed {
+            None => Ok(Chunk { pairs, reached, observed }),
+            Some(error) => Err(error),
+        }
+    }
+
+    /// Whether an own write hides whatever the database has of a key.
+    fn is_overwritten(&self, key: &[u8]) -> bool {
+        let own = self.transaction().and_then(|own| own.overlay(self.keyspace.space().id));
+        let write = own.and_then(|own| own.lookup(key));
+        matches!(write, Some(Write::Put { .. } | Write::Delete))
     }
 
     /// Looks for a chunk, locks it, and reads it again: now nobody can change it.
@@ -286,7 +309,7 @@ impl<V: View> Range<V> {
         if !transaction.isolation().protects_intervals() {
             // What is not found here is not returned: so it is looked for at a timestamp that is held.
             let slot = transaction.statement()?;
-            let found = self.walk(within, direction, slot.timestamp(), limit);
+            let found = self.walk(within, direction, slot.timestamp(), limit)?;
             self.keyspace.believe(&slot)?;
             drop(slot);
             for (key, _) in &found.pairs {
@@ -298,16 +321,18 @@ impl<V: View> Range<V> {
             for (key, _) in found.pairs {
                 let now = self.keyspace.space().memtable.lookup(&key, at, &guard);
                 chunk.observed = chunk.observed.max(now.observed);
-                if let Some(version) = now.put().filter(|version| version.live_at(self.now)) {
-                    let value = version.slice();
-                    chunk.pairs.push((key, value));
+                if self.is_overwritten(&key) {
+                    continue;
+                }
+                if let Some(seen) = self.keyspace.see(&key, now.found, || self.now)? {
+                    chunk.pairs.push((key, seen.into_slice()));
                 }
             }
             transaction.check()?;
             return Ok(chunk);
         }
         // What is found here may be gone by the time the lock is there; it only says how far to lock.
-        let found = self.walk(within, direction, visible(), limit);
+        let found = self.walk(within, direction, visible(), limit)?;
         let (mut covered, _) = split(within.clone(), found.reached.clone(), direction);
         if isolith_wal::planted!("scan-locks-only-what-it-found")
             && let (Some((first, _)), Some((last, _))) = (found.pairs.first(), found.pairs.last())
@@ -318,7 +343,7 @@ impl<V: View> Range<V> {
         }
         transaction.lock_interval(&self.keyspace, &covered)?;
         transaction.await_round();
-        let chunk = self.walk(&covered, direction, visible(), usize::MAX);
+        let chunk = self.walk(&covered, direction, visible(), usize::MAX)?;
         transaction.check()?;
         Ok(Chunk { reached: found.reached, ..chunk })
     }
@@ -343,26 +368,39 @@ impl<V: View> Range<V> {
         covered: &Interval,
         pairs: &mut Vec<Pair>,
         direction: Direction,
-    ) {
-        let Some(overlay) = transaction.overlay(self.keyspace.space().id) else { return };
+    ) -> Result<()> {
+        let Some(overlay) = transaction.overlay(self.keyspace.space().id) else { return Ok(()) };
         if isolith_wal::planted!("own-write-missed-in-scan") {
-            return;
+            return Ok(());
         }
-        pairs.retain(|(key, _)| overlay.lookup(key).is_none());
+        let order = |a: &[u8], b: &[u8]| match direction {
+            Direction::Forward => a.cmp(b),
+            Direction::Reverse => b.cmp(a),
+        };
+        pairs.retain(|(key, _)| matches!(overlay.lookup(key), None | Some(Write::Merge { .. })));
         let before = pairs.len();
         for (key, write) in overlay.range(covered.lower_ref(), covered.upper_ref()) {
-            if let Write::Put { value, expires_at } = write
-                && (*expires_at == 0 || *expires_at > self.now)
-            {
-                pairs.push((Slice::from(key), value.slice()));
+            match write {
+                Write::Put { value, expires_at } if *expires_at == 0 || *expires_at > self.now => {
+                    pairs.push((Slice::from(key), value.slice()));
+                }
+                Write::Put { .. } | Write::Delete => {}
+                Write::Merge { .. } => {
+                    let base = pairs[..before].binary_search_by(|(other, _)| order(other, key));
+                    let base = base.ok().map(|at| &mut pairs[at].1);
+                    let value = transaction.merged_in_scan(&self.keyspace, key, base.as_deref())?;
+                    match (base, value) {
+                        (Some(base), Some(value)) => *base = value,
+                        (None, Some(value)) => pairs.push((Slice::from(key), value)),
+                        (_, None) => {}
+                    }
+                }
             }
         }
         if pairs.len() > before {
-            pairs.sort_unstable_by(|(a, _), (b, _)| match direction {
-                Direction::Forward => a.cmp(b),
-                Direction::Reverse => b.cmp(a),
-            });
+            pairs.sort_unstable_by(|(a, _), (b, _)| order(a, b));
         }
+        Ok(())
     }
 
     /// Records how far the front end has looked.
@@ -429,7 +467,7 @@ impl<V: View> Range<V> {
     fn returned(&mut self, key: &Slice, direction: Direction) {
         let Some(transaction) = self.transaction() else { return };
         let own = transaction.overlay(self.keyspace.space().id);
-        if own.is_none_or(|own| own.lookup(key).is_none()) {
+        if own.is_none_or(|own| matches!(own.lookup(key), None | Some(Write::Merge { .. }))) {
             transaction.returned(&self.keyspace, key);
         }
         match direction {

@@ -9,6 +9,7 @@ use isolith_wal::Lsn;
 use crate::database::Open;
 use crate::error::{Error, Result};
 use crate::keyspace::{Entry, KeyRange, Keyspace};
+use crate::merge::Seen;
 use crate::scan::{Range, prefix_interval};
 
 /// A consistent view of the whole database at one timestamp. It never aborts and never waits; while
@@ -45,10 +46,11 @@ impl Snapshot {
         if !keyspace.space().exists_at(read) {
             return Err(keyspace.dropped());
         }
-        let guard = pin();
-        let found = keyspace.space().memtable.lookup(key.as_ref(), read, &guard);
+        let (key, guard) = (key.as_ref(), pin());
+        let found = keyspace.space().memtable.lookup(key, read, &guard);
         self.believe()?;
-        Ok(found.put().filter(|version| version.live_at(self.now)).map(Entry::of))
+        let seen = self.open.see(keyspace.space(), key, found.found, || self.now)?;
+        Ok(seen.map(Seen::into_entry))
     }
 
     /// Whether a key has a value.

@@ -36,16 +36,17 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
 
-use isolith_index::{Slice, Value, pin};
+use isolith_index::{Base, Found, MergeFailure, Operand, Slice, Value, pin};
 use isolith_txn::{
-    Age, Concurrency, DeadlockPolicy, Isolation, LockMode, LockTarget, Overlay, ReadSet, Savepoint,
-    SnapshotSlot, Watermarks, Write, WriteSet,
+    Age, Concurrency, DeadlockPolicy, Isolation, LockMode, LockTarget, Merging, Overlay, ReadSet,
+    Savepoint, SnapshotSlot, Watermarks, Write, WriteSet,
 };
 use isolith_wal::{Durability, Lsn};
 
 use crate::database::Open;
 use crate::error::{ConflictOn, Error, Result};
 use crate::keyspace::{Entry, KeyRange, Keyspace};
+use crate::merge::Seen;
 use crate::options::{KEY_BYTES_MAX, TransactionOptions, VALUE_BYTES_MAX, stored_expiry};
 use crate::pending::{CommitInfo, Pending};
 use crate::scan::{Range, prefix_interval};
@@ -360,12 +361,38 @@ impl Transaction {
     ) -> Result<(Option<Entry>, Lsn)> {
         self.check_running()?;
         let space = keyspace.space();
-        if let Some(own) = self.writes.overlay(space.id).and_then(|own| own.lookup(key)) {
-            keyspace.check(&self.open)?;
-            return Ok((self.own_entry(own), Lsn::ZERO));
-        }
         keyspace.check(&self.open)?;
-        let plan = plan();
+        match self.writes.overlay(space.id).and_then(|own| own.lookup(key)) {
+            Some(Write::Merge { operator, operand, at_ms }) => {
+                let own = Operand { operator: *operator, bytes: operand, at_ms: *at_ms };
+                let (base, observed) = self.read_others(keyspace, key, plan())?;
+                Ok((Some(self.merged(keyspace, key, base.as_ref(), own)?), observed))
+            }
+            Some(own) => Ok((self.own_entry(own), Lsn::ZERO)),
+            None => self.read_others(keyspace, key, plan()),
+        }
+    }
+
+    /// What an own merge makes of what was found under it.
+    fn merged(
+        &self,
+        keyspace: &Keyspace,
+        key: &[u8],
+        base: Option<&Entry>,
+        own: Operand<'_>,
+    ) -> Result<Entry> {
+        let base = base.map(Entry::as_base);
+        self.open.fold(keyspace.space(), key, base, &[own]).map(Entry::of_merged)
+    }
+
+    /// The same, but for what the transaction has written itself.
+    fn read_others(
+        &self,
+        keyspace: &Keyspace,
+        key: &[u8],
+        plan: Plan,
+    ) -> Result<(Option<Entry>, Lsn)> {
+        let space = keyspace.space();
         let track = match plan {
             Plan::AtTimestamp { track } => track,
             Plan::AtVisible { track } => return self.read_visible(keyspace, key, track),
@@ -381,16 +408,38 @@ impl Transaction {
         let found = space.memtable.lookup(key, read, &guard);
         self.believe()?;
         self.observe(found.observed);
-        let untracked = isolith_wal::planted!("absent-key-untracked") && found.put().is_none();
+        let untracked =
+            isolith_wal::planted!("absent-key-untracked") && matches!(found.found, Found::Absent);
         if track && !self.read_only && !untracked {
             self.reads.borrow_mut().point(space, key);
             self.check_size()?;
         }
-        let entry = found.put().filter(|version| version.live_at(self.now)).map(Entry::of);
+        let seen = self.open.see(space, key, found.found, || self.now)?;
+        let entry = seen.map(Seen::into_entry);
         if let Plan::LockedAtTimestamp(_) = plan {
             self.locking.check(&self.open)?;
         }
         Ok((entry, found.observed))
+    }
+
+    /// What an own merge comes to in a scan that found `base` under it.
+    pub(crate) fn merged_in_scan(
+        &self,
+        keyspace: &Keyspace,
+        key: &[u8],
+        base: Option<&Slice>,
+    ) -> Result<Option<Slice>> {
+        // What locks what it reads one by one has locked what was there, and this was not.
+        if base.is_none() && self.locks_reads() && !self.isolation.protects_intervals() {
+            return self.get(keyspace, key);
+        }
+        let own = self.overlay(keyspace.space().id).and_then(|own| own.lookup(key));
+        let Some(Write::Merge { operator, operand, at_ms }) = own else { return Ok(None) };
+        let own = Operand { operator: *operator, bytes: operand, at_ms: *at_ms };
+        // The value is live, or the scan would not have found it; when it expires does not matter.
+        let base = base.map(|value| Base { value, expires_at: 0 });
+        let merged = self.open.fold(keyspace.space(), key, base, &[own])?;
+        Ok(Some(Slice::from(merged.value)))
     }
 
     /// What an own write says of its key.
@@ -402,7 +451,8 @@ impl Transaction {
             Write::Put { value, expires_at } if *expires_at > self.now => {
                 Some(Entry { value: value.slice(), expires_at: Some(*expires_at) })
             }
-            _ => None,
+            // A merge does not say it by itself.
+            Write::Put { .. } | Write::Delete | Write::Merge { .. } => None,
         }
     }
 
@@ -415,8 +465,8 @@ impl Transaction {
         track: bool,
     ) -> Result<(Option<Entry>, Lsn)> {
         let (entry, observed) =
-            keyspace.read_newest(key, Watermarks::visible, Some(self.now), |version| {
-                version.map(Entry::of)
+            keyspace.read_newest(key, Watermarks::visible, Some(self.now), |seen| {
+                seen.map(Seen::into_entry)
             })?;
         self.observe(observed);
         if track {
@@ -439,7 +489,8 @@ impl Transaction {
         self.check_keyspace(keyspace, at)?;
         let guard = pin();
         let found = keyspace.space().memtable.lookup(key, at, &guard);
-        let entry = found.put().filter(|version| version.live_at(self.now)).map(Entry::of);
+        let seen = self.open.see(keyspace.space(), key, found.found, || self.now)?;
+        let entry = seen.map(Seen::into_entry);
         self.observe(found.observed);
         self.reads.borrow_mut().space(keyspace.space());
         // After the read: a lock that was taken away meanwhile protected nothing.
@@ -687,6 +738,41 @@ impl Transaction {
         let key = key.as_ref();
         check_key(key)?;
         self.write(keyspace, key, Write::Delete)
+    }
+
+    /// Merges `operand` into the value of a key, by the operator of this name (see
+    /// [`merge`](crate::merge)). It reads nothing: unless this transaction reads the key as well, it
+    /// conflicts with nobody, and waits only for those who hold a lock on the key, at the commit.
+    ///
+    /// # Errors
+    /// [`Error::UnknownOperator`]; [`Error::Merge`] if the operator does not take the operand.
+    pub fn merge(
+        &mut self,
+        keyspace: &Keyspace,
+        key: impl AsRef<[u8]>,
+        operator: &str,
+        operand: impl AsRef<[u8]>,
+    ) -> Result<()> {
+        let (key, bytes) = (key.as_ref(), operand.as_ref());
+        check_key(key)?;
+        check_value(bytes)?;
+        self.check_write()?;
+        self.check_keyspace(keyspace, Lsn::MAX)?;
+        let space = keyspace.space();
+        let operator = self.open.operator_for(space, key, operator, bytes)?;
+        let operand = Operand { operator, bytes, at_ms: self.now };
+        let merging = self.writes.merge(space, key, operand, self.open.operators());
+        let merging = merging.map_err(|MergeFailure { operator, error }| {
+            self.open.merge_error(space, key, operator, error)
+        })?;
+        if merging == Merging::NeedsValue {
+            let (base, _) = self.read(keyspace, key, Intent::Plain)?;
+            let Entry { value, expires_at } = self.merged(keyspace, key, base.as_ref(), operand)?;
+            let expires_at = stored_expiry(expires_at);
+            let value = Value::from(value);
+            return self.write(keyspace, key, Write::Put { value, expires_at });
+        }
+        self.check_size()
     }
 
     /// Removes every key within bounds, own puts included; later puts survive it.

@@ -217,6 +217,24 @@ impl Prepared {
     }
 }
 
+impl Prepared {
+    /// Folds the newest merges of the chains that it merged into, and the range deletes, where there
+    /// are many, and prunes nothing: for when history is retained, and pruning would walk it for
+    /// nothing.
+    pub fn fold(&self, view: &PruneView, operators: &dyn MergeOperators, guard: &Guard) {
+        let memtable = &*self.memtable;
+        let pruning = Pruning { memtable, view, operators, hiding: false, guard };
+        for (at, write) in self.writes.iter().enumerate() {
+            if matches!(write.kind, Kind::Merge { .. }) {
+                pruning.fold_newest(self.node(at));
+            }
+        }
+        if memtable.range_deletes.wants_fold() {
+            memtable.range_deletes.fold(view, guard);
+        }
+    }
+}
+
 impl Drop for Prepared {
     fn drop(&mut self) {
         let mut freed = 0;

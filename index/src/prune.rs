@@ -202,6 +202,35 @@ impl Pruning<'_> {
         freed
     }
 
+    /// Folds the newest merge of a chain under which all is linked, if it is one of many, and leaves
+    /// the rest: where all history is kept, a read of the newest then has a short way. Does nothing if
+    /// another thread is at it.
+    pub(crate) fn fold_newest(&self, node: NodePtr<'_>) -> Freed {
+        let mut freed = Freed::default();
+        // SAFETY: pinned by `guard` since before the head was loaded.
+        let is_merge = |version| unsafe { Version::is_merge(version) };
+        if !node.newest_version().is_some_and(is_merge) || !node.try_lock() {
+            return freed;
+        }
+        let _unlock = Unlock(node);
+        let mut above = None;
+        let mut at = node.newest_version();
+        // SAFETY: pinned, and the chain's only pruner: what is reached is not freed. Of
+        // a merge at or below `linked` all that is older is there, range deletes included.
+        unsafe {
+            while let Some(version) =
+                at.filter(|&version| Version::stamp(version) > self.view.linked)
+            {
+                (above, at) = (at, Version::next(version));
+            }
+            if let Some(version) = at.filter(|&version| is_merge(version)) {
+                let cover = self.cover(node, Version::stamp(version));
+                self.fold(node, above, version, cover, &mut freed);
+            }
+        }
+        freed
+    }
+
     /// Goes down the chain from `newest`, which stays: folds merges that stay, and unlinks what does
     /// not.
     ///
@@ -317,7 +346,11 @@ impl Pruning<'_> {
         let weight = |bytes: &[u8]| bytes.len() + MERGE_OVERHEAD;
         let base_weight = put.map_or(0, |put| weight(put.value));
         let run_weight: usize = merges.iter().map(|merge| weight(merge.bytes)).sum();
-        if base_weight <= GROWTH * run_weight || merges.len() >= RUN_MAX {
+        // Above the horizon all stays, and this is one more.
+        let spare = top.stamp() > self.view.horizon;
+        let light = base_weight <= GROWTH * run_weight;
+        let long = merges.len() >= RUN_MAX;
+        if light && long || !spare && (light || long) {
             let run: Vec<Operand<'_>> = merges.iter().rev().copied().collect();
             if let Ok(MergedValue { value, expires_at }) = merge::fold(put, &run, self.operators) {
                 let put = Value::from(value).into_version(Kind::Put, expires_at);
@@ -325,6 +358,9 @@ impl Pruning<'_> {
                 unsafe { self.supersede(node, above, topmost, put, 1, freed) };
                 return put;
             }
+        }
+        if spare {
+            return topmost;
         }
         // Which of them find a base expired is lost in combining.
         if put.is_some_and(|put| put.expires_at != 0) {

@@ -47,4 +47,4 @@ pub use state::{Outcome, RequestState};
 pub use step::{BlockedBy, Step};
 pub use validate::{Conflict, ConflictKind, Recent, Request, SpaceWrites, Verdict, decide};
 pub use watermarks::Watermarks;
-pub use write_set::{Overlay, Savepoint, Write, WriteSet};
+pub use write_set::{Merging, Overlay, Savepoint, Write, WriteSet};

@@ -21,7 +21,7 @@ use std::collections::VecDeque;
 use std::ops::Bound;
 use std::sync::{Arc, OnceLock};
 
-use isolith_index::{Guard, KeyRange, Prepared, Slice};
+use isolith_index::{Guard, KeyRange, Kind, Prepared, Slice};
 use isolith_wal::Lsn;
 
 use crate::isolation::Isolation;
@@ -54,6 +54,11 @@ impl SpaceWrites {
     pub fn new(space: Arc<Space>, prepared: Prepared) -> Self {
         let ascending = prepared.keys().is_sorted();
         Self { space, prepared, ascending }
+    }
+
+    /// Whether there are merges among its writes.
+    pub fn merges(&self) -> bool {
+        self.prepared.kinds().any(|kind| matches!(kind, Kind::Merge { .. }))
     }
 
     /// Whether it writes within bounds.

@@ -13,7 +13,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use isolith_index::Value;
+use isolith_index::{Base, MergeFailure, MergeOperators, MergedValue, Operand, Value, fold};
 
 use crate::read_set::{Interval, KeyBound};
 use crate::space::{Space, SpaceId};
@@ -30,6 +30,37 @@ pub enum Write {
     },
     /// The key goes.
     Delete,
+    /// An operator makes a new value of the key's value, whatever that is when the transaction
+    /// commits.
+    Merge {
+        /// The operator's number.
+        operator: u16,
+        /// What is merged in.
+        operand: Value,
+        /// When the transaction began, in Unix milliseconds.
+        at_ms: u64,
+    },
+}
+
+impl Write {
+    /// Bytes of what is written, the key apart.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Write::Put { value, .. } => value.len(),
+            Write::Delete => 0,
+            Write::Merge { operand, .. } => operand.len(),
+        }
+    }
+}
+
+/// What [`WriteSet::merge`] came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Merging {
+    /// The merge is in the write set.
+    Done,
+    /// The key has an own merge by another operator: nothing was changed. Its value has to be read
+    /// first, and a put of the result to be written.
+    NeedsValue,
 }
 
 /// One keyspace's share of a write set.
@@ -124,8 +155,7 @@ pub struct WriteSet {
 const ENTRY_OVERHEAD: usize = 64;
 
 fn entry_cost(key_bytes: usize, write: &Write) -> usize {
-    let value_bytes = if let Write::Put { value, .. } = write { value.len() } else { 0 };
-    key_bytes + value_bytes + ENTRY_OVERHEAD
+    key_bytes + write.bytes() + ENTRY_OVERHEAD
 }
 
 fn range_cost(range: &Interval) -> usize {
@@ -204,6 +234,45 @@ impl WriteSet {
             self.live -= entry_cost(key.len(), before);
         }
         self.keep(|| Undo::Entry { overlay: index, key: key.into(), before });
+    }
+
+    /// Merges into one key, without a look at the database: over an own put or deletion it makes a put
+    /// of the result, over an own merge by the same operator one merge of the two.
+    ///
+    /// # Errors
+    /// If the operator cannot: nothing was changed.
+    pub fn merge(
+        &mut self,
+        space: &Arc<Space>,
+        key: &[u8],
+        operand: Operand<'_>,
+        operators: &dyn MergeOperators,
+    ) -> Result<Merging, MergeFailure> {
+        let Operand { operator, bytes, at_ms } = operand;
+        let own = self.overlay(space.id).and_then(|own| own.lookup(key));
+        let base = match own {
+            None => {
+                let write = Write::Merge { operator, operand: Value::new(bytes), at_ms };
+                self.write(space, key, write);
+                return Ok(Merging::Done);
+            }
+            Some(Write::Merge { operator: other, .. }) if *other != operator => {
+                return Ok(Merging::NeedsValue);
+            }
+            Some(Write::Merge { operand: earlier, .. }) => {
+                let combined = operators
+                    .combine(operator, earlier, bytes)
+                    .map_err(|error| MergeFailure { operator, error })?;
+                let write = Write::Merge { operator, operand: Value::from(combined), at_ms };
+                self.write(space, key, write);
+                return Ok(Merging::Done);
+            }
+            Some(Write::Put { value, expires_at }) => Some(Base { value, expires_at: *expires_at }),
+            Some(Write::Delete) => None,
+        };
+        let MergedValue { value, expires_at } = fold(base, &[operand], operators)?;
+        self.write(space, key, Write::Put { value: Value::from(value), expires_at });
+        Ok(Merging::Done)
     }
 
     /// Keeps what it takes to undo a change, if there is a savepoint to go back to.
@@ -301,7 +370,7 @@ impl WriteSet {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use isolith_index::{Memtable, Slice};
+    use isolith_index::{Memtable, MergeError, Slice};
 
     fn space() -> Arc<Space> {
         Arc::new(Space::new(1, Arc::new(Memtable::new(1))))
@@ -318,9 +387,73 @@ mod tests {
                 format!("{}={}", key.escape_ascii(), value.escape_ascii())
             }
             Write::Delete => format!("{}-", key.escape_ascii()),
+            Write::Merge { operator, operand, .. } => {
+                format!("{}+{operator}:{}", key.escape_ascii(), operand.escape_ascii())
+            }
         });
         let ranges = overlay.ranges().iter().map(|range| format!("{range}"));
         ranges.chain(entries).collect::<Vec<_>>().join(" ")
+    }
+
+    /// Every operator appends, up to 100 bytes; none takes an `x`.
+    struct Append;
+
+    impl MergeOperators for Append {
+        fn merge(
+            &self,
+            _: u16,
+            existing: Option<&[u8]>,
+            operand: &[u8],
+        ) -> Result<Vec<u8>, MergeError> {
+            let both = [existing.unwrap_or_default(), operand].concat();
+            let fits = !operand.contains(&b'x') && both.len() <= 100;
+            fits.then_some(both).ok_or(MergeError::new("no"))
+        }
+
+        fn combine(&self, _: u16, a: &[u8], b: &[u8]) -> Result<Vec<u8>, MergeError> {
+            self.merge(0, Some(a), b)
+        }
+    }
+
+    fn merge(
+        set: &mut WriteSet,
+        space: &Arc<Space>,
+        key: &[u8],
+        operator: u16,
+        text: &str,
+    ) -> bool {
+        let operand = Operand { operator, bytes: text.as_bytes(), at_ms: 50 };
+        set.merge(space, key, operand, &Append) == Ok(Merging::Done)
+    }
+
+    #[test]
+    fn an_own_merge_goes_over_what_is_written_and_two_are_one() {
+        let (mut set, space) = (WriteSet::default(), space());
+        set.write(&space, b"put", put("1"));
+        set.write(&space, b"gone", Write::Delete);
+        set.write(&space, b"old", Write::Put { value: Value::new(b"1"), expires_at: 50 });
+        set.write(&space, b"young", Write::Put { value: Value::new(b"1"), expires_at: 51 });
+        let (lower, upper) = range("r", "s");
+        set.delete_range(&space, lower, upper);
+        let save = set.savepoint();
+        for key in [&b"put"[..], b"gone", b"old", b"young", b"r", b"free"] {
+            assert!(merge(&mut set, &space, key, 7, "2"));
+            assert!(merge(&mut set, &space, key, 7, "3"));
+        }
+        let after = "[r, s) free+7:23 gone=23 old=23 put=123 r=23 young=123";
+        assert_eq!(show(&set), after);
+        let overlay = set.overlay(1).expect("writes");
+        let expiry = |key: &[u8]| match overlay.lookup(key) {
+            Some(Write::Put { expires_at, .. }) => *expires_at,
+            _ => u64::MAX,
+        };
+        assert_eq!((expiry(b"old"), expiry(b"young")), (0, 51));
+        assert!(!merge(&mut set, &space, b"free", 7, "x"), "an operand that does not combine");
+        assert!(!merge(&mut set, &space, b"free", 8, "4"), "another operator's");
+        assert!(merge(&mut set, &space, b"put", 8, "4"));
+        assert_eq!(show(&set), after.replace("put=123", "put=1234"), "what failed changed nothing");
+        assert!(set.rollback_to(save));
+        assert_eq!(show(&set), "[r, s) gone- old=1 put=1 young=1");
     }
 
     fn range(lower: &str, upper: &str) -> (KeyBound, KeyBound) {
@@ -390,7 +523,11 @@ mod tests {
                     set.delete_range(&space, lower, Bound::Excluded(b"k"[..].into()));
                 }
                 3 => set.write(&space, &key, Write::Delete),
-                4 if step % 100 == 0 => (set, saves) = (WriteSet::default(), Vec::new()),
+                4..7 => {
+                    let text = "m".repeat(random as usize >> 8 & 31);
+                    merge(&mut set, &space, &key, (random >> 50) as u16 % 2, &text);
+                }
+                7 if step % 100 == 0 => (set, saves) = (WriteSet::default(), Vec::new()),
                 _ => set.write(&space, &key, put(&"v".repeat(random as usize >> 8 & 63))),
             }
             assert_eq!(set.live_bytes(), count(&set), "step {step}");

@@ -23,8 +23,9 @@ use crate::commit::Commit;
 use crate::core::Core;
 use crate::database::Open;
 use crate::error::{ConflictOn, Error, LockHolder, Result};
+use crate::merge::Operators;
 use crate::pending::{CommitInfo, Pending};
-use crate::record;
+use crate::record::{self, Named};
 use crate::timers::Timer;
 
 /// How often a request whose evidence left the ring is validated again outside the window before it
@@ -88,7 +89,7 @@ impl Transaction {
                 record::delete_range(&mut bytes, overlay.space.id, lower, upper);
             }
             for (key, write) in overlay.entries() {
-                encode(&mut bytes, overlay.space.id, key, write);
+                encode(&mut bytes, overlay.space.id, key, write, open.operators());
             }
         }
         // Room in the log first: it may be refused, and then nothing was touched.
@@ -116,10 +117,12 @@ impl Transaction {
             }
         }
         let reads = self.reads.into_inner().into_spaces();
+        let merges = writes.iter().any(SpaceWrites::merges);
         let request = Request::new(self.isolation, read, writes, reads);
         if let Some(locks) = locks {
             request.set_locks(locks);
-            if let Concurrency::Locking(_) = self.concurrency {
+            // A merge takes no lock beforehand.
+            if matches!(self.concurrency, Concurrency::Locking(_)) && !merges {
                 request.cover();
             }
         }
@@ -131,12 +134,22 @@ impl Transaction {
 }
 
 /// Adds one write to a record.
-pub(crate) fn encode(record: &mut Vec<u8>, space: u32, key: &[u8], write: &Write) {
+pub(crate) fn encode(
+    record: &mut Vec<u8>,
+    space: u32,
+    key: &[u8],
+    write: &Write,
+    operators: &Operators,
+) {
     match write {
         Write::Put { value, expires_at } => {
             record::put(record, space, key, value, *expires_at);
         }
         Write::Delete => record::delete(record, space, key),
+        Write::Merge { operator, operand, at_ms } => {
+            let named = operators.named(*operator).map_or(Named::Number(*operator), Named::Name);
+            record::merge(record, space, key, named, operand, *at_ms);
+        }
     }
 }
 
@@ -150,6 +163,9 @@ pub(crate) fn add(prepared: &mut isolith_index::Prepared, space: &Space, key: &[
             prepared.add(key, Kind::Put, value, expires_at);
         }
         Write::Delete => prepared.add(key, Kind::Delete, Value::empty(), 0),
+        Write::Merge { operator, operand, at_ms } => {
+            prepared.add(key, Kind::Merge { operator }, operand, at_ms);
+        }
     }
 }
 
@@ -310,9 +326,13 @@ impl Queued {
         };
         for writes in request.writes.iter() {
             let space = &writes.space;
-            for key in writes.prepared.keys() {
+            for (key, kind) in writes.prepared.keys().zip(writes.prepared.kinds()) {
                 let what = LockTarget::Key(key);
-                if !acquire(core, locks, space, what, LockMode::Exclusive, patience)? {
+                let mode = match kind {
+                    Kind::Merge { .. } => LockMode::Merge,
+                    Kind::Put | Kind::Delete => LockMode::Exclusive,
+                };
+                if !acquire(core, locks, space, what, mode, patience)? {
                     return Ok(false);
                 }
             }

@@ -175,7 +175,11 @@ impl Both {
         let own = random.below(OWNERS + 1);
         let own = self.actors.get(own);
         let (keys, range) = (random.below(4), Target::parse(random.pick(&TARGETS)));
-        let keys: Vec<_> = (0..keys).map(|_| (random.pick(&KEYS), random.pick(&KINDS))).collect();
+        // A commit writes a key once. Not always in order.
+        let mut keys: Vec<_> =
+            (0..keys).map(|_| (random.pick(&KEYS), random.pick(&KINDS))).collect();
+        let mut seen = Vec::new();
+        keys.retain(|(key, _)| !seen.contains(key) && (seen.push(*key), true).1);
         let with_range = random.below(3) == 0;
         let writes = |space: &Arc<Space>| {
             let mut prepared = space.memtable.prepare(keys.len());

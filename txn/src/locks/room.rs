@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Range;
 
-use isolith_index::{KeyRange, Prepared, Slice};
+use isolith_index::{KeyRange, Kind, Prepared, Slice};
 
 use super::LockMode;
 use super::cut::Span;
@@ -149,8 +149,11 @@ impl Wanted {
 }
 
 /// The mode of the lock that the write at a place would need.
-pub(super) fn mode_of_write(_writes: &Prepared, _at: usize) -> LockMode {
-    LockMode::Exclusive
+pub(super) fn mode_of_write(writes: &Prepared, at: usize) -> LockMode {
+    match writes.kind(at) {
+        Kind::Merge { .. } => LockMode::Merge,
+        Kind::Put | Kind::Delete => LockMode::Exclusive,
+    }
 }
 
 impl Room {

@@ -167,6 +167,28 @@ fn pruning_leaves_one_put_of_a_counter_and_one_for_each_reader() {
 }
 
 #[test]
+fn where_all_history_is_kept_a_read_of_the_newest_has_a_short_way() {
+    let memtable = Arc::new(Memtable::new(1));
+    for stamp in 1..=10_000 {
+        let mut write = memtable.prepare(1);
+        write.add(b"k", Kind::Merge { operator: 0 }, Value::new(b"1"), 0);
+        write.install(at(stamp));
+        // The last one is not visible yet.
+        let view = PruneView::new(Lsn::ZERO, []).with_linked(at(stamp - 1));
+        write.fold(&view, &Text, &pin());
+    }
+    assert_eq!(chain_len(&memtable, b"k"), 10_000);
+    let guard = pin();
+    for read in [1, 63, 64, 65, 5000, 9999, 10_000] {
+        let lookup = memtable.lookup(b"k", at(read), &guard);
+        if let Found::Merged(merged) = lookup.found {
+            assert!(merged.parts().1.len() <= 66, "at {read}");
+        }
+        assert_eq!(text(&memtable, b"k", read), read.to_string());
+    }
+}
+
+#[test]
 fn appends_to_a_long_value_do_not_copy_it_each_time() {
     let memtable = Arc::new(Memtable::new(1));
     let long = vec![b'x'; 100_000];
@@ -376,7 +398,8 @@ fn any_chain_of_merges_reads_as_the_model_however_it_is_pruned() {
                 let view = PruneView::new(at(horizon), needed.iter().map(|&n| at(n)));
                 // Views may be stale.
                 let used = stale.take().unwrap_or_else(|| view.clone());
-                match random.below(4) {
+                match random.below(5) {
+                    4 => write.fold(&used.with_linked(at(stamp)), &Text, &pin()),
                     0 => drop(memtable.prune_range(ALL, &used, &Text, &pin())),
                     _ => drop(write.prune(&used, &Text, &pin())),
                 }
