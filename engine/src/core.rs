@@ -338,6 +338,7 @@ impl Core {
     }
 
     /// Refuses a database that is closed, or that belongs to this process's parent.
+    #[inline]
     pub(crate) fn check_open(&self) -> Result<()> {
         if fork::generation() != self.generation {
             return Err(Error::Forked);

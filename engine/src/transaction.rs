@@ -225,12 +225,14 @@ impl Transaction {
 
     /// Whether it may go on: the database is open, its time is not over, its locks are its own, and
     /// what it reads is still kept.
+    #[inline]
     pub(crate) fn check(&self) -> Result<()> {
         self.check_running()?;
         self.believe()
     }
 
     /// The same but for what it reads, which is judged after each read.
+    #[inline]
     pub(crate) fn check_running(&self) -> Result<()> {
         self.open.check_open()?;
         if let Some((keyspace, what, other)) = self.torn.get() {
@@ -241,6 +243,7 @@ impl Transaction {
 
     /// Whether what was just read at the read timestamp may be believed: for after each such read,
     /// before its result is used.
+    #[inline]
     fn believe(&self) -> Result<()> {
         self.slot.borrow().as_ref().map_or(Ok(()), |slot| self.open.believe(slot))
     }
@@ -861,7 +864,7 @@ impl Transaction {
     /// Commits, and returns once the commit is decided and visible: *not* acknowledged until the
     /// returned future is awaited.
     pub fn commit_pending(self) -> Result<Pending> {
-        CommitSteps::new(self).decide()
+        self.decide()
     }
 
     /// The commit as steps that never wait, and as a future.

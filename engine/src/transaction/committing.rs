@@ -50,6 +50,20 @@ impl From<Error> for Unprepared {
 }
 
 impl Transaction {
+    /// Goes on until the commit is decided, waiting as long as it takes: the way of [`CommitSteps`],
+    /// without a stop in between.
+    pub(super) fn decide(self) -> Result<Pending> {
+        match self.prepare(false, None)? {
+            Prepared::Nothing(pending) => Ok(pending),
+            Prepared::Commit(open, queued) => {
+                let durability = queued.commit.durability;
+                let lsn = queued.run(&open)?;
+                let info = CommitInfo { timestamp: Some(lsn) };
+                Ok(Pending::new(open, info, lsn, durability))
+            }
+        }
+    }
+
     /// Makes the request: record, nodes, versions, room in the log.
     fn prepare(self: Box<Self>, steps: bool, waker: Option<Waker>) -> Result<Prepared, Unprepared> {
         self.check()?;
@@ -401,18 +415,6 @@ impl CommitSteps {
     /// From now on a lock in the way is told, not waited for.
     pub(super) fn never_wait(&mut self) {
         self.steps = true;
-    }
-
-    /// Goes on until the commit is decided, waiting as long as it takes.
-    pub(super) fn decide(mut self) -> Result<Pending> {
-        loop {
-            match self.decide_step() {
-                Step::Ready(pending) => return Ok(pending),
-                Step::Aborted(error) => return Err(error),
-                // Only where a test steps the rounds; the pipeline itself waits otherwise.
-                Step::Blocked(_) => std::thread::yield_now(),
-            }
-        }
     }
 
     /// Whom to wake when a commit that waits for a lock can go on. Waking may come without need.

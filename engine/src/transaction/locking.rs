@@ -223,6 +223,7 @@ impl Locking {
     }
 
     /// Refuses to go on after the transaction's time, or after it lost its locks.
+    #[inline]
     pub(super) fn check(&self, core: &Core) -> Result<()> {
         if self.patience.borrow().is_over() {
             return Err(Error::TransactionTimeout);
