@@ -81,7 +81,7 @@ pub struct Transaction {
     observed: Cell<Lsn>,
     /// Set when what was read before turned out not to hold at a timestamp that the transaction had
     /// moved to: nothing that it reads or writes from then on would make sense.
-    torn: OnceCell<(Keyspace, ConflictOn, Lsn)>,
+    torn: OnceCell<Box<(Keyspace, ConflictOn, Lsn)>>,
     locking: Locking,
 }
 
@@ -235,7 +235,7 @@ impl Transaction {
     #[inline]
     pub(crate) fn check_running(&self) -> Result<()> {
         self.open.check_open()?;
-        if let Some((keyspace, what, other)) = self.torn.get() {
+        if let Some((keyspace, what, other)) = self.torn.get().map(|torn| &**torn) {
             return Err(self.conflict_on(keyspace, what.clone(), Some(*other)));
         }
         self.locking.check(&self.open)
@@ -528,7 +528,7 @@ impl Transaction {
             if self.advance() {
                 return Ok(());
             }
-            self.torn.get_or_init(|| (keyspace.clone(), what(), newest));
+            self.torn.get_or_init(|| Box::new((keyspace.clone(), what(), newest)));
         }
         Err(self.conflict_on(keyspace, what(), Some(newest)))
     }

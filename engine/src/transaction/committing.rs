@@ -13,7 +13,7 @@ use std::task::{Context, Poll, Waker};
 use isolith_index::{Kind, Value, pin};
 use isolith_txn::{
     Age, BlockedBy, Concurrency, Conflict, DeadlockPolicy, Interval, LockMode, LockTarget, Outcome,
-    Request, SnapshotSlot, Space, SpaceWrites, Step, Verdict, Write,
+    Request, SnapshotSlot, Space, SpaceWrites, Step, Verdict, Write, WriteSet,
 };
 use isolith_wal::{Lsn, Record};
 
@@ -53,7 +53,7 @@ impl Transaction {
     /// Goes on until the commit is decided, waiting as long as it takes: the way of [`CommitSteps`],
     /// without a stop in between.
     pub(super) fn decide(self) -> Result<Pending> {
-        match self.prepare(false, None)? {
+        match Box::new(self).prepare(false, None).map_err(|unprepared| unprepared.error)? {
             Prepared::Nothing(pending) => Ok(pending),
             Prepared::Commit(open, queued) => {
                 let durability = queued.commit.durability;
@@ -95,19 +95,14 @@ impl Transaction {
             .iter()
             .all(|overlay| overlay.entries().all(|(_, write)| matches!(write, Write::Delete)));
         open.admit(self.writes.live_bytes(), deletes_only)?;
-        let mut bytes = Vec::with_capacity(self.writes.live_bytes());
-        let mut writes = Vec::with_capacity(self.writes.overlays().len());
-        for overlay in self.writes.overlays() {
-            for range in overlay.ranges() {
-                let (lower, upper) = (range.lower_ref(), range.upper_ref());
-                record::delete_range(&mut bytes, overlay.space.id, lower, upper);
-            }
-            for (key, write) in overlay.entries() {
-                encode(&mut bytes, overlay.space.id, key, write, open.operators());
-            }
-        }
         // Room in the log first: it may be refused, and then nothing was touched.
-        let record = match open.reserve(bytes, Some(open.stall_timeout())) {
+        let record = match open.log() {
+            Some(_) => {
+                open.reserve(record_of(&self.writes, open.operators()), Some(open.stall_timeout()))
+            }
+            None => Ok(None),
+        };
+        let record = match record {
             Ok(record) => record,
             Err(error) => {
                 let transaction = matches!(error, Error::Stalled { .. }).then_some(self);
@@ -117,6 +112,7 @@ impl Transaction {
         let slot = self.slot.into_inner();
         let read = slot.as_ref().map_or(Lsn::ZERO, SnapshotSlot::timestamp);
         let (locks, age, policy, mut patience) = self.locking.into_parts();
+        let mut writes = Vec::with_capacity(self.writes.overlays().len());
         for overlay in self.writes.into_overlays() {
             let space = Arc::clone(&overlay.space);
             let mut prepared = space.memtable.prepare(overlay.entries().len());
@@ -145,6 +141,21 @@ impl Transaction {
         let queued = Queued { slot, age, policy, patience: Some(patience), ..Queued::new(commit) };
         Ok(Prepared::Commit(open, queued))
     }
+}
+
+/// What the log is to hold of a transaction.
+fn record_of(writes: &WriteSet, operators: &Operators) -> Vec<u8> {
+    let mut record = Vec::with_capacity(writes.live_bytes());
+    for overlay in writes.overlays() {
+        for range in overlay.ranges() {
+            let (lower, upper) = (range.lower_ref(), range.upper_ref());
+            record::delete_range(&mut record, overlay.space.id, lower, upper);
+        }
+        for (key, write) in overlay.entries() {
+            encode(&mut record, overlay.space.id, key, write, operators);
+        }
+    }
+    record
 }
 
 /// Adds one write to a record.
