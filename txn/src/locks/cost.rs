@@ -2,7 +2,10 @@
 //!
 //! `cargo test -p isolith-txn --release --lib locks::cost -- --ignored --nocapture`
 
+use std::ops::Bound;
 use std::sync::Arc;
+
+use isolith_index::Slice;
 
 use super::tests::space;
 use super::*;
@@ -62,4 +65,33 @@ fn an_uncontended_lock_and_its_release() {
             "{locks:>3} locks an owner, keys of {key_bytes} bytes, beside {others:>6}: {each:.0} ns each"
         );
     }
+}
+
+#[test]
+#[ignore = "a measurement, for a calm machine"]
+fn the_extension_of_a_cursor() {
+    const STEPS: usize = 100_000;
+    let space = space(1);
+    let table = Arc::new(LockTable::new());
+    let keys: Vec<_> =
+        (0..=STEPS).map(|n| Slice::from(format!("user:{n:010}").as_bytes())).collect();
+    let stretches: Vec<_> = keys
+        .windows(2)
+        .map(|pair| Interval {
+            lower: Bound::Excluded(pair[0].clone()),
+            upper: Bound::Included(pair[1].clone()),
+        })
+        .collect();
+    let mut best = f64::MAX;
+    for _ in 0..5 {
+        let owner = table.owner(table.next_age(), DeadlockPolicy::WoundWait);
+        let begin = thread_nanoseconds();
+        for stretch in &stretches {
+            let step = owner.lock(&space, LockTarget::Range(stretch), LockMode::Shared, None);
+            debug_assert_eq!(step, LockStep::Granted);
+        }
+        best = best.min((thread_nanoseconds() - begin) / STEPS as f64);
+        assert_eq!(owner.lock_count(), 1);
+    }
+    println!("a cursor's extension: {best:.0} ns each");
 }

@@ -10,6 +10,14 @@ use isolith_index::{KeyRange, Slice};
 
 use crate::read_set::Interval;
 
+/// Keys up to this length are held in the slice itself.
+pub(super) const INLINE_KEY_BYTES: usize = 22;
+
+/// A copy of a key that is cheap to copy again.
+pub(super) fn hold_key(key: &[u8]) -> Slice {
+    if key.len() <= INLINE_KEY_BYTES { Slice::copy(key) } else { Slice::share(key.into()) }
+}
+
 /// A place between keys, borrowed.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum CutRef<'a> {
@@ -45,8 +53,8 @@ impl<'a> CutRef<'a> {
     /// The first key after it; that of the end is after every key, and never asked for.
     pub(super) fn to_key(self) -> Slice {
         match self {
-            Before(key) => key.into(),
-            After(key) => [key, &[0]].concat().into(),
+            Before(key) => hold_key(key),
+            After(key) => hold_key(&[key, &[0]].concat()),
             End => Slice::default(),
         }
     }

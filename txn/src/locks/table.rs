@@ -18,7 +18,7 @@ use std::task::Waker;
 
 use isolith_index::Slice;
 
-use super::cut::{CutRef, Span};
+use super::cut::{CutRef, INLINE_KEY_BYTES, Span, hold_key};
 use super::policy::DeadlockPolicy;
 use super::room::{Grant, Point, Room, SlotId, Stretch, Wanted};
 use super::spans::Spans;
@@ -40,8 +40,6 @@ const ROOMS_KEPT: usize = 64;
 /// Emptied lists of keys that are kept for reuse, and how long they may be.
 const SPARE_LISTS: usize = 32;
 const SPARE_KEYS: usize = 1024;
-/// Keys up to this length are held in the slice itself.
-const INLINE_KEY_BYTES: usize = 22;
 /// What a locked key takes beside the bytes of a long one: in the map and in its owner's list.
 const POINT_BYTES: usize = 2 * size_of::<Slice>() + size_of::<Point>();
 
@@ -117,11 +115,6 @@ impl Request {
                 _ => false,
             }
     }
-}
-
-/// A copy of a key that is cheap to copy again.
-fn hold_key(key: &[u8]) -> Slice {
-    if key.len() <= INLINE_KEY_BYTES { Slice::copy(key) } else { Slice::share(key.into()) }
 }
 
 pub(super) fn point_bytes(key: &[u8]) -> usize {
