@@ -41,12 +41,6 @@ mod queue;
 mod table;
 
 #[cfg(all(test, not(loom)))]
-mod compare;
-#[cfg(all(test, not(loom)))]
-mod cost;
-#[cfg(all(test, not(loom)))]
-mod plain;
-#[cfg(all(test, not(loom)))]
 mod tests;
 
 use std::sync::{Arc, atomic};

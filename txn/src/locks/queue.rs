@@ -109,8 +109,7 @@ impl Table {
         }
     }
 
-    /// Grants whatever nothing stands in the way of any more among those who wait there, first in the
-    /// queue first.
+    /// Grants whatever nothing stands in the way of any more among those who wait there.
     pub(super) fn promote_at(&mut self, room: RoomId, wanted: &Wanted, effects: &mut Effects) {
         let place = &self.rooms[room as usize];
         if place.waiting == 0 {
@@ -129,10 +128,8 @@ impl Table {
             let request = self.slots[at as usize].waits_for();
             request.is_some_and(|request| request.wanted.overlaps(wanted))
         }));
-        candidates.sort_by_key(|&at| {
-            let slot = &self.slots[at as usize];
-            slot.waits_for().map(|request| slot.place(request))
-        });
+        // In whatever order: who is behind another that can be granted is behind it until it is, and then
+        // in its way.
         for at in candidates {
             if self.slots[at as usize].waits_for().is_some() && !self.is_blocked(at) {
                 self.grant(at);

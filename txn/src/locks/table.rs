@@ -495,7 +495,7 @@ impl Table {
     ) {
         let slot = &self.slots[me as usize];
         let stretches = &mut self.rooms[slot.held[at].room as usize].stretches;
-        let own = stretches.iter().position(|s| s.slot == me && s.mode == mode && !s.is_untaken);
+        let own = stretches.iter().position(|s| s.slot == me && s.mode == mode);
         let own = own.unwrap_or_else(|| {
             stretches.push(Stretch { slot: me, mode, is_untaken: false, spans: Spans::default() });
             stretches.len() - 1

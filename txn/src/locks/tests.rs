@@ -5,6 +5,10 @@
 //! interval like `[a,c)`, `(a,]`; an end left out is open); `again` asks as before; `gives-up`, `ends`,
 //! `commits`, `returns` (from a commit that did not come about), `count`, `holds KEY`.
 
+mod compare;
+mod cost;
+mod plain;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

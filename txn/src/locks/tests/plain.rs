@@ -7,10 +7,10 @@ use std::task::Waker;
 
 use isolith_index::KeyRange;
 
-use super::cut::Span;
-use super::policy::{DeadlockPolicy, Victim};
-use super::room::mode_of_write;
-use super::{
+use crate::locks::cut::Span;
+use crate::locks::policy::{DeadlockPolicy, Victim};
+use crate::locks::room::mode_of_write;
+use crate::locks::{
     ACTIVE, Effects, Holder, Identity, LockMode, LockStats, LockStep, LockTarget, OVER, Refusal,
     WOUNDED, Wound,
 };

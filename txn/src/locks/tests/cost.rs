@@ -1,14 +1,14 @@
 //! What an uncontended lock costs, with its share of the release. For a calm machine:
 //!
-//! `cargo test -p isolith-txn --release --lib locks::cost -- --ignored --nocapture`
+//! `cargo test -p isolith-txn --release --lib locks::tests::cost -- --ignored --nocapture`
 
 use std::ops::Bound;
 use std::sync::Arc;
 
 use isolith_index::Slice;
 
-use super::tests::space;
-use super::*;
+use super::space;
+use crate::locks::*;
 
 /// What this thread has run so far, whoever else wanted the core; exact to a tick of the scheduler.
 fn thread_nanoseconds() -> f64 {

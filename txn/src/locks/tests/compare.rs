@@ -11,9 +11,9 @@ use isolith_index::{Kind, Value};
 use isolith_wal::random_seed;
 
 use super::plain::PlainTable;
-use super::table::Table;
-use super::tests::{Target, Woken, space};
-use super::*;
+use super::{Target, Woken, space};
+use crate::locks::table::Table;
+use crate::locks::*;
 
 const OWNERS: usize = 6;
 const STEPS: usize = 60;
