@@ -408,3 +408,95 @@ fn a_commit_ends_the_wait_of_a_step_that_was_given_up() {
     drop(holder);
     assert_eq!(db.stats().locks.held, 0);
 }
+
+#[test]
+fn commits_that_are_given_up_while_they_wait_give_everything_back() {
+    let (builder, _) = super::tests::reopenable();
+    let builder = builder.lock_timeout(Duration::from_secs(3600));
+    let db = builder.memory(64 << 20).open().unwrap();
+    let space = db.keyspace("space").unwrap();
+    space.put("a", "").unwrap();
+    let mut holder = begin(&db, Isolation::Serializable, LOCKING);
+    holder.get(&space, "a").unwrap();
+    let before = db.stats().memory_bytes;
+    let value = vec![7; 100_000];
+    // In all far more than the log's queue and the memory budget hold.
+    for round in 0..3000 {
+        let mut tx = begin(&db, Isolation::Serializable, Concurrency::Optimistic);
+        tx.put(&space, "a", &value).unwrap();
+        let mut commit = tx.commit_steps();
+        let step = commit.step();
+        assert!(blocked(&step), "{round}: {step:?}");
+        if round % 2 == 0 {
+            assert!(blocked(&commit.step()));
+        }
+        drop(commit);
+    }
+    let stats = db.stats();
+    assert!(stats.memory_bytes < before + (1 << 20), "{before} {}", stats.memory_bytes);
+    assert_eq!((stats.locks.waiting, stats.snapshots), (0, 0));
+    holder.put(&space, "b", "").unwrap();
+    holder.commit().unwrap();
+    space.put("a", "1").unwrap();
+    assert_eq!(db.stats().locks.held, 0);
+}
+
+#[test]
+fn a_panic_in_a_transaction_that_holds_locks_lets_go_of_them() {
+    let (db, space, holder) = held();
+    drop(holder);
+    let panicked = catch_unwind(AssertUnwindSafe(|| {
+        let options = TransactionOptions { concurrency: LOCKING, ..Default::default() };
+        db.transact_with(options, |tx| {
+            tx.put(&space, "a", "1")?;
+            tx.range(&space, ..).for_each(drop);
+            if true {
+                panic!("on purpose");
+            }
+            Ok(())
+        })
+    }));
+    assert!(panicked.is_err());
+    assert_eq!((db.stats().locks.held, db.stats().locks.waiting), (0, 0));
+    space.put("a", "2").unwrap();
+}
+
+#[test]
+fn a_commit_that_has_its_locks_and_finds_no_room_in_the_log_is_tried_again() {
+    let (builder, _) = super::tests::reopenable();
+    let builder = builder.lock_timeout(Duration::from_secs(3600));
+    let db = builder.stall_timeout(Duration::ZERO).open().unwrap();
+    let space = db.keyspace("space").unwrap();
+    let value = vec![7; 100_000];
+    let mut stalled = 0;
+    for _ in 0..3 {
+        let reader = begin(&db, Isolation::Serializable, LOCKING);
+        reader.get(&space, "a").unwrap();
+        let mut tx = begin(&db, Isolation::Serializable, Concurrency::Optimistic);
+        tx.put(&space, "a", &value).unwrap();
+        let mut commit = tx.commit_steps();
+        while !blocked(&commit.step()) {
+            thread::yield_now();
+        }
+        // Others take all the room there is.
+        loop {
+            let mut other = begin(&db, Isolation::ReadCommitted, Concurrency::Optimistic);
+            other.put(&space, "b", &value).unwrap();
+            if matches!(other.commit_steps().step(), Step::Aborted(Error::Stalled { .. })) {
+                break;
+            }
+        }
+        drop(reader);
+        loop {
+            match commit.step() {
+                Step::Ready(_) => break,
+                Step::Aborted(Error::Stalled { .. }) => stalled += 1,
+                Step::Aborted(error) => panic!("{error}"),
+                Step::Blocked(by) => assert_ne!(by, BlockedBy::Lock),
+            }
+            thread::yield_now();
+        }
+    }
+    assert!(stalled > 0, "it was never short of room");
+    assert_eq!((db.stats().locks.held, db.stats().locks.waiting), (0, 0));
+}

@@ -254,6 +254,7 @@ impl Queued {
     fn advance(&mut self, core: &Core) -> Result<Step<Lsn, Error>> {
         let result = self.go_on(core);
         if result.is_err()
+            && !self.may_go_on(&result)
             && let Some(locks) = self.commit.request.locks()
         {
             // Not when the last who holds the request has let go of it: that may be a leader who has
@@ -261,6 +262,11 @@ impl Queued {
             locks.release();
         }
         result
+    }
+
+    /// Whether it has its locks and lacks only room in the log: then it can be tried again.
+    fn may_go_on<T>(&self, result: &Result<T>) -> bool {
+        self.locking.is_some() && matches!(result, Err(Error::Stalled { .. }))
     }
 
     fn go_on(&mut self, core: &Core) -> Result<Step<Lsn, Error>> {
@@ -520,7 +526,9 @@ impl CommitSteps {
             Stage::Decided(pending) => return Step::Ready(pending),
             Stage::Over => return Step::Aborted(Error::Closed),
         };
-        match queued.advance(&open) {
+        let result = queued.advance(&open);
+        let may_go_on = queued.may_go_on(&result);
+        match result {
             Ok(Step::Ready(lsn)) => {
                 let info = CommitInfo { timestamp: Some(lsn) };
                 let durability = queued.commit.durability;
@@ -531,7 +539,7 @@ impl CommitSteps {
                 Step::Blocked(by)
             }
             Ok(Step::Aborted(error)) | Err(error) => {
-                if queued.locking.is_some() && matches!(error, Error::Stalled { .. }) {
+                if may_go_on {
                     self.stage = Stage::Queued(open, queued);
                 }
                 Step::Aborted(error)
