@@ -163,7 +163,8 @@ impl Session {
         store: Store<'_>,
     ) -> Result<Timestamp, Error> {
         let mark = reply.mark();
-        let mut cx = Cx { shared, session: self, store, observed: Timestamp::ZERO };
+        let for_update = matches!(spec.handler, Handler::Write(_));
+        let mut cx = Cx { shared, session: self, store, for_update, observed: Timestamp::ZERO };
         let outcome = match spec.handler {
             Handler::Plain(run)
             | Handler::Read(run)
@@ -178,6 +179,11 @@ impl Session {
             Err(Failure::Text(text)) => {
                 reply.rewind(mark);
                 reply.error(&text);
+                Ok(observed)
+            }
+            Err(Failure::Unreadable(error)) => {
+                reply.rewind(mark);
+                reply.error(&failure::describe(&error, None));
                 Ok(observed)
             }
             Err(Failure::Engine(error)) => {

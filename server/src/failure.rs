@@ -28,13 +28,19 @@ pub(crate) enum Failure {
     /// What the client did wrong, as the text of its error. A handler says it before it has written
     /// anything: what it read still counts as read.
     Text(Cow<'static, str>),
+    /// What the client merges, or has merged, is nothing that fits the value: its own error, too, and
+    /// said before anything is written.
+    Unreadable(Error),
     /// What the engine could not do.
     Engine(Error),
 }
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
-        Failure::Engine(error)
+        match error {
+            Error::Merge { .. } | Error::UnknownOperator { .. } => Failure::Unreadable(error),
+            error => Failure::Engine(error),
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 use crate::failure::Failure;
 use crate::session::Session;
 use crate::shared::Shared;
-use isolith::{Entry, RangeLock, Slice, Snapshot, Timestamp, Transaction};
+use isolith::{Concurrency, Entry, RangeLock, Slice, Snapshot, Timestamp, Transaction};
 use std::ops::{Bound, ControlFlow};
 
 /// Where a command reads, and whether it can write.
@@ -24,6 +24,9 @@ pub(crate) struct Cx<'a> {
     pub(crate) shared: &'a Shared,
     pub(crate) session: &'a mut Session,
     pub(crate) store: Store<'a>,
+    /// The command may write what it reads: where that is locked, it is locked for it at once. Two that
+    /// only shared the lock would stand in each other's way.
+    pub(crate) for_update: bool,
     /// The newest commit that was seen: the reply must wait until it is acknowledged.
     pub(crate) observed: Timestamp,
 }
@@ -51,7 +54,35 @@ impl Cx<'_> {
                 Ok(read.value)
             }
             Store::Snapshot(snapshot) => Ok(snapshot.get_entry(keyspace, key)?),
-            Store::Transaction(txn) => Ok(txn.get_entry(keyspace, key)?),
+            Store::Transaction(txn) => {
+                if self.for_update && matches!(txn.concurrency(), Concurrency::Locking(_)) {
+                    txn.get_for_update(keyspace, key)?;
+                }
+                Ok(txn.get_entry(keyspace, key)?)
+            }
+        }
+    }
+
+    /// Whether a key is there. One whose value cannot be told is: a merge did not fit it.
+    pub(crate) fn is_there(&mut self, key: &[u8]) -> Result<bool, Failure> {
+        match self.entry(key) {
+            Ok(entry) => Ok(entry.is_some()),
+            Err(Failure::Unreadable(_)) => Ok(true),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Merges an operand into the value of a key, without reading it.
+    pub(crate) fn merge(
+        &mut self,
+        key: &[u8],
+        operator: &str,
+        operand: &[u8],
+    ) -> Result<(), Failure> {
+        let keyspace = self.shared.keyspace(self.session.db);
+        match &mut self.store {
+            Store::Transaction(txn) => Ok(txn.merge(keyspace, key, operator, operand)?),
+            _ => Err(read_only()),
         }
     }
 

@@ -18,7 +18,7 @@ const SCAN_COUNT_MAX: i64 = 100_000;
 pub(super) fn del(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
     let mut deleted = 0;
     for key in args.from(1) {
-        if cx.entry(key)?.is_some() {
+        if cx.is_there(key)? {
             cx.delete(key)?;
             deleted += 1;
         }
@@ -31,7 +31,7 @@ pub(super) fn del(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Out
 pub(super) fn exists(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
     let mut there = 0;
     for key in args.from(1) {
-        there += usize::from(cx.entry(key)?.is_some());
+        there += usize::from(cx.is_there(key)?);
     }
     reply.count(there);
     Ok(())

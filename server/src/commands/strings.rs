@@ -303,6 +303,20 @@ pub(super) fn append(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> 
     Ok(())
 }
 
+/// `MERGE key operator operand`; members for `set-union`.
+pub(super) fn merge(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
+    let operator = String::from_utf8_lossy(args.at(2)).to_lowercase();
+    if operator == isolith::merge::SET_UNION {
+        cx.merge(args.at(1), &operator, &isolith::merge::encode_set(args.from(3)))?;
+    } else if args.len() == 4 {
+        cx.merge(args.at(1), &operator, args.at(3))?;
+    } else {
+        return Err(syntax());
+    }
+    reply.ok();
+    Ok(())
+}
+
 /// `SETRANGE key offset value`
 pub(super) fn setrange(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
     let (offset, patch) = (integer(args.at(2))?, args.at(3));

@@ -417,6 +417,21 @@ pub(crate) static TABLE: &[Spec] = &[
             (if nothing is said) keeps others from changing them, EXCLUSIVE from locking them, too.",
         )
         .runs(Handler::Inside(transactions::lock_range)),
+    Spec::new(Group::Isolith, "merge", -4, ONE_KEY, OURS)
+        .syntax("MERGE key operator operand [member ...]")
+        .does(
+            "Changes a value without reading it: adds to it, appends to it, …; such transactions do not \
+            disturb each other.",
+        )
+        .note(
+            "Operators: `add-i64` and `max-i64` (decimal integers; 0 and nothing where there is no \
+            value), `append`, `set-union` (the operands are members; the value is a set as the library \
+            encodes it). At every isolation level a transaction that merges into a key and does not read \
+            it conflicts with nobody on its account; it waits, at the commit, for who holds a lock on it. \
+            An operand that is none is refused; a value that cannot be merged into, like text by \
+            `add-i64`, makes reads of the key an error, until it is set or deleted.",
+        )
+        .runs(Handler::Write(strings::merge)),
     Spec::new(Group::Isolith, "range", -3, NO_KEYS, OURS)
         .syntax("RANGE start end [LIMIT count] [REV]")
         .does(

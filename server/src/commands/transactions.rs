@@ -289,7 +289,7 @@ pub(super) fn rollback(
         (Some(to), Some(name), 3) if is(to, "TO") => match rollback_to(session, name) {
             Ok(()) => reply.ok(),
             Err(Failure::Text(text)) => reply.error(&text),
-            Err(Failure::Engine(error)) => {
+            Err(Failure::Engine(error) | Failure::Unreadable(error)) => {
                 let why = "rolling back to a savepoint failed";
                 session.abort(failure::hint(&error, None), why);
                 reply.error(&failure::describe(&error, None));
