@@ -29,9 +29,11 @@ const ROUND: Duration = Duration::from_millis(20);
 const SWEEP_KEYS: usize = 1024;
 /// The same where history is retained: nobody else prunes there.
 const SWEEP_KEYS_RETAINED: usize = 8 * SWEEP_KEYS;
+/// Keys looked at under one pin.
+const STRETCH_KEYS: usize = 64;
 /// Versions passed by in one round, on the average: a chain of a million that must stay is walked once
 /// in a while, not every round.
-const SWEEP_VERSIONS: usize = 64 << 10;
+const SWEEP_VERSIONS: usize = 32 << 10;
 /// Expired keys deleted in one transaction.
 const SWEEP_DELETES: usize = 128;
 
@@ -89,11 +91,21 @@ fn upkeep(core: &Core) {
 /// Where the sweep of each keyspace stands.
 #[derive(Debug, Default)]
 pub(crate) struct Sweeps {
-    after: HashMap<SpaceId, Slice>,
-    /// What the pass that is under way has left so far.
-    kept: HashMap<SpaceId, Kept>,
+    passes: HashMap<SpaceId, Pass>,
+    /// Which keyspace comes first: each in its turn, since it may use up what a round allows.
+    first: usize,
     /// Versions passed by beyond what the rounds so far allow.
     debt: usize,
+}
+
+/// A pass over a keyspace that is under way.
+#[derive(Debug, Default)]
+struct Pass {
+    after: Option<Slice>,
+    /// What it has left so far.
+    kept: Kept,
+    /// Whether it has left out chains.
+    partial: bool,
 }
 
 impl Sweeps {
@@ -101,15 +113,16 @@ impl Sweeps {
     pub(crate) fn round(&mut self, core: &Core) {
         core.look_at_the_clock();
         self.debt = self.debt.saturating_sub(SWEEP_VERSIONS);
-        let spaces = core.spaces();
+        let mut spaces = core.spaces();
+        spaces.sort_unstable_by_key(|(_, space)| space.id);
         let ids: Vec<SpaceId> = spaces.iter().map(|(_, space)| space.id).collect();
-        self.after.retain(|id, _| ids.contains(id));
-        self.kept.retain(|id, _| ids.contains(id));
+        self.passes.retain(|id, _| ids.contains(id));
+        let first = self.first % spaces.len().max(1);
+        spaces.rotate_left(first);
+        self.first = self.first.wrapping_add(1);
+        let indebted = self.debt > 0;
         for (_, space) in spaces {
-            if self.debt > 0 && !space.may_expire() {
-                continue;
-            }
-            let expired = self.look(core, &space, &ids);
+            let expired = self.look(core, &space, &ids, indebted);
             for keys in expired.chunks(SWEEP_DELETES) {
                 match delete_expired(core, &space, keys) {
                     // Somebody writes there, or has it locked: the next pass comes back.
@@ -120,52 +133,78 @@ impl Sweeps {
         }
     }
 
-    fn look(&mut self, core: &Core, space: &Arc<Space>, ids: &[SpaceId]) -> Vec<Slice> {
+    /// Looks at the next keys of one keyspace; returns those that have expired.
+    fn look(
+        &mut self,
+        core: &Core,
+        space: &Arc<Space>,
+        ids: &[SpaceId],
+        indebted: bool,
+    ) -> Vec<Slice> {
         let mut expired = Vec::new();
-        let now = core.now();
-        let read = core.marks().acknowledged();
-        let view = core.prune_view();
-        let after = self.after.remove(&space.id);
-        let lower = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
-        let mut visits = 0;
-        let visits_max =
-            if core.history().is_retained() { SWEEP_KEYS_RETAINED } else { SWEEP_KEYS };
-        let mut last = None;
-        let guard = pin();
-        space.memtable.scan((lower, Bound::Unbounded), Direction::Forward, &guard, |node| {
-            if space.may_expire()
-                && merge::expires_at(node.lookup(read).found).is_some_and(|at| at <= now)
-            {
-                expired.push(Slice::from(node.key()));
+        let retained = core.history().is_retained();
+        let visits_max = if retained { SWEEP_KEYS_RETAINED } else { SWEEP_KEYS };
+        // An old view only prunes less: one does for all stretches.
+        let (read, view) = (core.marks().acknowledged(), core.prune_view());
+        let pass = self.passes.entry(space.id).or_default();
+        for _ in 0..visits_max / STRETCH_KEYS {
+            // What has expired is looked for all the same; the chains wait for the next pass.
+            let prunes = !indebted && self.debt < SWEEP_VERSIONS;
+            if !prunes && !space.may_expire() {
+                break;
             }
-            visits += 1;
-            if visits == visits_max {
-                last = Some(Slice::from(node.key()));
-                return ControlFlow::Break(());
+            let after = pass.after.take();
+            let last = look_for_expired(core, space, after.as_ref(), &mut expired);
+            let lower = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+            let upper = last.as_deref().map_or(Bound::Unbounded, Bound::Included);
+            if prunes {
+                let guard = pin();
+                let (range, operators) = ((lower, upper), Calm(core.operators()));
+                let pruned = space.memtable.prune_range(range, &view, &operators, &guard);
+                core.count_pruned(pruned.bytes);
+                self.debt += pruned.kept_versions + pruned.versions;
+                let oldest = view.needed.first().copied().filter(|&oldest| oldest < read);
+                pass.kept.add(oldest, &pruned);
             }
-            ControlFlow::Continue(())
-        });
-        let upper = last.as_deref().map_or(Bound::Unbounded, Bound::Included);
-        // In debt only what has expired is looked for; the chains wait for the next pass.
-        if self.debt == 0 {
-            let pruned =
-                space.memtable.prune_range((lower, upper), &view, &Calm(core.operators()), &guard);
-            core.count_pruned(pruned.bytes);
-            self.debt = pruned.kept_versions.saturating_sub(SWEEP_VERSIONS);
-            let oldest = view.needed.first().copied().filter(|&oldest| oldest < read);
-            self.kept.entry(space.id).or_default().add(oldest, &pruned);
-        }
-        match last {
-            Some(last) => {
-                self.after.insert(space.id, last);
+            pass.partial |= !prunes;
+            if last.is_none() {
+                let pass = std::mem::take(pass);
+                if !pass.partial {
+                    core.history().note_kept(space.id, pass.kept, ids);
+                }
+                break;
             }
-            None => {
-                let kept = self.kept.remove(&space.id).unwrap_or_default();
-                core.history().note_kept(space.id, kept, ids);
-            }
+            pass.after = last;
         }
         expired
     }
+}
+
+/// Looks for expired keys in the next stretch after `after`; returns the last key that it looked at,
+/// unless it came to the end.
+fn look_for_expired(
+    core: &Core,
+    space: &Space,
+    after: Option<&Slice>,
+    expired: &mut Vec<Slice>,
+) -> Option<Slice> {
+    let (now, read) = (core.now(), core.marks().acknowledged());
+    let lower = after.map_or(Bound::Unbounded, |after| Bound::Excluded(&after[..]));
+    let (mut visits, mut last, guard) = (0, None, pin());
+    space.memtable.scan((lower, Bound::Unbounded), Direction::Forward, &guard, |node| {
+        if space.may_expire()
+            && merge::expires_at(node.lookup(read).found).is_some_and(|at| at <= now)
+        {
+            expired.push(Slice::from(node.key()));
+        }
+        visits += 1;
+        if visits == STRETCH_KEYS {
+            last = Some(Slice::from(node.key()));
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    });
+    last
 }
 
 /// Deletes those of `keys` that are still expired. It depends on what it read: a key that is written

@@ -38,6 +38,8 @@ use crate::transaction::{Queued, add, encode};
 pub(crate) const SYSTEM_SPACE: SpaceId = 0;
 /// Commits whose chains are pruned together.
 const PRUNE_COMMITS: usize = 32;
+/// Versions that a chain may keep before its writers prune it less often.
+const CHAIN_VERSIONS: usize = 32;
 /// The share of the budget that deletes may use on top of it.
 const DELETE_RESERVE: usize = 16;
 /// Bytes that may be prepared before the exact use is summed up again.
@@ -128,6 +130,8 @@ pub(crate) struct Core {
     memory_since: AtomicUsize,
     /// Commits whose chains are due for pruning.
     prune_due: Mutex<Vec<Arc<[SpaceWrites]>>>,
+    /// Batches of them that are left to the sweep, after one that walked past much and freed little.
+    prune_rests: AtomicUsize,
     reclaimed: Mutex<Reclaimed>,
     history: History,
     /// Whether an upkeep thread comes by.
@@ -208,6 +212,7 @@ impl Core {
                 ..TransactionOptions::default()
             },
             prune_due: Mutex::new(Vec::with_capacity(PRUNE_COMMITS)),
+            prune_rests: AtomicUsize::new(0),
             reclaimed: Mutex::default(),
             marks,
             registry: Arc::new(registry),
@@ -551,19 +556,43 @@ impl Core {
             if !self.attended {
                 self.look_at_the_clock();
             }
-            self.prune(&batch);
+            if self.history.is_retained() && self.attended {
+                return self.fold_only(&batch);
+            }
+            // Relaxed, here and below: a hint.
+            let rests = self.prune_rests.load(Ordering::Relaxed);
+            if rests > 0 {
+                self.prune_rests.store(rests - 1, Ordering::Relaxed);
+                return self.fold_only(&batch);
+            }
+            let (keys, kept) = self.prune(&batch);
+            self.prune_rests.store(kept / (CHAIN_VERSIONS * keys.max(1)), Ordering::Relaxed);
         }
     }
 
-    fn prune(&self, commits: &[Arc<[SpaceWrites]>]) {
+    /// Folds what these commits merged and deleted by range, and prunes nothing.
+    fn fold_only(&self, commits: &[Arc<[SpaceWrites]>]) {
+        let (view, guard, operators) = (self.prune_view(), pin(), Calm(&self.operators));
+        for writes in commits.iter().flat_map(|writes| writes.iter()) {
+            writes.prepared.fold(&view, &operators, &guard);
+        }
+    }
+
+    /// Prunes the chains that these commits extended. Returns how many, and the versions that it
+    /// walked past.
+    fn prune(&self, commits: &[Arc<[SpaceWrites]>]) -> (usize, usize) {
         let view = self.prune_view();
         let guard = pin();
         let operators = Calm(&self.operators);
-        let writes = commits.iter().flat_map(|writes| writes.iter());
-        if self.history.is_retained() && self.attended {
-            return writes.for_each(|w| w.prepared.fold(&view, &operators, &guard));
+        let (mut bytes, mut keys, mut kept) = (0, 0, 0);
+        for writes in commits.iter().flat_map(|writes| writes.iter()) {
+            let freed = writes.prepared.prune(&view, &operators, &guard);
+            bytes += freed.bytes;
+            keys += writes.prepared.keys().len();
+            kept += freed.kept_versions;
         }
-        self.count_pruned(writes.map(|w| w.prepared.prune(&view, &operators, &guard).bytes).sum());
+        self.count_pruned(bytes);
+        (keys, kept)
     }
 
     /// Lets go of dropped keyspaces, as far as nobody uses them: neither pruning nor validation needs

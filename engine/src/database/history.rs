@@ -317,6 +317,36 @@ fn a_commit_under_way_does_not_expire() {
     assert!(matches!(commit.step(), Step::Ready(_)));
 }
 
+/// A chain that is longer than what a round allows keeps neither the other keyspaces' from being pruned
+/// nor the sweep from coming back.
+#[test]
+fn a_long_chain_holds_up_no_other_keyspace() {
+    let (db, a, clock, _) = open(|builder| builder.retention(millis(1_000)));
+    let b = db.keyspace("b").unwrap();
+    for _ in 0..10 {
+        b.put("k", "old").unwrap();
+    }
+    let mut sweeps = crate::background::Sweeps::default();
+    sweeps.round(db.core());
+    assert_eq!(db.stats().history_versions, 9);
+    clock.advance(2_000);
+    const LONG: usize = 70_000;
+    for _ in 0..LONG {
+        a.put("k", "long").unwrap();
+    }
+    for _ in 0..8 {
+        sweeps.round(db.core());
+    }
+    assert_eq!(db.stats().history_versions, LONG - 1, "the newest counts not, nor what went");
+    clock.advance(2_000);
+    let freed = (0..16).position(|_| {
+        sweeps.round(db.core());
+        // Ends of batches that the log has written may keep one each.
+        db.stats().history_versions < 10
+    });
+    assert!(freed.is_some(), "{:?}", db.stats());
+}
+
 /// Threads: a writer that keeps two keys equal and counts a third up, the upkeep at work, and readers who
 /// stay until they are refused. Whatever was read before that is one state, and the right one.
 #[test]
