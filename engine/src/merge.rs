@@ -41,10 +41,10 @@
 //! - A merge of an operator that is not registered (the database was opened without it) is kept as it
 //!   is, in the log and in memory, and a read that needs it fails with [`Error::UnknownOperator`].
 //! - Under [`Isolation::Snapshot`](crate::Isolation::Snapshot) the first committer wins over who
-//!   *puts* or deletes a key after it; a merge goes on top of whatever is there, though its
-//!   transaction may have read an older value of this or of another key. Who merges by what was read
-//!   reads with [`get_for_update`](crate::Transaction::get_for_update), or at a level that protects
-//!   reads.
+//!   puts or deletes a key after it, and over who merges into a key that it has read: what is merged
+//!   may have been made of what was read. At the levels that protect reads, reading is a dependency
+//!   anyway; at read committed it is none: read with
+//!   [`get_for_update`](crate::Transaction::get_for_update) there.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};

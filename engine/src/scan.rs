@@ -306,12 +306,13 @@ impl<V: View> Range<V> {
         limit: usize,
     ) -> Result<Chunk> {
         let visible = || transaction.visible();
+        // Looked for at a timestamp that is held: what is not found is not locked key by key, nor
+        // returned; and values of merges are not made of what is being pruned.
+        let slot = transaction.statement()?;
+        let found = self.walk(within, direction, slot.timestamp(), limit)?;
+        self.keyspace.believe(&slot)?;
+        drop(slot);
         if !transaction.isolation().protects_intervals() {
-            // What is not found here is not returned: so it is looked for at a timestamp that is held.
-            let slot = transaction.statement()?;
-            let found = self.walk(within, direction, slot.timestamp(), limit)?;
-            self.keyspace.believe(&slot)?;
-            drop(slot);
             for (key, _) in &found.pairs {
                 transaction.lock_item(&self.keyspace, key)?;
             }
@@ -331,8 +332,7 @@ impl<V: View> Range<V> {
             transaction.check()?;
             return Ok(chunk);
         }
-        // What is found here may be gone by the time the lock is there; it only says how far to lock.
-        let found = self.walk(within, direction, visible(), limit)?;
+        // What was found may be gone by the time the lock is there; it only says how far to lock.
         let (mut covered, _) = split(within.clone(), found.reached.clone(), direction);
         if isolith_wal::planted!("scan-locks-only-what-it-found")
             && let (Some((first, _)), Some((last, _))) = (found.pairs.first(), found.pairs.last())

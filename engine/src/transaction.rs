@@ -39,7 +39,7 @@ use std::sync::Arc;
 use isolith_index::{Base, Found, MergeFailure, Operand, Slice, Value, pin};
 use isolith_txn::{
     Age, Concurrency, DeadlockPolicy, Isolation, LockMode, LockTarget, Merging, Overlay, ReadSet,
-    Savepoint, SnapshotSlot, Watermarks, Write, WriteSet,
+    Savepoint, SnapshotSlot, SpaceId, Watermarks, Write, WriteSet,
 };
 use isolith_wal::{Durability, Lsn};
 
@@ -82,7 +82,27 @@ pub struct Transaction {
     /// Set when what was read before turned out not to hold at a timestamp that the transaction had
     /// moved to: nothing that it reads or writes from then on would make sense.
     torn: OnceCell<Box<(Keyspace, ConflictOn, Lsn)>>,
+    /// What it has read, where the first committer wins: its own merges of these keys, and no other
+    /// reads, depend on it.
+    seen: RefCell<Option<Box<SeenKeys>>>,
     locking: Locking,
+}
+
+/// Keys that a transaction has read, and that nobody looks at unless it merges into one of them.
+#[derive(Debug, Default)]
+struct SeenKeys {
+    keys: Vec<(SpaceId, Slice)>,
+    bytes: usize,
+}
+
+impl SeenKeys {
+    fn add(&mut self, space: SpaceId, key: &[u8]) {
+        let again = |(last, known): &(SpaceId, Slice)| *last == space && **known == *key;
+        if !self.keys.last().is_some_and(again) {
+            self.keys.push((space, Slice::from(key)));
+            self.bytes += key.len() + size_of::<(SpaceId, Slice)>();
+        }
+    }
 }
 
 impl fmt::Debug for Transaction {
@@ -172,6 +192,7 @@ impl Transaction {
             writes: WriteSet::default(),
             observed: Cell::new(Lsn::ZERO),
             torn: OnceCell::new(),
+            seen: RefCell::default(),
             locking,
         };
         if options.read_only {
@@ -209,7 +230,8 @@ impl Transaction {
 
     /// Bytes that it holds in its read and write sets and its locks.
     pub fn bytes(&self) -> usize {
-        self.writes.bytes() + self.reads.borrow().bytes() + self.locking.bytes()
+        let seen = self.seen.borrow().as_ref().map_or(0, |seen| seen.bytes);
+        self.writes.bytes() + self.reads.borrow().bytes() + seen + self.locking.bytes()
     }
 
     /// Fixes the read timestamp at its first use.
@@ -285,6 +307,44 @@ impl Transaction {
         if by_items && !self.read_only && !self.locks_reads() {
             self.reads.borrow_mut().point(keyspace.space(), key);
         }
+        let _ = self.note_seen(keyspace, key);
+    }
+
+    /// Notes that something of others was read at a key, if that may matter.
+    fn note_seen(&self, keyspace: &Keyspace, key: &[u8]) -> bool {
+        if !self.isolation.first_committer_wins() || self.read_only {
+            return false;
+        }
+        let space = keyspace.space().id;
+        let own = self.overlay(space).and_then(|own| own.lookup(key));
+        let others = matches!(own, None | Some(Write::Merge { .. }));
+        if others {
+            self.seen.borrow_mut().get_or_insert_default().add(space, key);
+        }
+        others
+    }
+
+    /// Makes the transaction depend on the keys that it has read and merges into, where nothing else
+    /// does: what is merged may have been made of what was read.
+    fn depend_on_merged(&self) {
+        let mut seen = self.seen.borrow_mut();
+        let Some(seen) = &mut *seen else { return };
+        let merged = self.writes.overlays().iter().flat_map(|overlay| {
+            let merges = overlay.entries().filter(|(_, w)| matches!(w, Write::Merge { .. }));
+            merges.map(move |(key, _)| (&overlay.space, key))
+        });
+        let mut merged = merged.peekable();
+        if merged.peek().is_none() {
+            return;
+        }
+        seen.keys.sort_unstable_by(|(a, key), (b, other)| (a, &**key).cmp(&(b, &**other)));
+        for (space, key) in merged {
+            let found =
+                seen.keys.binary_search_by(|(id, seen)| (id, &**seen).cmp(&(&space.id, key)));
+            if found.is_ok() {
+                self.reads.borrow_mut().point(space, key);
+            }
+        }
     }
 
     /// Refuses a keyspace that is not there at the read timestamp.
@@ -353,7 +413,11 @@ impl Transaction {
         key: &[u8],
         intent: Intent,
     ) -> Result<(Option<Entry>, Lsn)> {
-        self.read_by(keyspace, key, || self.plan(keyspace, key, intent))
+        let read = self.read_by(keyspace, key, || self.plan(keyspace, key, intent))?;
+        if intent != Intent::Hint && self.note_seen(keyspace, key) {
+            self.check_size()?;
+        }
+        Ok(read)
     }
 
     fn read_by(
@@ -769,7 +833,8 @@ impl Transaction {
             self.open.merge_error(space, key, operator, error)
         })?;
         if merging == Merging::NeedsValue {
-            let (base, _) = self.read(keyspace, key, Intent::Plain)?;
+            // A put of what was read: at every level it must not go over what comes meanwhile.
+            let (base, _) = self.read(keyspace, key, Intent::Update)?;
             let Entry { value, expires_at } = self.merged(keyspace, key, base.as_ref(), operand)?;
             let expires_at = stored_expiry(expires_at);
             let value = Value::from(value);

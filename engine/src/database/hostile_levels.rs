@@ -500,3 +500,56 @@ fn a_commit_that_has_its_locks_and_finds_no_room_in_the_log_is_tried_again() {
     assert!(stalled > 0, "it was never short of room");
     assert_eq!((db.stats().locks.held, db.stats().locks.waiting), (0, 0));
 }
+
+#[test]
+fn a_merge_by_a_second_operator_loses_nobody_elses_work() {
+    for isolation in Isolation::ALL {
+        for concurrency in [Concurrency::Optimistic, Concurrency::Auto, LOCKING] {
+            let (db, space) = database();
+            space.put("n", "1").unwrap();
+            let mut tx = begin(&db, isolation, concurrency);
+            tx.merge(&space, "n", merge::ADD_I64, "1").unwrap();
+            // What the two come to is a put of what was read.
+            tx.merge(&space, "n", merge::MAX_I64, "0").unwrap();
+            let mut other = begin(&db, Isolation::ReadCommitted, Concurrency::Optimistic);
+            other.merge(&space, "n", merge::ADD_I64, "10").unwrap();
+            let mut commit = other.commit_steps();
+            let waits = blocked(&commit.step());
+            let mine = tx.commit().is_ok();
+            if waits {
+                assert!(matches!(commit.step(), Step::Ready(_)));
+            }
+            let expected = if mine { "12" } else { "11" };
+            assert_eq!(text(space.get("n").unwrap()), expected, "{isolation} {concurrency}");
+        }
+    }
+}
+
+#[test]
+fn at_snapshot_who_merges_what_it_has_read_loses_nobody_elses_work() {
+    for concurrency in [Concurrency::Optimistic, Concurrency::Auto, LOCKING] {
+        for (how, conflicts) in [(0, true), (1, true), (2, true), (3, false), (4, false)] {
+            let (db, space) = database();
+            for key in ["m", "n", "o"] {
+                space.put(key, "1").unwrap();
+            }
+            let mut tx = begin(&db, Isolation::Snapshot, concurrency);
+            // Its timestamp is taken now.
+            tx.get(&space, "elsewhere").unwrap();
+            match how {
+                0 => drop(tx.get(&space, "n").unwrap()),
+                1 => assert_eq!(tx.range(&space, "m"..="o").count(), 3),
+                2 => {
+                    tx.merge(&space, "n", merge::ADD_I64, "1").unwrap();
+                    tx.get(&space, "n").unwrap();
+                }
+                3 => drop(tx.get(&space, "m").unwrap()),
+                _ => {}
+            }
+            tx.merge(&space, "n", merge::ADD_I64, "1").unwrap();
+            space.merge("n", merge::ADD_I64, "10").unwrap();
+            let conflict = matches!(tx.commit(), Err(Error::Conflict { .. }));
+            assert_eq!(conflict, conflicts, "{concurrency} {how}");
+        }
+    }
+}

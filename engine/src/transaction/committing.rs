@@ -95,6 +95,7 @@ impl Transaction {
             .iter()
             .all(|overlay| overlay.entries().all(|(_, write)| matches!(write, Write::Delete)));
         open.admit(self.writes.live_bytes(), deletes_only)?;
+        self.depend_on_merged();
         // Room in the log first: it may be refused, and then nothing was touched.
         let record = match open.log() {
             Some(_) => {

@@ -125,6 +125,47 @@ fn sit(tx: &mut Transaction, row: &Keyspace, who: u64, lock: bool, clear: bool) 
     if clear { tx.delete_range(row, ..) } else { Ok(()) }
 }
 
+/// Adds to two counters, by merges, by reading and writing, and by two operators on one key. Answers
+/// how much.
+fn count(tx: &mut Transaction, counters: &Keyspace, random: &mut Random) -> Result<u64> {
+    let mut added = 0;
+    for _ in 0..2 {
+        let key = [random.below(3) as u8];
+        match random.below(8) {
+            0 | 1 => {
+                let now = match tx.isolation() == Isolation::ReadCommitted {
+                    true => tx.get_for_update(counters, key)?,
+                    false => tx.get(counters, key)?,
+                };
+                tx.put(counters, key, (decimal(now) + 1).to_string())?;
+            }
+            2 => {
+                tx.get(counters, key)?;
+                tx.merge(counters, key, merge::ADD_I64, "1")?;
+            }
+            3 => {
+                tx.merge(counters, key, merge::ADD_I64, "1")?;
+                tx.get(counters, key)?;
+            }
+            4 => {
+                tx.merge(counters, key, merge::ADD_I64, "1")?;
+                tx.merge(counters, key, merge::MAX_I64, "0")?;
+            }
+            5 => {
+                tx.merge(counters, key, merge::ADD_I64, "1")?;
+                tx.range(counters, ..).try_for_each(|pair| pair.map(drop))?;
+            }
+            _ => tx.merge(counters, key, merge::ADD_I64, "1")?,
+        }
+        added += 1;
+    }
+    Ok(added)
+}
+
+fn decimal(value: Option<Slice>) -> u64 {
+    value.map_or(0, |value| std::str::from_utf8(&value).unwrap().parse().unwrap())
+}
+
 #[test]
 fn whatever_is_mixed_the_books_are_right_and_somebody_gets_on() {
     mix(Builder::in_memory());
@@ -147,11 +188,14 @@ fn mix(builder: Builder) {
     println!("ISOLITH_SEED={seed}");
     let length = std::env::var("ISOLITH_STRESS_SECS").map_or(1, |secs| secs.parse().unwrap());
     let db = builder.lock_timeout(Duration::from_millis(500)).open().unwrap();
-    let [accounts, row] = ["accounts", "row"].map(|name| db.keyspace(name).unwrap());
+    let [accounts, row, counters] =
+        ["accounts", "row", "counters"].map(|name| db.keyspace(name).unwrap());
     for account in 0..ACCOUNTS {
         accounts.put(account.to_be_bytes(), 100u64.to_le_bytes()).unwrap();
     }
     let (over, moved) = (AtomicBool::new(false), AtomicU64::new(0));
+    // What was added for sure, and what may have been.
+    let (added, unsure) = (AtomicU64::new(0), AtomicU64::new(0));
     let work = |thread: u64| {
         let mut random = Random(seed.wrapping_mul(2 * thread + 1) | 1);
         let controls = controls();
@@ -170,9 +214,10 @@ fn mix(builder: Builder) {
             };
             let (from, to) = (random.below(ACCOUNTS), random.below(ACCOUNTS));
             let money = (from, if to == from { (to + 1) % ACCOUNTS } else { to }, random.below(30));
-            let (what, how, dice) = (random.below(6), random.below(4), random.below(100));
+            let (what, how, dice) = (random.below(8), random.below(4), random.below(100));
             let mut tx = db.begin_with(options).unwrap();
-            let mut seen = None;
+            let (mut seen, mut adds) = (None, 0);
+            let choices = random.below(u64::MAX) | 1;
             let mut body = |tx: &mut Transaction| match what {
                 _ if options.read_only => {
                     seen = Some(sum(tx, &accounts, how)?);
@@ -183,7 +228,11 @@ fn mix(builder: Builder) {
                     seen = Some(sum(tx, &accounts, how)?);
                     if dice < 50 { transfer(tx, &accounts, money, false) } else { Ok(()) }
                 }
-                // Phantoms are kept out at one level, and by the lock of a range at all.
+                6 | 7 => {
+                    adds = count(tx, &counters, &mut Random(choices))?;
+                    Ok(())
+                }
+                // Phantoms are kept out at one level alone.
                 4 => sit(tx, &row, thread << 32 | money.2, dice < 30, dice % 2 == 0),
                 _ => {
                     tx.lock_range(&accounts, money.0.to_be_bytes().., RangeLock::Shared)?;
@@ -214,12 +263,19 @@ fn mix(builder: Builder) {
                     Err(Error::WouldWait)
                 }
                 1..=3 => tx.commit().map(drop),
-                4 | 5 => block_on(tx.commit_steps(), 20).unwrap_or(Err(Error::WouldWait)).map(drop),
+                4 | 5 => block_on(tx.commit_steps(), 20).map_or_else(
+                    || {
+                        unsure.fetch_add(adds, Ordering::Relaxed);
+                        Err(Error::WouldWait)
+                    },
+                    |result| result.map(drop),
+                ),
                 6 => {
                     let mut steps = tx.commit_steps();
                     let _ = steps.step();
                     drop(steps);
                     // It may have been decided.
+                    unsure.fetch_add(adds, Ordering::Relaxed);
                     Err(Error::WouldWait)
                 }
                 _ => tx.commit_pending().and_then(Pending::wait).map(drop),
@@ -227,6 +283,7 @@ fn mix(builder: Builder) {
             match result {
                 Ok(()) => {
                     moved.fetch_add(1, Ordering::Relaxed);
+                    added.fetch_add(adds, Ordering::Relaxed);
                     age = None;
                     let by_scan = how < 3 && isolation == Isolation::RepeatableRead;
                     if let Some(sum) = seen
@@ -287,6 +344,9 @@ fn mix(builder: Builder) {
     assert_eq!((stats.locks.held, stats.locks.waiting, stats.snapshots), (0, 0, 0));
     assert!(![&accounts, &row].iter().any(|space| space.space().has_lockers()));
     assert_eq!(sum(&db.begin_read_only().unwrap(), &accounts, 0).unwrap(), TOTAL);
+    let counted: u64 = (0..3u8).map(|key| decimal(counters.get([key]).unwrap())).sum();
+    let (added, unsure) = (added.into_inner(), unsure.into_inner());
+    assert!((added..=added + unsure).contains(&counted), "{added}, {unsure}, {counted}");
     assert!(row.len().unwrap() <= SEATS);
     db.close().unwrap();
 }
