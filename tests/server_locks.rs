@@ -528,7 +528,7 @@ fn terms_come_from_begin_then_the_connection_then_the_server() {
         CLIENT TRANSACTION ISOLATION READ COMMITTED TIMEOUT 60000 => +OK
         CLIENT TRANSACTION CONCURRENCY OPTIMISTIC READ ONLY => +OK
         CLIENT TRANSACTION => ["isolation", "read-committed", "concurrency", "optimistic", "durability", "sync", "read-only", "yes", "timeout", "60000", "lock-timeout", "5000"]
-        CLIENT TRANSACTION AGE 3 => -ERR AGE is for BEGIN: it belongs to one transaction
+        CLIENT TRANSACTION AGE 3 => -ERR AGE and AT are for BEGIN: they belong to one transaction
         CLIENT TRANSACTION NONSENSE => -ERR syntax error at 'NONSENSE'
         BEGIN => +OK
         SET a 1 => -READONLY this transaction was begun as READ ONLY; ROLLBACK and begin another
@@ -724,5 +724,55 @@ fn commands_that_change_a_value_lock_it_for_that() {
             assert_eq!(two.reply(), replies[1], "{level}: {command}");
             assert_eq!(two.line("COMMIT"), "+OK");
         }
+    }
+}
+
+#[test]
+fn the_past_can_be_read_as_long_as_it_is_kept() {
+    let server = Server::start(BINARY, &["--threads", "1", "--retention", "60s"]);
+    let (mut client, mut watcher) = (server.connect(), server.connect());
+    let now = |client: &mut Client| {
+        let time = client.line("TIME").elements();
+        let part = |at: usize| time[at].text().parse::<u64>().expect("a number");
+        part(0) * 1000 + part(1) / 1000
+    };
+    script(&mut client, "SET k old => +OK");
+    // What was acknowledged is noted now and then: once it is, that time has it for good.
+    let mut at = 0;
+    until("the state is noted", || {
+        at = now(&mut watcher);
+        let begun = watcher.line(&format!("BEGIN READ ONLY AT {at}")).to_string() == "+OK";
+        let seen = watcher.line("GET k").to_string();
+        if begun {
+            assert_eq!(watcher.line("COMMIT").to_string(), "+OK");
+        }
+        begun && seen == "\"old\""
+    });
+    script(&mut client, "SET k new => +OK");
+    script(
+        &mut watcher,
+        &format!(
+            "BEGIN READ ONLY AT {at} => +OK
+             GET k => \"old\"
+             COMMIT => +OK
+             GET k => \"new\"
+             BEGIN READ ONLY AT 1 => -SNAPSHOTTOOOLD retry=never what was then is not kept: see --retention"
+        ),
+    );
+}
+
+#[test]
+fn a_transaction_is_seen_from_within_and_from_outside() {
+    let server = one_core();
+    let (mut one, mut watcher) = (Numbered::new(&server), server.connect());
+    for begin in ["BEGIN", "BEGIN READ ONLY"] {
+        assert_eq!(one.line(begin), "+OK");
+        let list = format!("CLIENT LIST ID {}", one.id);
+        for text in [one.client.line(&list).text(), watcher.line(&list).text()] {
+            assert!(text.contains(" flags=T "), "{text}");
+            assert_eq!(text.contains(" tx-age=0"), begin != "BEGIN", "{text}");
+        }
+        assert_eq!(one.line("ROLLBACK"), "+OK");
+        assert!(watcher.line(&list).text().contains(" flags=N "));
     }
 }

@@ -387,6 +387,7 @@ impl Session {
         };
         open.used = Instant::now();
         let mark = reply.mark();
+        self.inside = true;
         let step = match &mut open.transaction {
             OpenTransaction::ReadOnly(snapshot) => {
                 let outcome = self.run(this.shared, spec, args, reply, Store::Snapshot(snapshot));
@@ -410,6 +411,7 @@ impl Session {
                 })
             }
         };
+        self.inside = false;
         match step {
             Step::Ready(flow) => {
                 if reply.overflowed() {

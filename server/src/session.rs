@@ -40,6 +40,8 @@ pub(crate) struct Session {
     pub(crate) db: u8,
     pub(crate) resp3: bool,
     pub(crate) mode: Mode,
+    /// A command of the open transaction runs, which has `mode` with it.
+    pub(crate) inside: bool,
     pub(crate) watched: WatchedKeys,
     pub(crate) token: Timestamp,
     /// What BEGIN's transactions are begun with, unless it says otherwise (CLIENT TRANSACTION).
@@ -126,6 +128,7 @@ impl Session {
             db: 0,
             resp3: false,
             mode: Mode::Plain,
+            inside: false,
             watched: WatchedKeys::new(),
             token: Timestamp::ZERO,
             terms: Terms::default(),
@@ -179,10 +182,8 @@ impl Session {
                 _ => None,
             },
             watched: self.watched.len(),
-            transaction: matches!(
-                self.mode,
-                Mode::Open(_) | Mode::Committing(_) | Mode::Aborted(_)
-            ),
+            transaction: self.inside
+                || matches!(self.mode, Mode::Open(_) | Mode::Committing(_) | Mode::Aborted(_)),
         }
     }
 }

@@ -24,6 +24,8 @@ pub(crate) struct Terms {
     pub(crate) lock_timeout: Option<Duration>,
     /// Of an earlier try.
     pub(crate) age: Option<Age>,
+    /// Read only, as things were then (Unix milliseconds).
+    pub(crate) at: Option<u64>,
 }
 
 /// Why words are no terms.
@@ -101,6 +103,11 @@ impl Terms {
                 _ if is(word, "LOCKTIMEOUT") => {
                     terms.lock_timeout = Some(limit(value()?)?.unwrap_or(Duration::MAX));
                 }
+                _ if is(word, "AT") => {
+                    let at = number::parse(value()?).and_then(|at| u64::try_from(at).ok());
+                    let at = at.ok_or_else(|| misread("ERR AT is a time in Unix milliseconds"))?;
+                    terms.at = Some(at);
+                }
                 _ if is(word, "AGE") => {
                     let age = number::parse(value()?).and_then(|age| u64::try_from(age).ok());
                     let age = age.ok_or_else(|| misread("ERR AGE is not one that was given"))?;
@@ -111,6 +118,9 @@ impl Terms {
                     return Err(misread(format!("ERR syntax error at '{word}'")));
                 }
             }
+        }
+        if terms.at.is_some() && terms.read_only != Some(true) {
+            return Err(misread("ERR the past is READ ONLY: AT goes with it"));
         }
         match (policy, terms.concurrency) {
             (None, _) => {}
@@ -138,6 +148,7 @@ impl Terms {
             timeout: self.timeout.or(others.timeout),
             lock_timeout: self.lock_timeout.or(others.lock_timeout),
             age: self.age.or(others.age),
+            at: self.at.or(others.at),
         }
     }
 }
@@ -343,6 +354,8 @@ mod tests {
             ("TIMEOUT soon", "milliseconds"),
             ("TIMEOUT -1", "milliseconds"),
             ("AGE -1", "AGE"),
+            ("AT 5", "READ ONLY"),
+            ("READ ONLY AT noon", "AT is a time"),
             ("NOW", "ERR syntax error at 'NOW'"),
         ] {
             let error = read(line).expect_err(line);

@@ -365,8 +365,8 @@ pub(crate) static TABLE: &[Spec] = &[
         .syntax(
             "BEGIN [ISOLATION READ-UNCOMMITTED | READ-COMMITTED | REPEATABLE-READ | SNAPSHOT | \
             SERIALIZABLE] [CONCURRENCY OPTIMISTIC | LOCKING | AUTO] [DEADLOCK WOUND-WAIT | \
-            WAIT-DIE | NO-WAIT | DETECT] [DURABILITY SYNC | OS | BUFFERED] [READ ONLY] \
-            [TIMEOUT milliseconds] [LOCKTIMEOUT milliseconds] [AGE age]",
+            WAIT-DIE | NO-WAIT | DETECT] [DURABILITY SYNC | OS | BUFFERED] [READ ONLY [AT \
+            unix-milliseconds]] [TIMEOUT milliseconds] [LOCKTIMEOUT milliseconds] [AGE age]",
         )
         .does(
             "Begins an interactive transaction: the commands that follow run within it, \
@@ -378,7 +378,8 @@ pub(crate) static TABLE: &[Spec] = &[
             implies it; `LOCKING:WAIT-DIE` says both. TIMEOUT ends the whole transaction, and with it \
             each wait for a lock; LOCKTIMEOUT ends a wait alone; 0 is no end. Conflicts and deadlocks are \
             the client's to retry: their errors carry `age=…` for the AGE of the next try. READ ONLY \
-            never waits and never conflicts. An idle transaction is rolled back after a time limit \
+            never waits and never conflicts. AT shows what was acknowledged by then, as \
+            far as `--retention` keeps it. An idle transaction is rolled back after a time limit \
             (`--transaction-idle`); so is that of a lost connection.",
         )
         .runs(Handler::Control(transactions::begin)),

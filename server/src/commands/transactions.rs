@@ -16,6 +16,7 @@ use isolith::{Error, RangeLock, Transaction};
 use std::collections::btree_map::Entry;
 use std::time::Instant;
 
+const NOT_KEPT: &str = "SNAPSHOTTOOOLD retry=never what was then is not kept: see --retention";
 /// The most savepoints of one transaction.
 const SAVEPOINTS_MAX: usize = 1024;
 
@@ -151,7 +152,7 @@ pub(super) fn unwatch(cx: &mut Cx<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Ou
 }
 
 /// `BEGIN [ISOLATION level] [CONCURRENCY control] [DEADLOCK policy] [DURABILITY level] [READ ONLY]
-/// [TIMEOUT ms] [LOCKTIMEOUT ms] [AGE n]`
+/// [AT ms] [TIMEOUT ms] [LOCKTIMEOUT ms] [AGE n]`
 pub(super) fn begin(
     session: &mut Session,
     this: Try<'_>,
@@ -178,7 +179,18 @@ pub(super) fn begin(
         }
     };
     let options = this.shared.defaults.settle(&terms);
-    let transaction = if options.read_only {
+    let transaction = if let Some(at) = terms.at {
+        match this.shared.database.timestamp_at(at) {
+            Some(timestamp) => {
+                let snapshot = this.shared.database.snapshot_at(timestamp);
+                snapshot.map(|snapshot| OpenTransaction::ReadOnly(Box::new(snapshot)))
+            }
+            None => {
+                reply.error(NOT_KEPT);
+                return Flow::Done;
+            }
+        }
+    } else if options.read_only {
         this.shared.database.snapshot_after(session.token).map(|snapshot| {
             session.saw(snapshot.timestamp());
             OpenTransaction::ReadOnly(Box::new(snapshot))
