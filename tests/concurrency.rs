@@ -11,13 +11,30 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use isolith::storage::memory::MemoryStorage;
-use isolith::{Builder, CommitMode, Database, Durability, Error, Pending, TransactionOptions};
+use isolith::{
+    Builder, CommitMode, Database, DeadlockPolicy, Durability, Error, Pending, TransactionOptions,
+    Victim,
+};
 use isolith_testkit::dice::{Dice, effort, run_seed};
 use isolith_testkit::executor::{Alarm, block_on, join_all};
-use isolith_testkit::threads::{self, Load};
+use isolith_testkit::explorer::CONTROLS;
+use isolith_testkit::threads::{self, Load, Protection, REPEATABLE_READ, SERIALIZABLE};
+use isolith_testkit::{Checked, contention};
 
 fn load(name: &str, writers: usize, transactions: usize, keys: usize) -> Load {
-    Load { writers, transactions: transactions * effort(), keys, seed: run_seed(name) }
+    let (mix, seed) = (threads::strong(), run_seed(name));
+    Load { mix, writers, transactions: transactions * effort(), keys, seed }
+}
+
+/// The protections of a mixture together, then each concurrency control by itself.
+fn each_mix(mix: &[Protection], mut check: impl FnMut(&Load) -> Checked, load: &Load) {
+    check(&Load { mix: mix.to_vec(), ..load.clone() }).unwrap();
+    for control in CONTROLS {
+        let mix = mix.iter().copied().filter(|(_, concurrency)| *concurrency == control).collect();
+        let transactions = load.transactions / 4;
+        let alone = Load { mix, transactions, ..load.clone() };
+        check(&alone).unwrap_or_else(|finding| panic!("{control}: {finding}"));
+    }
 }
 
 fn with_mode(mode: CommitMode) -> Database {
@@ -27,9 +44,9 @@ fn with_mode(mode: CommitMode) -> Database {
 #[test]
 fn money_is_neither_made_nor_lost() {
     let load = load("money_is_neither_made_nor_lost", 4, 1_500, 12);
-    threads::bank(&with_mode(CommitMode::Combining), load).unwrap();
-    threads::bank(&with_mode(CommitMode::Serial), load).unwrap();
-    threads::bank(&Database::in_memory(), load).unwrap();
+    threads::bank(&with_mode(CommitMode::Combining), &load).unwrap();
+    threads::bank(&with_mode(CommitMode::Serial), &load).unwrap();
+    each_mix(&load.mix, |load| threads::bank(&Database::in_memory(), load), &load);
 }
 
 #[test]
@@ -38,7 +55,7 @@ fn money_is_neither_made_nor_lost_on_a_disk() {
     let load = load("money_is_neither_made_nor_lost_on_a_disk", 3, 200, 8);
     let builder = Database::builder(directory.path().join("data")).segment_bytes(1 << 20);
     let db = builder.clone().open().unwrap();
-    threads::bank(&db, load).unwrap();
+    threads::bank(&db, &load).unwrap();
     db.close().unwrap();
     drop(db);
     let db = builder.open().unwrap();
@@ -54,15 +71,48 @@ fn money_is_neither_made_nor_lost_on_a_disk() {
 #[test]
 fn every_increment_counts() {
     let load = load("every_increment_counts", 4, 1_500, 3);
-    threads::counters(&with_mode(CommitMode::Combining), load).unwrap();
-    threads::counters(&with_mode(CommitMode::Serial), load).unwrap();
+    threads::counters(&with_mode(CommitMode::Serial), &load).unwrap();
+    each_mix(&load.mix, |load| threads::counters(&with_mode(CommitMode::Combining), load), &load);
 }
 
 #[test]
 fn no_write_skew_under_serializable() {
-    let load = load("no_write_skew_under_serializable", 4, 4_000, 4);
-    threads::pairs(&with_mode(CommitMode::Combining), load).unwrap();
-    threads::pairs(&Database::in_memory(), load).unwrap();
+    let load = load("no_write_skew_under_serializable", 4, 2_000, 4);
+    let mix = [SERIALIZABLE, REPEATABLE_READ].concat();
+    let serializable = Load { mix: SERIALIZABLE.to_vec(), ..load.clone() };
+    threads::pairs(&with_mode(CommitMode::Combining), &serializable).unwrap();
+    each_mix(&mix, |load| threads::pairs(&Database::in_memory(), load), &load);
+}
+
+#[test]
+fn no_phantom_under_serializable() {
+    let load = load("no_phantom_under_serializable", 4, 800, 5);
+    each_mix(&SERIALIZABLE, |load| contention::places(&Database::in_memory(), load), &load);
+}
+
+#[test]
+fn a_name_has_one_user() {
+    let load = load("a_name_has_one_user", 4, 1_500, 6);
+    let mix = [SERIALIZABLE, REPEATABLE_READ].concat();
+    each_mix(&mix, |load| contention::names(&Database::in_memory(), load), &load);
+}
+
+#[test]
+fn each_job_of_a_queue_is_taken_once() {
+    let load = load("each_job_of_a_queue_is_taken_once", 6, 500, 1);
+    each_mix(&load.mix, |load| contention::queue(&Database::in_memory(), load), &load);
+}
+
+#[test]
+fn the_oldest_is_never_refused() {
+    let load = load("the_oldest_is_never_refused", 3, 5, 30);
+    for policy in [
+        DeadlockPolicy::WoundWait,
+        DeadlockPolicy::WaitDie,
+        DeadlockPolicy::Detect(Victim::Youngest),
+    ] {
+        contention::oldest(&Database::in_memory(), &load, policy).unwrap();
+    }
 }
 
 #[test]
@@ -70,7 +120,7 @@ fn snapshots_stay_exact_and_memory_bounded_under_overwriting() {
     let load = load("snapshots_stay_exact_and_memory_bounded_under_overwriting", 2, 6_000, 40);
     let db = with_mode(CommitMode::Combining);
     // Forty keys, up to ten snapshots: a thousandth of what was written.
-    threads::overwriting(&db, load, 4 << 20).unwrap();
+    threads::overwriting(&db, &load, 4 << 20).unwrap();
 }
 
 #[test]
@@ -79,8 +129,8 @@ fn closing_under_writers_loses_nothing_acknowledged() {
         let storage = Arc::new(MemoryStorage::new());
         let builder = Builder::in_memory().storage(storage).segment_bytes(1 << 20);
         let db = builder.clone().open().unwrap();
-        let load = Load { writers: 3, transactions: 0, keys: 0, seed: round };
-        let acknowledged = threads::until_closed(&db, load).unwrap();
+        let load = Load { mix: Vec::new(), writers: 3, transactions: 0, keys: 0, seed: round };
+        let acknowledged = threads::until_closed(&db, &load).unwrap();
         assert!(matches!(db.begin(), Err(Error::Closed)));
         drop(db);
         let db = builder.open().unwrap();

@@ -19,6 +19,7 @@
 //! | [`acknowledged`] | the same for what is decided and not yet acknowledged |
 //! | [`crash`] | ends a database's life at any storage call, and says what must be true afterwards |
 //! | [`threads`] | loads for real threads, and the invariants that they keep |
+//! | [`contention`] | the same where all want the same things |
 //! | [`executor`] | waits for futures, in thirty lines |
 //! | [`server`] | starts the real binary and speaks to it |
 
@@ -46,6 +47,8 @@ pub mod acknowledged;
 pub mod crash;
 
 pub mod threads;
+
+pub mod contention;
 
 pub mod executor;
 

@@ -10,22 +10,49 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use isolith::{
-    Database, Durability, Error, Isolation, Keyspace, PutOptions, Snapshot, Timestamp, Transaction,
-    TransactionOptions,
+    Concurrency, Database, Durability, Error, Isolation, Keyspace, PutOptions, Snapshot, Timestamp,
+    Transaction, TransactionOptions,
 };
 
 use crate::dice::Dice;
+use crate::explorer::CONTROLS;
 use crate::finding::{Checked, Finding};
 use crate::{ensure, ensure_eq};
 
-/// Levels that a thread of a mixture takes in turn.
-pub const ISOLATIONS: [Isolation; 2] = [Isolation::Serializable, Isolation::Snapshot];
+/// How a transaction is protected.
+pub type Protection = (Isolation, Concurrency);
+
+const fn with_each_control(level: Isolation) -> [Protection; 7] {
+    let mut all = [(level, Concurrency::Optimistic); 7];
+    let mut at = 0;
+    while at < all.len() {
+        all[at].1 = CONTROLS[at];
+        at += 1;
+    }
+    all
+}
+
+/// Serializable, by each concurrency control.
+pub const SERIALIZABLE: [Protection; 7] = with_each_control(Isolation::Serializable);
+/// Snapshot, by each concurrency control.
+pub const SNAPSHOT: [Protection; 7] = with_each_control(Isolation::Snapshot);
+/// Repeatable read, by each concurrency control.
+pub const REPEATABLE_READ: [Protection; 7] = with_each_control(Isolation::RepeatableRead);
+
+/// Every way to protect a transaction from lost updates and from changes to the keys that it read,
+/// or of which one of two that do the same is refused.
+pub fn strong() -> Vec<Protection> {
+    [SERIALIZABLE, SNAPSHOT, REPEATABLE_READ].concat()
+}
+
 /// Every durability.
 pub const DURABILITIES: [Durability; 3] = [Durability::Buffered, Durability::Os, Durability::Sync];
 
 /// How a run is to be.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Load {
+    /// How its transactions are protected: each takes one of these in turn.
+    pub mix: Vec<Protection>,
     /// Threads that write.
     pub writers: usize,
     /// Transactions of each.
@@ -36,29 +63,46 @@ pub struct Load {
     pub seed: u64,
 }
 
-fn fail(error: Error) -> Finding {
+pub(crate) fn fail(error: Error) -> Finding {
     Finding::new(format!("an unexpected error: {error:?}"))
+}
+
+impl Load {
+    pub(crate) fn options(&self, place: usize) -> TransactionOptions {
+        let (isolation, concurrency) = self.mix[place % self.mix.len()];
+        TransactionOptions { isolation, concurrency, ..options(place / self.mix.len()) }
+    }
 }
 
 fn options(place: usize) -> TransactionOptions {
     TransactionOptions {
-        isolation: ISOLATIONS[place % 2],
         durability: Some(DURABILITIES[place % 3]),
         ..TransactionOptions::default()
     }
 }
 
-fn name(key: usize) -> [u8; 8] {
+/// Whether a transaction was refused for the sake of others, and may be tried again.
+pub(crate) fn is_refusal(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Conflict { .. }
+            | Error::Wounded { .. }
+            | Error::Deadlock { .. }
+            | Error::LockRefused { .. }
+    )
+}
+
+pub(crate) fn name(key: usize) -> [u8; 8] {
     (key as u64).to_be_bytes()
 }
 
-fn number(bytes: &[u8]) -> Checked<u64> {
+pub(crate) fn number(bytes: &[u8]) -> Checked<u64> {
     let bytes = bytes.try_into().map_err(|_| Finding::new(format!("a torn value: {bytes:?}")))?;
     Ok(u64::from_be_bytes(bytes))
 }
 
 /// Runs `writers` and, until they are done, `readers`; the first finding counts.
-fn side_by_side(
+pub(crate) fn side_by_side(
     writers: Vec<Box<dyn FnOnce() -> Checked + Send + '_>>,
     readers: Vec<Box<dyn FnMut() -> Checked + Send + '_>>,
 ) -> Checked {
@@ -106,7 +150,7 @@ fn sum(pairs: impl Iterator<Item = isolith::Result<isolith::Pair>>) -> Checked<u
 }
 
 /// Transfers between accounts at every level and durability; sums are constant for every reader.
-pub fn bank(db: &Database, load: Load) -> Checked {
+pub fn bank(db: &Database, load: &Load) -> Checked {
     const EACH: u64 = 1_000;
     let accounts = db.keyspace("accounts").map_err(fail)?;
     let audits = db.keyspace("audits").map_err(fail)?;
@@ -128,7 +172,7 @@ pub fn bank(db: &Database, load: Load) -> Checked {
                     let value = tx.get(accounts, name(key))?.unwrap_or_default();
                     number(&value).map_err(|finding| tx.abort(finding))
                 };
-                db.transact_with(options(place + writer), |tx| {
+                db.transact_with(load.options(place + writer), |tx| {
                     let (a, b) = (read(tx, from)?, read(tx, to)?);
                     let moved = amount.min(a);
                     tx.put(accounts, name(from), (a - moved).to_be_bytes())?;
@@ -139,6 +183,7 @@ pub fn bank(db: &Database, load: Load) -> Checked {
             Ok(())
         }));
     }
+    let mut round = 0;
     let readers: Vec<Box<dyn FnMut() -> Checked + Send + '_>> = vec![
         Box::new(move || {
             ensure_eq!(sum(accounts.range(..))?, total, "the sum by autocommit");
@@ -149,13 +194,37 @@ pub fn bank(db: &Database, load: Load) -> Checked {
             Ok(())
         }),
         Box::new(move || {
-            // An audit that writes what it saw: its reads are validated.
-            let mut audit = db.begin().map_err(fail)?;
-            let found = sum(audit.range(accounts, ..))?;
-            ensure_eq!(found, total, "the sum of an audit");
-            audit.put(audits, "last", found.to_be_bytes()).map_err(fail)?;
-            match audit.commit() {
-                Ok(_) | Err(Error::Conflict { .. }) => Ok(()),
+            // An audit that writes what it saw: what it saw holds at its commit, and even one that is
+            // refused has seen no torn sum before.
+            round += 1;
+            let (isolation, concurrency) = SERIALIZABLE[round % SERIALIZABLE.len()];
+            let options = TransactionOptions { isolation, concurrency, ..Default::default() };
+            let mut audit = db.begin_with(options).map_err(fail)?;
+            let mut found = 0;
+            let mut values = Vec::new();
+            let read = match round / SERIALIZABLE.len() % 2 {
+                0 => audit.range(accounts, ..).try_for_each(|pair| {
+                    values.push(pair?.1);
+                    Ok(())
+                }),
+                _ => (0..load.keys).try_for_each(|key| {
+                    values.extend(audit.get(accounts, name(key))?);
+                    Ok(())
+                }),
+            };
+            match read {
+                Ok(()) => {}
+                Err(error) if is_refusal(&error) => return Ok(()),
+                Err(error) => return Err(fail(error)),
+            }
+            for value in &values {
+                found += number(value)?;
+            }
+            ensure_eq!(found, total, "the sum of an audit, {concurrency}");
+            let put = audit.put(audits, "last", found.to_be_bytes());
+            match put.and_then(|()| audit.commit()) {
+                Ok(_) => Ok(()),
+                Err(error) if is_refusal(&error) => Ok(()),
                 Err(error) => Err(fail(error)),
             }
         }),
@@ -166,7 +235,7 @@ pub fn bank(db: &Database, load: Load) -> Checked {
 }
 
 /// Every increment counts: by reading and writing, and by reading for update.
-pub fn counters(db: &Database, load: Load) -> Checked {
+pub fn counters(db: &Database, load: &Load) -> Checked {
     let space = &db.keyspace("counters").map_err(fail)?;
     let mut writers: Vec<Box<dyn FnOnce() -> Checked + Send + '_>> = Vec::new();
     for writer in 0..load.writers {
@@ -174,7 +243,7 @@ pub fn counters(db: &Database, load: Load) -> Checked {
             let mut dice = Dice::new(load.seed ^ writer as u64);
             for place in 0..load.transactions {
                 let key = name(dice.below(load.keys));
-                let options = options(place + writer);
+                let options = load.options(place + writer);
                 db.transact_with(options, |tx| {
                     let value = match place % 3 {
                         0 => tx.get_for_update(space, key)?,
@@ -196,9 +265,10 @@ pub fn counters(db: &Database, load: Load) -> Checked {
     Ok(())
 }
 
-/// Of the two keys of a pair at most one may be taken. Each taker looks at both and takes one: under
-/// serializable never both are (write skew); the looks are point reads, scans, and reads of absence.
-pub fn pairs(db: &Database, load: Load) -> Checked {
+/// Of the two keys of a pair at most one may be taken. Each taker looks at both and takes one: never
+/// are both (write skew), under serializable, and under repeatable read where they look at keys; the
+/// looks are point reads, scans, and reads of absence.
+pub fn pairs(db: &Database, load: &Load) -> Checked {
     let space = &db.keyspace("pairs").map_err(fail)?;
     let mut writers: Vec<Box<dyn FnOnce() -> Checked + Send + '_>> = Vec::new();
     for writer in 0..load.writers {
@@ -209,13 +279,17 @@ pub fn pairs(db: &Database, load: Load) -> Checked {
                 let own = [name(pair).as_slice(), &[(writer % 2) as u8]].concat();
                 let other = [name(pair).as_slice(), &[(1 - writer % 2) as u8]].concat();
                 let durability = Some(Durability::Buffered);
-                let options = TransactionOptions { durability, ..Default::default() };
+                let options = TransactionOptions { durability, ..load.options(place + writer) };
+                // Repeatable read protects what is looked at key by key, there or not.
+                let by_key = options.isolation == Isolation::RepeatableRead || place % 2 == 0;
                 db.transact_with(options, |tx| {
-                    let taken = match place % 2 {
-                        0 => tx.contains(space, &other)?,
-                        _ => tx.prefix(space, name(pair)).any(|found| {
-                            found.is_ok_and(|(key, _)| key.as_ref() == other.as_slice())
-                        }),
+                    let taken = match by_key {
+                        true => tx.contains(space, &other)?,
+                        false => {
+                            let found =
+                                tx.prefix(space, name(pair)).collect::<Result<Vec<_>, _>>()?;
+                            found.iter().any(|(key, _)| key.as_ref() == other.as_slice())
+                        }
                     };
                     match (taken, place % 5) {
                         (_, 4) => tx.delete(space, &own),
@@ -244,7 +318,7 @@ pub fn pairs(db: &Database, load: Load) -> Checked {
 /// Keys that are always changed together, overwritten as fast as it goes. For every reader all of
 /// them are of one round, rounds do not go backwards, and a snapshot that is kept reads the same for
 /// ever; the memory stays within `bytes_max`.
-pub fn overwriting(db: &Database, load: Load, bytes_max: usize) -> Checked {
+pub fn overwriting(db: &Database, load: &Load, bytes_max: usize) -> Checked {
     let space = &db.keyspace("rounds").map_err(fail)?;
     let rounds = &AtomicU64::new(0);
     let write = move |round: u64, level: Durability| -> Checked {
@@ -296,7 +370,7 @@ pub fn overwriting(db: &Database, load: Load, bytes_max: usize) -> Checked {
 fn kept_snapshots<'a>(
     db: &'a Database,
     space: &'a Keyspace,
-    load: Load,
+    load: &'a Load,
 ) -> impl FnMut() -> Checked + Send + 'a {
     let mut kept: Vec<(Snapshot, u64)> = Vec::new();
     let mut dice = Dice::new(load.seed);
@@ -336,7 +410,7 @@ fn kept_snapshots<'a>(
 
 /// Threads write until the database is closed under them. Returns what each had acknowledged: the
 /// last number that it put under its own key.
-pub fn until_closed(db: &Database, load: Load) -> Checked<Vec<u64>> {
+pub fn until_closed(db: &Database, load: &Load) -> Checked<Vec<u64>> {
     let space = &db.keyspace("until closed").map_err(fail)?;
     let started = &AtomicU64::new(0);
     let writer = move |writer: usize| -> Checked<u64> {
