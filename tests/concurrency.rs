@@ -104,6 +104,12 @@ fn each_job_of_a_queue_is_taken_once() {
 }
 
 #[test]
+fn who_is_wounded_has_seen_nothing_torn() {
+    let load = load("who_is_wounded_has_seen_nothing_torn", 2, 2_000, 2);
+    each_mix(&load.mix, |load| contention::wounds(&Database::in_memory(), load), &load);
+}
+
+#[test]
 fn the_oldest_is_never_refused() {
     let load = load("the_oldest_is_never_refused", 3, 5, 30);
     for policy in [

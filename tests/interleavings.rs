@@ -10,13 +10,14 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use isolith::{Concurrency, Isolation};
+use isolith::{CommitMode, Concurrency, Isolation};
 use isolith_testkit::acknowledged::{self, LEVELS, READERS, Stage};
 use isolith_testkit::anomalies::Anomaly;
 use isolith_testkit::dice::{Dice, effort, run_seed, stride};
-use isolith_testkit::explorer::{CONTROLS, Explored, Explorer, Setting, protection, protections};
+use isolith_testkit::explorer::{Beginning, CONTROLS, Explored, Explorer, protection, protections};
 use isolith_testkit::finding::Finding;
-use isolith_testkit::programs::{Act, Keys, Program, sequences};
+use isolith_testkit::oracle;
+use isolith_testkit::programs::{Act, Keys, Program, initial, sequences};
 
 /// Reads, writes (of keys that are there, and inserts), deletes and a range, over two keys.
 const TWO_KEYS: [Act; 7] = [
@@ -28,6 +29,10 @@ const TWO_KEYS: [Act; 7] = [
     Act::Delete(1),
     Act::Scan(0, 1),
 ];
+
+/// Of those what three operations are made of.
+const SIX: [Act; 6] =
+    [Act::Get(0), Act::Get(1), Act::Put(0), Act::Put(1), Act::Delete(0), Act::Scan(0, 1)];
 
 /// What else can be done with them.
 const EVERYTHING: [Act; 15] = [
@@ -99,8 +104,8 @@ fn explore(name: &str, all: &[Vec<Act>], mixes: &[Mix], every: usize) -> Explore
                         break;
                     }
                     for (present, programs) in numbers.filter_map(case) {
-                        for setting in Setting::that_matter(present, &programs) {
-                            if let Err(finding) = explorer.explore(setting, &programs) {
+                        for beginning in Beginning::that_matter(present, &programs) {
+                            if let Err(finding) = explorer.explore(beginning, &programs) {
                                 findings.lock().unwrap().push(finding);
                                 return;
                             }
@@ -146,7 +151,7 @@ fn equal(width: usize) -> Vec<Mix> {
 #[test]
 fn two_transactions_of_two_operations_keep_their_levels() {
     let name = "two_transactions_of_two_operations_keep_their_levels";
-    explore(name, &sequences(&TWO_KEYS, 2), &pairs(), 400);
+    explore(name, &sequences(&TWO_KEYS, 2), &pairs(), 300);
 }
 
 #[test]
@@ -158,13 +163,13 @@ fn two_transactions_of_two_operations_of_any_kind_keep_their_levels() {
 #[test]
 fn two_transactions_of_three_operations_keep_their_level() {
     let name = "two_transactions_of_three_operations_keep_their_level";
-    explore(name, &sequences(&TWO_KEYS, 3), &equal(2), 8_000);
+    explore(name, &sequences(&SIX, 3), &equal(2), 2_000);
 }
 
 #[test]
 fn two_transactions_of_three_operations_keep_their_levels() {
     let name = "two_transactions_of_three_operations_keep_their_levels";
-    explore(name, &sequences(&TWO_KEYS, 3), &pairs(), 200_000);
+    explore(name, &sequences(&SIX, 3), &pairs(), 100_000);
 }
 
 #[test]
@@ -180,10 +185,36 @@ fn three_transactions_keep_their_levels() {
             Program { isolation, concurrency, acts: dice.pick(&acts).clone() }
         });
         let present = *dice.pick(&PRESENT);
-        let setting = *dice.pick(&Setting::that_matter(present, &programs));
-        explorer.sample(setting, &programs, &mut dice, 50).unwrap();
+        let beginning = *dice.pick(&Beginning::that_matter(present, &programs));
+        explorer.sample(beginning, &programs, &mut dice, 50).unwrap();
     }
     println!("three_transactions_keep_their_levels: {:?}", explorer.explored);
+}
+
+/// What the two commit modes answer is the same, to the last answer and refusal.
+#[test]
+fn the_serial_mode_answers_as_the_combining_mode_does() {
+    let all = protections();
+    let mut dice = Dice::new(run_seed("the_serial_mode_answers_as_the_combining_mode_does"));
+    let mut combining = Explorer::with(CommitMode::Combining).unwrap();
+    let mut serial = Explorer::with(CommitMode::Serial).unwrap();
+    for _ in 0..20_000 * effort() {
+        let programs: Vec<Program> = (0..2 + dice.below(2))
+            .map(|_| {
+                let (isolation, concurrency) = *dice.pick(&all);
+                let acts = (0..1 + dice.below(4)).map(|_| *dice.pick(&EVERYTHING)).collect();
+                Program { isolation, concurrency, acts }
+            })
+            .collect();
+        let present = *dice.pick(&PRESENT);
+        let beginning = *dice.pick(&Beginning::that_matter(present, &programs));
+        let seed = dice.roll();
+        let found = serial.history(beginning, &programs, seed).unwrap();
+        let expected = combining.history(beginning, &programs, seed).unwrap();
+        assert_eq!(found, expected, "{programs:?}, {beginning:?}, {seed}");
+        oracle::judge(&initial(present), &found)
+            .unwrap_or_else(|finding| panic!("{programs:?}, {beginning:?}, {seed}: {finding}"));
+    }
 }
 
 /// Programs among which each anomaly has its witness.
@@ -215,7 +246,7 @@ fn every_anomaly_that_a_level_allows_is_witnessed() {
             for second in WITNESSES {
                 for present in PRESENT {
                     let programs = [program(first), program(second)];
-                    explorer.explore(Setting::new(present), &programs).unwrap();
+                    explorer.explore(Beginning::new(present), &programs).unwrap();
                 }
             }
         }

@@ -308,6 +308,10 @@ impl Pipeline {
                         isolith_wal::planted::dawdle();
                     }
                     #[cfg(planted)]
+                    if isolith_wal::planted!("round-not-awaited") {
+                        isolith_wal::planted::dawdle();
+                    }
+                    #[cfg(planted)]
                     if isolith_wal::planted!("visible-before-installed") {
                         self.marks.publish(lsn);
                         isolith_wal::planted::dawdle();

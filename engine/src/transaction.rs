@@ -304,7 +304,8 @@ impl Transaction {
     /// Notes that a scan returned a key that it found in the database.
     pub(crate) fn returned(&self, keyspace: &Keyspace, key: &[u8]) {
         let by_items = self.isolation.protects_items() && !self.isolation.protects_intervals();
-        if by_items && !self.read_only && !self.locks_reads() {
+        let untracked = isolith_wal::planted!("returned-keys-untracked");
+        if by_items && !self.read_only && !self.locks_reads() && !untracked {
             self.reads.borrow_mut().point(keyspace.space(), key);
         }
         let _ = self.note_seen(keyspace, key);
@@ -373,7 +374,8 @@ impl Transaction {
     /// How a read is to be made (the table in the head of this file).
     fn plan(&self, keyspace: &Keyspace, key: &[u8], intent: Intent) -> Plan {
         use Concurrency::{Auto, Locking, Optimistic};
-        let by_statement = self.isolation.reads_by_statement();
+        let by_statement = self.isolation.reads_by_statement()
+            && !isolith_wal::planted!("statements-share-a-timestamp");
         let protected = self.isolation.protects_items();
         let plain = |track| match by_statement {
             true => Plan::AtVisible { track },
@@ -394,7 +396,7 @@ impl Transaction {
                 Plan::LockedAtTimestamp(LockMode::Update)
             }
             (Auto, Intent::Plain) => plain(protected),
-            (Optimistic, _) => plain(true),
+            (Optimistic, _) => plain(!isolith_wal::planted!("for-update-untracked")),
             (Auto, _) if !self.is_hot(keyspace, key) => plain(true),
             (_, intent) => {
                 let mode =
@@ -550,7 +552,10 @@ impl Transaction {
         key: &[u8],
         mode: LockMode,
     ) -> Result<(Option<Entry>, Lsn)> {
-        self.lock(keyspace, LockTarget::Key(key), mode)?;
+        let absent = || keyspace.space().memtable.lookup(key, Lsn::MAX, &pin()).put().is_none();
+        if !(isolith_wal::planted!("absent-key-not-locked") && absent()) {
+            self.lock(keyspace, LockTarget::Key(key), mode)?;
+        }
         self.await_round();
         let at = self.open.marks().visible();
         self.check_keyspace(keyspace, at)?;
@@ -561,9 +566,7 @@ impl Transaction {
         self.observe(found.observed);
         self.reads.borrow_mut().space(keyspace.space());
         // After the read: a lock that was taken away meanwhile protected nothing.
-        if !isolith_wal::planted!("wound-not-seen-after-read") {
-            self.locking.check(&self.open)?;
-        }
+        self.locking.check(&self.open)?;
         self.check_size()?;
         Ok((entry, found.observed))
     }
@@ -585,7 +588,7 @@ impl Transaction {
     /// Makes sure that the read timestamp is not older than `newest`, the newest on what was just
     /// locked: moves it forward if need be and the level allows. Otherwise it is a conflict.
     fn reach(&self, keyspace: &Keyspace, newest: Lsn, what: impl Fn() -> ConflictOn) -> Result<()> {
-        if self.read_at()? >= newest {
+        if self.read_at()? >= newest || isolith_wal::planted!("locked-at-an-old-timestamp") {
             return Ok(());
         }
         if self.isolation.protects_items() {
@@ -605,7 +608,8 @@ impl Transaction {
         let since = slot.timestamp();
         // First the timestamp, then the look: what was installed up to it is seen.
         slot.advance(self.open.marks(), Watermarks::visible);
-        self.reads.borrow().is_unchanged_since(since, &pin())
+        isolith_wal::planted!("moved-on-without-validation")
+            || self.reads.borrow().is_unchanged_since(since, &pin())
     }
 
     /// The error for a dependency that was found to be broken before the commit.
@@ -675,6 +679,9 @@ impl Transaction {
             // Its own write may have been a blind one: from here on it is not.
             self.read_at()?;
             self.reads.borrow_mut().point(keyspace.space(), key);
+        }
+        if isolith_wal::planted!("for-update-leaves-no-mark") {
+            return Ok(entry.map(|entry| entry.value));
         }
         // A touch: the same value again, a version of its own.
         let touch = match &entry {
@@ -849,7 +856,9 @@ impl Transaction {
         self.check_write()?;
         self.check_keyspace(keyspace, Lsn::MAX)?;
         if !interval.is_empty() {
-            if let Concurrency::Locking(_) = self.concurrency {
+            if let Concurrency::Locking(_) = self.concurrency
+                && !isolith_wal::planted!("range-delete-locks-nothing")
+            {
                 self.lock(keyspace, LockTarget::Range(&interval), LockMode::Exclusive)?;
                 self.await_round();
             }

@@ -8,7 +8,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
-use isolith::{Concurrency, Database, DeadlockPolicy, Durability, Isolation, TransactionOptions};
+use isolith::{
+    Concurrency, Database, DeadlockPolicy, Durability, Isolation, Transaction, TransactionOptions,
+};
 
 use crate::dice::Dice;
 use crate::finding::{Checked, Finding};
@@ -143,6 +145,44 @@ pub fn queue(db: &Database, load: &Load) -> Checked {
     let put = next.load(Ordering::Relaxed);
     ensure_eq!(all.len() as u64, put, "jobs that were taken once ({count}) or are left ({left})");
     Ok(())
+}
+
+/// Two keys that are always changed together, by writers that are older than every reader: whoever
+/// reads the two has seen a pair, even if its locks are taken away by the time it knows.
+pub fn wounds(db: &Database, load: &Load) -> Checked {
+    let space = &db.keyspace("two").map_err(fail)?;
+    let mut writers: Writers<'_> = Vec::new();
+    for writer in 0..load.writers {
+        let age = Some(db.begin().map_err(fail)?.age());
+        writers.push(Box::new(move || {
+            for place in 0..load.transactions {
+                let options = TransactionOptions { age, ..buffered(load, place + writer) };
+                let value = name(place * load.writers + writer);
+                let write = |tx: &mut Transaction| {
+                    tx.put(space, "one", value)?;
+                    tx.put(space, "two", value)
+                };
+                db.transact_with(options, write).map_err(fail)?;
+            }
+            Ok(())
+        }));
+    }
+    let mut round = 0;
+    let read: Box<dyn FnMut() -> Checked + Send + '_> = Box::new(move || {
+        for _ in 0..16 {
+            round += 1;
+            let reader = db.begin_with(buffered(load, round)).map_err(fail)?;
+            let both =
+                reader.get(space, "one").and_then(|one| Ok((one, reader.get(space, "two")?)));
+            match both {
+                Ok((one, two)) => ensure_eq!(one, two, "what is always changed together"),
+                Err(error) if is_refusal(&error) => {}
+                Err(error) => return Err(fail(error)),
+            }
+        }
+        Ok(())
+    });
+    side_by_side(writers, vec![read])
 }
 
 /// A long transaction among many short ones that write what it needs. They are all younger: by wound-

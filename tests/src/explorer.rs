@@ -72,7 +72,7 @@ pub enum Ages {
 
 /// What a history begins on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Setting {
+pub struct Beginning {
     /// The keys that hold their initial values.
     pub present: Keys,
     /// Who is older.
@@ -81,14 +81,14 @@ pub struct Setting {
     pub hot: Keys,
 }
 
-impl Setting {
+impl Beginning {
     /// These keys hold their initial values, who begins first is older, and nobody has fought yet.
-    pub fn new(present: Keys) -> Setting {
-        Setting { present, ages: Ages::Begun, hot: Keys::default() }
+    pub fn new(present: Keys) -> Beginning {
+        Beginning { present, ages: Ages::Begun, hot: Keys::default() }
     }
 
     /// The orders of ages, and the heat, that make a difference to these programs.
-    pub fn that_matter(present: Keys, programs: &[Program]) -> Vec<Setting> {
+    pub fn that_matter(present: Keys, programs: &[Program]) -> Vec<Beginning> {
         let any = |matters: &dyn Fn(Concurrency) -> bool| {
             programs.iter().any(|program| matters(program.concurrency))
         };
@@ -107,7 +107,7 @@ impl Setting {
             false => &[Keys::default()],
         };
         let with = |ages: &Ages| {
-            hot.iter().map(|hot| Setting { present, ages: *ages, hot: *hot }).collect::<Vec<_>>()
+            hot.iter().map(|hot| Beginning { present, ages: *ages, hot: *hot }).collect::<Vec<_>>()
         };
         ages.iter().flat_map(with).collect()
     }
@@ -283,6 +283,7 @@ struct Run<'a> {
 
 /// A database whose rounds are stepped, and the runs made on it.
 pub struct Explorer {
+    mode: CommitMode,
     db: Database,
     steps: Steps,
     keyspace: Keyspace,
@@ -295,34 +296,54 @@ fn fail(error: Error) -> Finding {
     Finding::new(format!("an unexpected error: {error:?}"))
 }
 
-fn database() -> Checked<(Database, Steps, Keyspace)> {
-    let builder = Builder::in_memory().commit_mode(CommitMode::Stepped).threads(false);
+fn database(mode: CommitMode) -> Checked<(Database, Steps, Keyspace)> {
+    let builder = Builder::in_memory().commit_mode(mode).threads(false);
     let db = builder
         // Time is not among the things that are explored.
         .lock_timeout(Duration::from_secs(100_000))
         .open()
         .map_err(|error| Finding::new(error.to_string()))?;
     let steps = Steps::new(&db);
-    let keyspace = steps.keyspace("explored").map_err(fail)?;
+    let keyspace = match mode {
+        CommitMode::Stepped => steps.keyspace("explored"),
+        _ => db.keyspace("explored"),
+    };
+    let keyspace = keyspace.map_err(fail)?;
     Ok((db, steps, keyspace))
 }
 
 impl Explorer {
     /// An explorer with a database of its own.
     pub fn new() -> Checked<Explorer> {
-        let (db, steps, keyspace) = database()?;
-        Ok(Explorer { db, steps, keyspace, runs: 0, explored: Explored::default() })
+        Explorer::with(CommitMode::Stepped)
+    }
+
+    /// The same in another commit mode: commits are decided as soon as they are handed in.
+    pub fn with(mode: CommitMode) -> Checked<Explorer> {
+        let (db, steps, keyspace) = database(mode)?;
+        Ok(Explorer { mode, db, steps, keyspace, runs: 0, explored: Explored::default() })
+    }
+
+    /// One history, by a schedule that the seed decides.
+    pub fn history(
+        &mut self,
+        beginning: Beginning,
+        programs: &[Program],
+        seed: u64,
+    ) -> Checked<Vec<Trace>> {
+        let mut choices = Choices { dice: Some(Dice::new(seed)), ..Choices::default() };
+        self.run(&initial(beginning.present), beginning, programs, &mut choices).1
     }
 
     /// Runs the programs through every schedule.
-    pub fn explore(&mut self, setting: Setting, programs: &[Program]) -> Checked {
-        self.go(setting, programs, Choices::default(), usize::MAX)
+    pub fn explore(&mut self, beginning: Beginning, programs: &[Program]) -> Checked {
+        self.go(beginning, programs, Choices::default(), usize::MAX)
     }
 
     /// The same through so many schedules that the dice choose.
     pub fn sample(
         &mut self,
-        setting: Setting,
+        beginning: Beginning,
         programs: &[Program],
         dice: &mut Dice,
         schedules: usize,
@@ -330,29 +351,29 @@ impl Explorer {
         for _ in 0..schedules {
             let dice = Some(Dice::new(dice.roll()));
             let choices = Choices { dice, ..Choices::default() };
-            self.go(setting, programs, choices, 1)?;
+            self.go(beginning, programs, choices, 1)?;
         }
         Ok(())
     }
 
     fn go(
         &mut self,
-        setting: Setting,
+        beginning: Beginning,
         programs: &[Program],
         mut choices: Choices,
         schedules: usize,
     ) -> Checked {
         self.explored.cases += 1;
-        let initial = initial(setting.present);
+        let initial = initial(beginning.present);
         let same = programs.iter().all(|program| {
             let first = &programs[0];
             (program.isolation, program.concurrency) == (first.isolation, first.concurrency)
         });
         for _ in 0..schedules {
-            let (run, checked) = self.run(&initial, setting, programs, &mut choices);
+            let (run, checked) = self.run(&initial, beginning, programs, &mut choices);
             let context = || {
                 let movers: Vec<String> = run.schedule.iter().map(|mover| name(*mover)).collect();
-                format!("{programs:?}, {setting:?}, moves: {}", movers.join(" "))
+                format!("{programs:?}, {beginning:?}, moves: {}", movers.join(" "))
             };
             let judged = checked.and_then(|traces| {
                 let verdicts = oracle::judge(&initial, &traces)?;
@@ -384,7 +405,7 @@ impl Explorer {
     fn run<'a>(
         &mut self,
         initial: &State,
-        setting: Setting,
+        beginning: Beginning,
         programs: &'a [Program],
         choices: &mut Choices,
     ) -> (Run<'a>, Checked<Vec<Trace>>) {
@@ -398,7 +419,7 @@ impl Explorer {
             schedule: Vec::new(),
             ages: Vec::new(),
         };
-        let traces = catching(|| self.play(&mut run, initial, setting, choices));
+        let traces = catching(|| self.play(&mut run, initial, beginning, choices));
         (run, traces)
     }
 
@@ -406,19 +427,19 @@ impl Explorer {
         &mut self,
         run: &mut Run<'_>,
         initial: &State,
-        setting: Setting,
+        beginning: Beginning,
         choices: &mut Choices,
     ) -> Checked<Vec<Trace>> {
         self.runs += 1;
         if self.runs.is_multiple_of(RUNS_MAX) {
             ensure_eq!(self.db.stats().snapshots, 0, "snapshots that are left behind");
-            (self.db, self.steps, self.keyspace) = database()?;
+            (self.db, self.steps, self.keyspace) = database(self.mode)?;
         }
         if run.programs.iter().any(|program| program.concurrency == Concurrency::Auto) {
-            self.heat(setting.hot);
+            self.heat(beginning.hot);
         }
         self.prepare(initial)?;
-        if setting.ages == Ages::Reversed {
+        if beginning.ages == Ages::Reversed {
             let age = |_| self.db.begin().map(|transaction| transaction.age());
             run.ages = run.programs.iter().map(age).collect::<Result<_, _>>().map_err(fail)?;
         }

@@ -66,7 +66,7 @@ pub struct Statement {
 }
 
 /// What is known of one transaction.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trace {
     /// What it did.
     pub program: Program,

@@ -420,7 +420,7 @@ impl Recent {
 /// may commit.
 pub fn decide(request: &Request, recent: &Recent, locks: &LockTable, guard: &Guard) -> Verdict {
     let own = request.locks.get().map(|own| &**own);
-    if own.is_some_and(|own| !own.begin_commit()) {
+    if own.is_some_and(|own| !own.begin_commit() && !isolith_wal::planted!("wounded-commits")) {
         return Verdict::Wounded;
     }
     let verdict = judge(request, recent, locks, guard);
@@ -449,7 +449,9 @@ fn judge(request: &Request, recent: &Recent, locks: &LockTable, guard: &Guard) -
     {
         return Verdict::Dropped(space.id);
     }
-    if let Some(conflict) = request.changed_points() {
+    if let Some(conflict) = request.changed_points()
+        && !isolith_wal::planted!("points-validated-outside-alone")
+    {
         return Verdict::Conflict(conflict);
     }
     // Relaxed: written by the owner before it queued the request.
@@ -471,7 +473,9 @@ fn judge(request: &Request, recent: &Recent, locks: &LockTable, guard: &Guard) -
             return Verdict::Conflict(Conflict { kind, space, share, item, other: Some(other) });
         }
     }
-    if is_locked_out(request, locks) {
+    let weak = request.isolation == Isolation::ReadCommitted;
+    if is_locked_out(request, locks) && !(weak && isolith_wal::planted!("weak-writer-passes-locks"))
+    {
         return Verdict::Locked;
     }
     Verdict::Commit

@@ -130,7 +130,9 @@ impl Transaction {
         let reads = self.reads.into_inner().into_spaces();
         let merges = writes.iter().any(SpaceWrites::merges);
         let request = Request::new(self.isolation, read, writes, reads);
-        if let Some(locks) = locks {
+        if let Some(locks) = locks
+            && !isolith_wal::planted!("locks-released-before-installed")
+        {
             request.set_locks(locks);
             // A merge takes no lock beforehand.
             if matches!(self.concurrency, Concurrency::Locking(_)) && !merges {

@@ -60,7 +60,7 @@ impl Table {
         let counts = |slot: SlotId, mode: LockMode| {
             slot != me
                 && !mode.is_compatible_with(request.mode)
-                && self.slots[slot as usize].identity.is_live()
+                && self.slots[slot as usize].counts()
         };
         let span = request.wanted.span();
         for stretch in &room.stretches {

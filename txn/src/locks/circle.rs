@@ -29,6 +29,19 @@ impl Table {
         let mut queues: Vec<SlotId> = Vec::new();
         while let Some(step) = next.pop_front() {
             let at = steps[step].at;
+            let by_range = |at: SlotId| {
+                let request = self.slots[at as usize].waits_for();
+                request.is_some_and(|request| matches!(request.wanted, Wanted::Range(_)))
+            };
+            if isolith_wal::planted!("circles-not-searched") {
+                return None;
+            }
+            if steps.len() > 2 && isolith_wal::planted!("circles-of-three-missed") {
+                return None;
+            }
+            if by_range(at) && isolith_wal::planted!("circles-through-ranges-missed") {
+                return None;
+            }
             if queues.iter().any(|&seen| self.is_ahead_in_same_queue(at, seen)) {
                 continue;
             }

@@ -133,7 +133,9 @@ impl Table {
         for at in candidates {
             if self.slots[at as usize].waits_for().is_some() && !self.is_blocked(at) {
                 self.grant(at);
-                if let Some(request) = &mut self.slots[at as usize].request {
+                if let Some(request) = &mut self.slots[at as usize].request
+                    && !isolith_wal::planted!("lost-wake-up")
+                {
                     effects.wake(request.waker.take());
                 }
             }

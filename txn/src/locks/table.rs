@@ -99,6 +99,13 @@ pub(super) struct Request {
 pub(super) struct Before(pub(super) Option<LockMode>);
 
 impl Slot {
+    /// Whether its locks stand in anybody's way.
+    pub(super) fn counts(&self) -> bool {
+        let upgrades = || self.waits_for().is_some_and(|request| request.is_upgrade);
+        let released = isolith_wal::planted!("upgrade-releases-shared") && upgrades();
+        self.identity.is_live() && !released
+    }
+
     /// Its request, if it waits.
     pub(super) fn waits_for(&self) -> Option<&Request> {
         self.request.as_deref().filter(|request| request.granted.is_none())
@@ -209,7 +216,7 @@ impl Table {
         let slots = &self.slots;
         let held = &slots[me as usize].held[at];
         let room = &mut self.rooms[held.room as usize];
-        let is_live = |slot: SlotId| slots[slot as usize].identity.is_live();
+        let is_live = |slot: SlotId| slots[slot as usize].counts();
         let mut is_free = room.waiting_ranges.is_empty();
         for stretch in &room.stretches {
             if stretch.slot == me {
@@ -367,7 +374,7 @@ impl Table {
             let victim = self.victim(&circle, identity.policy);
             let cycle = self.links(&circle);
             match victim {
-                Some(victim) if victim != me => {
+                Some(victim) if victim != me && !isolith_wal::planted!("wrong-victim") => {
                     if self.slots[victim as usize].identity.exchange(ACTIVE, WOUNDED) {
                         self.strip(victim, Wound::Deadlock { cycle }, effects);
                     }
@@ -383,7 +390,7 @@ impl Table {
         let mut any = false;
         for &at in blockers {
             let other = Arc::clone(&self.slots[at as usize].identity);
-            if !identity.is_older_than(&other) {
+            if !identity.is_older_than(&other) && !isolith_wal::planted!("older-ones-wounded") {
                 continue;
             }
             if other.exchange(ACTIVE, WOUNDED) {
