@@ -112,7 +112,11 @@ fn integer(text: &[u8]) -> Result<i128, MergeError> {
     let plain =
         digits.iter().all(u8::is_ascii_digit) && (digits.first() != Some(&b'0') || text == b"0");
     let number = std::str::from_utf8(text).ok().filter(|_| plain);
-    number.and_then(|text| text.parse().ok()).ok_or(MergeError::new("not an integer"))
+    let parse = |text: &str| match text.parse::<i64>() {
+        Ok(number) => Some(i128::from(number)),
+        Err(_) => text.parse().ok(),
+    };
+    number.and_then(parse).ok_or(MergeError::new("not an integer"))
 }
 
 fn integer_of_64_bits(text: &[u8]) -> Result<i64, MergeError> {
@@ -124,10 +128,12 @@ struct AddI64;
 
 impl MergeOperator for AddI64 {
     fn merge(&self, existing: Option<&[u8]>, operand: &[u8]) -> Result<Vec<u8>, MergeError> {
-        let existing = existing.map_or(Ok(0), integer)?;
-        let sum = existing.checked_add(integer(operand)?);
+        let (existing, operand) = (existing.map_or(Ok(0), integer)?, integer(operand)?);
+        let sum = existing.checked_add(operand);
         let sum = sum.ok_or(MergeError::new("the sum has more than 38 digits"))?;
-        Ok(sum.to_string().into_bytes())
+        // Much faster than the other way, which hardly anybody needs.
+        let text = i64::try_from(sum).map_or_else(|_| sum.to_string(), |sum| sum.to_string());
+        Ok(text.into_bytes())
     }
 
     fn combine(&self, earlier: &[u8], later: &[u8]) -> Result<Vec<u8>, MergeError> {
@@ -436,11 +442,13 @@ impl Core {
                 Ok(live.then_some(Seen::Put(version)))
             }
             Found::Merged(merged) => {
-                let expires_at = merged.expires_at();
-                if expires_at != 0 && expires_at <= now() {
-                    return Ok(None);
-                }
                 let (base, run) = merged.parts();
+                if base.is_some_and(|base| base.expires_at != 0) {
+                    let expires_at = merged.expires_at();
+                    if expires_at != 0 && expires_at <= now() {
+                        return Ok(None);
+                    }
+                }
                 Ok(Some(Seen::Merged(self.fold(space, key, base, &run)?)))
             }
         }
