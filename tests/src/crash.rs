@@ -21,6 +21,7 @@ use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use isolith::merge::APPEND;
 use isolith::storage::faulty::{DiskKind, FaultyStorage, Survival};
 use isolith::{Builder, Database, Durability, Error, Keyspace, ManualClock, OpenError, Pending};
 use isolith::{Timestamp, TransactionOptions};
@@ -338,6 +339,9 @@ impl Living<'_> {
             match write {
                 Write::Put(_, key, value) => transaction.put(&keyspace, key, value)?,
                 Write::Delete(_, key) => transaction.delete(&keyspace, key)?,
+                Write::Append(_, key, value) => {
+                    transaction.merge(&keyspace, key, APPEND, value)?;
+                }
                 Write::DeleteRange(_, lower, upper) => {
                     transaction.delete_range(&keyspace, lower.as_str()..upper.as_str())?;
                 }
@@ -358,6 +362,9 @@ impl Living<'_> {
                     Change::Write(space, key.as_bytes().to_vec(), Some(stored))
                 }
                 Write::Delete(_, key) => Change::Write(space, key.as_bytes().to_vec(), None),
+                Write::Append(_, key, value) => {
+                    Change::Append(space, key.as_bytes().to_vec(), value.clone(), 0)
+                }
                 Write::DeleteRange(_, lower, upper) => {
                     let ends = (lower.as_bytes().to_vec(), upper.as_bytes().to_vec());
                     Change::DeleteRange(space, (Included(ends.0), Excluded(ends.1)))

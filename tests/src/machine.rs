@@ -13,6 +13,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use isolith::merge::APPEND;
 use isolith::storage::memory::MemoryStorage;
 use isolith::{
     Builder, CommitMode, Database, Durability, Error, Isolation, Keyspace, ManualClock, Pending,
@@ -207,6 +208,16 @@ impl Machine {
                 let key = key(*key_number);
                 let result = keyspace.delete(&key);
                 self.autocommit(result, space, Some(Change::Write(space, key, None)))
+            }
+            Operation::Append(space, key_number, value, times) => {
+                let Some((keyspace, space)) = self.handle(*space) else { return Ok(()) };
+                for _ in 0..*times {
+                    let (key, value) = (key(*key_number), self.stored(*value, None).value);
+                    let result = keyspace.merge(&key, APPEND, &value);
+                    let change = Change::Append(space, key, value, self.now());
+                    self.autocommit(result, space, Some(change))?;
+                }
+                Ok(())
             }
             Operation::DeleteRange(space, span) => {
                 let Some((keyspace, space)) = self.handle(*space) else { return Ok(()) };
@@ -500,6 +511,13 @@ impl Machine {
                 let key = key(*key_number);
                 let result = running.transaction.delete(&keyspace, &key);
                 self.change(running, result, space, Change::Write(space, key, None))
+            }
+            Action::Append(space, key_number, value) => {
+                let Some((keyspace, space)) = self.handle(*space) else { return Ok(()) };
+                let (key, value) = (key(*key_number), self.stored(*value, None).value);
+                let result = running.transaction.merge(&keyspace, &key, APPEND, &value);
+                let now = running.model.now;
+                self.change(running, result, space, Change::Append(space, key, value, now))
             }
             Action::DeleteRange(space, span) => {
                 let Some((keyspace, space)) = self.handle(*space) else { return Ok(()) };

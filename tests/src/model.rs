@@ -43,6 +43,18 @@ pub enum Change {
     Write(SpaceNumber, Bytes, Option<Stored>),
     /// Every key within bounds goes.
     DeleteRange(SpaceNumber, Bounds),
+    /// Bytes are merged into a key's value, by a transaction that began at this time: appended to
+    /// what is there when it commits, unless that had expired.
+    Append(SpaceNumber, Bytes, Bytes, u64),
+}
+
+/// What appending makes of a value.
+fn append(base: Option<Stored>, bytes: &[u8], now: u64) -> Stored {
+    let base = base.filter(|base| base.is_live(now));
+    let Stored { mut value, expires_at } =
+        base.unwrap_or(Stored { value: Bytes::new(), expires_at: None });
+    value.extend_from_slice(bytes);
+    Stored { value, expires_at }
 }
 
 #[derive(Clone, Debug)]
@@ -146,6 +158,11 @@ impl Model {
                     let keys = self.spaces[*space].keys.keys();
                     let covered: Vec<_> = keys.filter(|key| within(key, bounds)).cloned().collect();
                     covered.iter().for_each(|key| self.write(at, *space, key, None));
+                }
+                Change::Append(space, key, bytes, now) => {
+                    let versions = self.spaces[*space].keys.get(key);
+                    let base = versions.and_then(|versions| versions.last()?.1.clone());
+                    self.write(at, *space, key, Some(append(base, bytes, *now)));
                 }
             }
         }
@@ -303,6 +320,8 @@ impl ModelTransaction {
         self.changes.iter().any(|change| match change {
             Change::Write(of, written, _) => *of == space && written == key,
             Change::DeleteRange(of, bounds) => *of == space && within(key, bounds),
+            // What it comes to depends on what is there.
+            Change::Append(..) => false,
         })
     }
 
@@ -317,6 +336,10 @@ impl ModelTransaction {
                 Change::Write(of, key, None) if *of == space => drop(state.remove(key)),
                 Change::DeleteRange(of, bounds) if *of == space => {
                     state.retain(|key, _| !within(key, bounds));
+                }
+                Change::Append(of, key, bytes, now) if *of == space => {
+                    let base = state.remove(key);
+                    state.insert(key.clone(), append(base, bytes, *now));
                 }
                 _ => {}
             }
@@ -368,7 +391,9 @@ impl ModelTransaction {
     /// Whether a keyspace that it depends on was dropped.
     pub fn has_dropped(&self, model: &Model) -> bool {
         let written = self.changes.iter().map(|change| match change {
-            Change::Write(space, ..) | Change::DeleteRange(space, _) => *space,
+            Change::Write(space, ..)
+            | Change::DeleteRange(space, _)
+            | Change::Append(space, ..) => *space,
         });
         let read = self.points.iter().map(|(space, _)| *space);
         let examined = self.intervals.iter().map(|(space, _)| *space);
@@ -396,11 +421,15 @@ impl ModelTransaction {
     /// Whether another commit's change touches what this one depends on.
     fn meets(&self, theirs: &Change, model: &Model) -> Conflict {
         let point = |space: SpaceNumber, key: &[u8]| match theirs {
-            Change::Write(of, written, _) => *of == space && written == key,
+            Change::Write(of, written, _) | Change::Append(of, written, ..) => {
+                *of == space && written == key
+            }
             Change::DeleteRange(of, bounds) => *of == space && within(key, bounds),
         };
         let range = |space: SpaceNumber, bounds: &Bounds| match theirs {
-            Change::Write(of, written, _) if *of == space && within(written, bounds) => {
+            Change::Write(of, written, _) | Change::Append(of, written, ..)
+                if *of == space && within(written, bounds) =>
+            {
                 Conflict::Certain
             }
             Change::DeleteRange(of, deleted) if *of == space && overlap(bounds, deleted) => {
@@ -420,7 +449,8 @@ impl ModelTransaction {
         if self.isolation == Isolation::Snapshot {
             ranges.extend(self.changes.iter().map(|own| match own {
                 Change::Write(space, key, _) if point(*space, key) => Conflict::Certain,
-                Change::Write(..) => Conflict::None,
+                // A merge that is not read conflicts with nobody.
+                Change::Write(..) | Change::Append(..) => Conflict::None,
                 Change::DeleteRange(space, bounds) => range(*space, bounds),
             }));
         }

@@ -159,6 +159,8 @@ pub enum Action {
     Delete(u8, u8),
     /// A range delete.
     DeleteRange(u8, Span),
+    /// A merge that appends.
+    Append(u8, u8, Value),
     /// A new savepoint.
     Savepoint,
     /// Back to one of the savepoints.
@@ -182,6 +184,8 @@ pub enum Operation {
     Delete(u8, u8),
     /// An autocommit range delete.
     DeleteRange(u8, Span),
+    /// An autocommit merge that appends, so many times.
+    Append(u8, u8, Value, u8),
     /// A compare-and-swap that expects what is there (or not), and puts or removes.
     Swap(u8, u8, bool, Option<Value>),
     /// Begins a transaction in a slot; what ran there is dropped.
@@ -280,6 +284,8 @@ fn action() -> impl Strategy<Value = Action> {
             .prop_map(|(space, key, value, lives)| Action::Put(space, key, value, lives)),
         2 => (space(), key_number()).prop_map(|(space, key)| Action::Delete(space, key)),
         3 => (space(), span()).prop_map(|(space, span)| Action::DeleteRange(space, span)),
+        3 => (space(), key_number(), value())
+            .prop_map(|(space, key, value)| Action::Append(space, key, value)),
         3 => Just(Action::Savepoint),
         3 => any::<u8>().prop_map(Action::RollbackTo),
     ]
@@ -307,6 +313,9 @@ pub fn operation() -> impl Strategy<Value = Operation> {
             .prop_map(|(space, key, times)| Operation::Churn(space, key, times)),
         4 => (space(), key_number()).prop_map(|(space, key)| Operation::Delete(space, key)),
         3 => (space(), span()).prop_map(|(space, span)| Operation::DeleteRange(space, span)),
+        3 => (space(), key_number(), value(), prop_oneof![4 => Just(1), 1 => 1..50u8]).prop_map(
+            |(space, key, value, times)| Operation::Append(space, key, value, times)
+        ),
         2 => (space(), key_number(), any::<bool>(), prop::option::of(value())).prop_map(
             |(space, key, matching, new)| Operation::Swap(space, key, matching, new)
         ),

@@ -11,6 +11,8 @@ pub enum Write {
     Put(&'static str, String, Vec<u8>),
     /// A delete.
     Delete(&'static str, String),
+    /// A merge that appends.
+    Append(&'static str, String, Vec<u8>),
     /// A delete of every key from the first, included, to the second, excluded.
     DeleteRange(&'static str, String, String),
 }
@@ -19,9 +21,10 @@ impl Write {
     /// The keyspace.
     pub fn space(&self) -> &'static str {
         match self {
-            Write::Put(space, ..) | Write::Delete(space, _) | Write::DeleteRange(space, ..) => {
-                space
-            }
+            Write::Put(space, ..)
+            | Write::Delete(space, _)
+            | Write::Append(space, ..)
+            | Write::DeleteRange(space, ..) => space,
         }
     }
 }
@@ -56,6 +59,10 @@ fn put(space: &'static str, key: &str, value: &str) -> Write {
     Write::Put(space, key.to_owned(), value.as_bytes().to_vec())
 }
 
+fn append(space: &'static str, key: &str, value: &str) -> Write {
+    Write::Append(space, key.to_owned(), value.as_bytes().to_vec())
+}
+
 /// A value of so many bytes that no other has.
 fn large(bytes: usize, mark: u8) -> Vec<u8> {
     (0..bytes).map(|place| (place as u8).wrapping_mul(31) ^ mark).collect()
@@ -73,6 +80,10 @@ impl Script {
             Step::Create("beta"),
             Step::Commit(Sync, both("1")),
             Step::Commit(Os, vec![put("alpha", "a", "os")]),
+            Step::Commit(
+                Sync,
+                vec![append("alpha", "both", "+sync"), append("beta", "m", "+sync")],
+            ),
             Step::Commit(Buffered, vec![put("alpha", "b", "buffered")]),
             Step::Commit(Buffered, vec![put("beta", "b", "buffered"), put("alpha", "c", "x")]),
             Step::Commit(
@@ -84,6 +95,7 @@ impl Script {
                 ],
             ),
             Step::Commit(Os, both("2")),
+            Step::Commit(Os, vec![append("beta", "both", "+os"), append("beta", "m", "+os")]),
             Step::Commit(Os, vec![Write::Delete("beta", "b".into())]),
             Step::Sync,
             Step::Create("gamma"),
@@ -148,7 +160,8 @@ impl Script {
             for _ in 0..=dice.below(3) {
                 let space = *dice.pick(&SPACES);
                 let key = format!("{}", dice.below(6));
-                writes.push(match dice.below(8) {
+                writes.push(match dice.below(10) {
+                    8 | 9 => Write::Append(space, key, format!("+{place}").into_bytes()),
                     0 => Write::Delete(space, key),
                     1 => Write::DeleteRange(space, key, format!("{}", dice.below(7))),
                     2 => Write::Put(space, key, large(*dice.pick(&[4_000, 9_000, 30_000]), 7)),
@@ -188,6 +201,9 @@ impl std::fmt::Debug for Write {
             }
             Write::Put(space, key, value) => write!(f, "{space}/{key} = {}", value.escape_ascii()),
             Write::Delete(space, key) => write!(f, "{space}/{key} deleted"),
+            Write::Append(space, key, value) => {
+                write!(f, "{space}/{key} + {}", value.escape_ascii())
+            }
             Write::DeleteRange(space, lower, upper) => {
                 write!(f, "{space}/{lower}..{upper} deleted")
             }
