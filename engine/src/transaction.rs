@@ -918,7 +918,11 @@ impl Transaction {
     /// Undoes every write made since `savepoint`, which stays usable; what was read stays read, and
     /// what was locked stays locked.
     pub fn rollback_to(&mut self, savepoint: Savepoint) -> Result<()> {
-        if self.writes.rollback_to(savepoint) { Ok(()) } else { Err(Error::UnknownSavepoint) }
+        let too_old = self.locking.step.get().is_some_and(|step| savepoint < step);
+        match !too_old && self.writes.rollback_to(savepoint) {
+            true => Ok(()),
+            false => Err(Error::UnknownSavepoint),
+        }
     }
 
     /// Wraps the caller's own error, to leave [`Database::transact`](crate::Database::transact)

@@ -401,3 +401,21 @@ fn a_write_that_locks_only_at_its_commit_is_never_told_of_a_wound() {
     assert_eq!(value(space.get("a")), "3");
     assert_eq!((db.stats().locks.held, db.stats().locks.waiting), (0, 0));
 }
+
+#[test]
+fn a_step_goes_back_no_further_than_it_began() {
+    let (db, space) = database();
+    let mut tx = begin(&db, Isolation::Serializable, LOCKING);
+    let before = tx.savepoint();
+    tx.put(&space, "a", "2").unwrap();
+    let step = tx.step(|tx| {
+        let within = tx.savepoint();
+        tx.put(&space, "b", "2")?;
+        tx.rollback_to(within)?;
+        tx.rollback_to(before)
+    });
+    assert!(matches!(step, Step::Aborted(Error::UnknownSavepoint)), "{step:?}");
+    assert_eq!(value(tx.get(&space, "a")), "2");
+    tx.rollback_to(before).unwrap();
+    assert_eq!(value(tx.get(&space, "a")), "1");
+}

@@ -183,6 +183,9 @@ pub(super) struct Locking {
     age: Cell<Option<Age>>,
     policy: DeadlockPolicy,
     patience: RefCell<Patience>,
+    /// The state of the writes at the beginning of the step under way: what it goes back to if it has
+    /// to wait, so that nothing within may go back further.
+    pub(super) step: Cell<Option<Savepoint>>,
     /// What the step under way would have to wait for.
     blocked: Cell<Option<BlockedBy>>,
 }
@@ -198,6 +201,7 @@ impl Locking {
             age: Cell::new(options.age),
             policy: policy(options.concurrency),
             patience: RefCell::new(Patience::new(lock_timeout, deadline)),
+            step: Cell::new(None),
             blocked: Cell::new(None),
         }
     }
@@ -299,7 +303,8 @@ impl Transaction {
     /// the start, once woken ([`Transaction::wake`]) or whenever it pleases. [`Step::Aborted`] carries
     /// the error of `body`.
     ///
-    /// `body` has to return the errors of the transaction's operations as they are. If it panics, what it
+    /// `body` has to return the errors of the transaction's operations as they are, and may roll back to
+    /// savepoints that it has made itself, not to older ones. If it panics, what it
     /// wrote is undone, too. A step within a step that is blocked blocks the outer one.
     pub fn step<T>(&mut self, body: impl FnOnce(&mut Transaction) -> Result<T>) -> Step<T, Error> {
         let mut stepping = Stepping::begin(self);
@@ -358,6 +363,8 @@ impl Transaction {
 struct Stepping<'t> {
     transaction: &'t mut Transaction,
     save: Savepoint,
+    /// The beginning of the step that it is in.
+    outer: Option<Savepoint>,
     /// Whether it is a step within a step.
     within: bool,
     end: End,
@@ -373,11 +380,12 @@ enum End {
 impl<'t> Stepping<'t> {
     fn begin(transaction: &'t mut Transaction) -> Self {
         let save = transaction.writes.savepoint();
+        let outer = transaction.locking.step.replace(Some(save));
         let within = std::mem::replace(&mut transaction.locking.patience.get_mut().steps, true);
         if !within {
             transaction.locking.blocked.set(None);
         }
-        Self { transaction, save, within, end: End::Panicked }
+        Self { transaction, save, outer, within, end: End::Panicked }
     }
 }
 
@@ -388,6 +396,7 @@ impl Drop for Stepping<'_> {
             transaction.writes.rollback_to(self.save);
         }
         transaction.writes.release(self.save);
+        transaction.locking.step.set(self.outer);
         let patience = transaction.locking.patience.get_mut();
         patience.steps = self.within;
         if !self.within {
