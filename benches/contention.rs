@@ -1,7 +1,7 @@
 //! Transactions that fight for keys, in every mode, side by side.
 //!
 //! ```text
-//! cargo bench -p isolith-bench --bench contention                           # everything, about five minutes
+//! cargo bench -p isolith-bench --bench contention                           # everything, about four minutes
 //! cargo bench -p isolith-bench --bench contention -- --parts sweep          # one part: rmw, sweep, reads
 //! cargo bench -p isolith-bench --bench contention -- \
 //!     --parts rmw --keys 1000 --threads 2,8 --modes optimistic,auto --rounds 11 --turn 150
@@ -9,7 +9,8 @@
 //!
 //! - `rmw`: read-modify-write transactions of two keys, over few keys and many, by 1, 2 and 8 threads.
 //! - `sweep`: the same over 1,000 keys that are drawn more and more unequally (Zipf), for `auto` beside
-//!   the two that it chooses between.
+//!   the two that it chooses between; in short transactions and in long ones (`--works`), which read
+//!   fourteen keys more and pause before they write.
 //! - `reads`: what a lock, and what a transaction, adds to a read of one of a million keys.
 //!
 //! `--reads for-update` reads what is going to be written by `get_for_update`; `--isolation LEVEL` asks
@@ -27,7 +28,7 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use isolith::{Concurrency, DeadlockPolicy, Isolation, TransactionOptions};
-use isolith_bench::contention::{Contender, Mode, Reads, Turn, key};
+use isolith_bench::contention::{Contender, Mode, Reads, Turn, Work, key};
 use isolith_bench::paired::{Interval, interval, median};
 use isolith_bench::zipf::{Random, Zipf};
 
@@ -42,6 +43,7 @@ struct Wanted {
     threads: Vec<usize>,
     modes: Vec<Mode>,
     thetas: Vec<f64>,
+    works: Vec<String>,
     rounds: usize,
     turn: Duration,
     reads: Reads,
@@ -59,6 +61,7 @@ impl Wanted {
             threads: vec![1, 2, 8],
             modes: items(list)?,
             thetas: vec![0.0, 0.6, 0.9, 0.99, 1.2],
+            works: ["short", "long"].map(str::to_owned).to_vec(),
             rounds: 11,
             turn: Duration::from_millis(100),
             reads: Reads::Plain,
@@ -78,6 +81,7 @@ impl Wanted {
                 "--threads" => wanted.threads = items(&value)?,
                 "--modes" => wanted.modes = items(&value)?,
                 "--thetas" => wanted.thetas = items(&value)?,
+                "--works" => wanted.works = items(&value)?,
                 "--rounds" => wanted.rounds = item(&value)?,
                 "--turn" => wanted.turn = Duration::from_millis(item(&value)?),
                 "--isolation" => wanted.isolation = item(&value)?,
@@ -218,6 +222,7 @@ fn promise(name: &str, ratio: Option<Interval>, at_least: bool, bound: f64) {
 fn rmw(wanted: &Wanted) {
     println!("\nRead-modify-write of two keys, {}\n", setting(wanted));
     table("keys | threads | mode", "serial");
+    let work = Work::short(wanted.reads);
     let mut promises = Vec::new();
     for &keys in &wanted.keys {
         let scratch = Scratch::new();
@@ -229,8 +234,7 @@ fn rmw(wanted: &Wanted) {
                 for place in 0..contenders.len() {
                     let at = (place + round) % contenders.len();
                     let options = contenders[at].options(wanted.isolation);
-                    let turn =
-                        contenders[at].turn(threads, wanted.turn, options, wanted.reads, &draw);
+                    let turn = contenders[at].turn(threads, wanted.turn, options, work, &draw);
                     // The first round warms up.
                     if round > 0 {
                         rows.0.entry((threads, at)).or_insert_with(Vec::new).push(turn);
@@ -277,63 +281,70 @@ fn setting(wanted: &Wanted) -> String {
     )
 }
 
+/// A point of the sweep: which work, theta, threads.
+type Point = (usize, usize, usize);
+
 fn sweep(wanted: &Wanted) {
-    println!("\nOver 1,000 keys drawn unequally, {}\n", setting(wanted));
-    table("theta | threads | mode", "optimistic");
+    println!("\nOver 1,000 keys drawn unequally, {}", setting(wanted));
+    println!("(long: fourteen reads more, and a pause before the writes)\n");
+    table("work | theta | threads | mode", "optimistic");
     let modes = [OPTIMISTIC, LOCKING, AUTO];
+    let works = [("short", Work::short(wanted.reads)), ("long", Work::long(wanted.reads))];
+    let works = works.iter().filter(|(name, _)| wanted.works.iter().any(|wanted| wanted == name));
+    let works: Vec<_> = works.collect();
     let threads: Vec<usize> = wanted.threads.iter().copied().filter(|&n| n > 1).collect();
     let scratch = Scratch::new();
     let mut contenders = contenders(wanted, &modes, 1000, &scratch.0);
-    let mut rows = Rows(BTreeMap::new());
-    for (point, &theta) in wanted.thetas.iter().enumerate() {
-        let draw = Zipf::new(1000, theta);
-        for round in 0..=wanted.rounds {
-            for &threads in &threads {
-                for place in 0..modes.len() {
-                    let at = (place + round) % modes.len();
-                    let options = contenders[at].options(wanted.isolation);
-                    let turn =
-                        contenders[at].turn(threads, wanted.turn, options, wanted.reads, &draw);
-                    if round > 0 {
-                        rows.0.entry((point, threads, at)).or_insert_with(Vec::new).push(turn);
+    let mut rows: Rows<(Point, usize)> = Rows(BTreeMap::new());
+    let mut points = Vec::new();
+    for (which, (name, work)) in works.iter().enumerate() {
+        for (place, &theta) in wanted.thetas.iter().enumerate() {
+            let draw = Zipf::new(1000, theta);
+            for round in 0..=wanted.rounds {
+                for &threads in &threads {
+                    for turn in 0..modes.len() {
+                        let at = (turn + round) % modes.len();
+                        let options = contenders[at].options(wanted.isolation);
+                        let turn = contenders[at].turn(threads, wanted.turn, options, *work, &draw);
+                        if round > 0 {
+                            let row = ((which, place, threads), at);
+                            rows.0.entry(row).or_insert_with(Vec::new).push(turn);
+                        }
                     }
                 }
             }
-        }
-        for &threads in &threads {
-            for (at, mode) in modes.iter().enumerate() {
-                let row = (point, threads, at);
-                let baseline = rows.ratio(row, (point, threads, 0)).filter(|_| at != 0);
-                rows.print(row, &format!("{theta} | {threads} | {mode}"), baseline);
+            for &threads in &threads {
+                let point = (which, place, threads);
+                for (at, mode) in modes.iter().enumerate() {
+                    let baseline = rows.ratio((point, at), (point, 0)).filter(|_| at != 0);
+                    let name = format!("{name} | {theta} | {threads} | {mode}");
+                    rows.print((point, at), &name, baseline);
+                }
+                points.push((point, format!("{name}, theta {theta}, {threads} threads")));
             }
         }
     }
     contenders.iter().for_each(Contender::check);
     println!();
-    let mut best: Option<(f64, String)> = None;
-    for (point, &theta) in wanted.thetas.iter().enumerate() {
-        for &threads in &threads {
-            let rate = |at| rows.median((point, threads, at), Turn::rate);
-            let better = if rate(0) >= rate(1) { 0 } else { 1 };
-            let ratio = rows.ratio((point, threads, 2), (point, threads, better));
-            let Some(interval) = ratio else { continue };
-            let name =
-                format!("auto / {} (the better), theta {theta}, {threads} threads", modes[better]);
-            let verdict = match interval {
-                Interval { low, .. } if low > 1.0 => "better than both",
-                Interval { high, .. } if high < 1.0 => "WORSE",
-                _ => "not told apart",
-            };
-            println!("{name}: {interval}: {verdict}");
-            if best.as_ref().is_none_or(|(low, _)| interval.low > *low) {
-                best = Some((interval.low, name));
+    let (mut better_than_both, mut worse) = (0, 0);
+    for (point, name) in points {
+        let rate = |at| rows.median((point, at), Turn::rate);
+        let better = if rate(0) >= rate(1) { 0 } else { 1 };
+        let Some(ratio) = rows.ratio((point, 2), (point, better)) else { continue };
+        let verdict = match ratio {
+            Interval { low, .. } if low > 1.0 => {
+                better_than_both += 1;
+                "better than both"
             }
-        }
+            Interval { high, .. } if high < 1.0 => {
+                worse += 1;
+                "WORSE"
+            }
+            _ => "not told apart",
+        };
+        println!("auto / {} (the better), {name}: {ratio}: {verdict}", modes[better]);
     }
-    if let Some((low, name)) = best {
-        let kept = if low > 1.0 { "kept" } else { "not shown" };
-        println!("auto is better than both somewhere: {kept}, at most clearly {name}");
-    }
+    println!("auto: better than both at {better_than_both} points, worse at {worse}");
 }
 
 /// Reads in one transaction.

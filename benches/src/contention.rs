@@ -5,6 +5,7 @@
 //! one round. Every transaction adds one to each of two counters, and [`Contender::check`] adds the
 //! counters up: a lost update would be found here, too.
 
+use std::hint::black_box;
 use std::path::Path;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -63,6 +64,29 @@ pub enum Reads {
     Plain,
     /// For update.
     ForUpdate,
+}
+
+/// What a transaction does besides reading two keys and writing them.
+#[derive(Clone, Copy, Debug)]
+pub struct Work {
+    /// How it reads the two.
+    pub reads: Reads,
+    /// Further keys that it reads.
+    pub others: usize,
+    /// Whether it gives way to others before it writes, as one does that waits for its user.
+    pub pauses: bool,
+}
+
+impl Work {
+    /// Nothing besides.
+    pub fn short(reads: Reads) -> Self {
+        Self { reads, others: 0, pauses: false }
+    }
+
+    /// Fourteen keys more, and a pause.
+    pub fn long(reads: Reads) -> Self {
+        Self { reads, others: 14, pauses: true }
+    }
 }
 
 /// One mode with a database of its own.
@@ -178,13 +202,13 @@ impl Contender {
     }
 
     /// Runs `threads` threads for about `length`; each draws two different keys, reads both and writes
-    /// both, over and over.
+    /// both, over and over, with what else `work` has.
     pub fn turn(
         &mut self,
         threads: usize,
         length: Duration,
         options: TransactionOptions,
-        reads: Reads,
+        work: Work,
         keys: &Zipf,
     ) -> Turn {
         let (stop, barrier) = (AtomicBool::new(false), Barrier::new(threads + 1));
@@ -198,7 +222,7 @@ impl Contender {
                     scope.spawn(move || {
                         let mut turn = Turn::none();
                         barrier.wait();
-                        this.work(stop, options, reads, keys, random, &mut turn);
+                        this.work(stop, options, work, keys, random, &mut turn);
                         turn
                     })
                 })
@@ -224,17 +248,18 @@ impl Contender {
         &self,
         stop: &AtomicBool,
         options: TransactionOptions,
-        reads: Reads,
+        work: Work,
         keys: &Zipf,
         mut random: Random,
         turn: &mut Turn,
     ) {
         let read = |tx: &mut Transaction, key: &[u8]| -> isolith::Result<Option<Slice>> {
-            match reads {
+            match work.reads {
                 Reads::Plain => tx.get(&self.keyspace, key),
                 Reads::ForUpdate => tx.get_for_update(&self.keyspace, key),
             }
         };
+        let mut others = Vec::with_capacity(work.others);
         // Relaxed: see `turn`.
         while !stop.load(Ordering::Relaxed) {
             let first = keys.draw(&mut random);
@@ -245,11 +270,19 @@ impl Contender {
                 }
             };
             let (first, second) = (key(first), key(second));
+            others.clear();
+            others.extend((0..work.others).map(|_| key(keys.draw(&mut random))));
             let begun = Instant::now();
             let result = self.database.transact_with(options, |tx| {
                 turn.tries += 1;
                 let a = read(tx, &first)?.expect("every key is there");
                 let b = read(tx, &second)?.expect("every key is there");
+                for other in &others {
+                    black_box(tx.get(&self.keyspace, other)?);
+                }
+                if work.pauses {
+                    std::thread::yield_now();
+                }
                 tx.put(&self.keyspace, first, value(counter(&a) + 1))?;
                 tx.put(&self.keyspace, second, value(counter(&b) + 1))
             });
@@ -331,11 +364,11 @@ mod tests {
             let mode: Mode = mode.parse().expect("a mode");
             for directory in [Some(directory.path()), None] {
                 let mut contender = Contender::new(mode, 4, directory);
-                for reads in [Reads::Plain, Reads::ForUpdate] {
+                for work in [Work::short(Reads::Plain), Work::long(Reads::ForUpdate)] {
                     let options = contender.options(Isolation::Serializable);
                     let keys = Zipf::new(4, 0.99);
                     let length = Duration::from_millis(30);
-                    let turn = contender.turn(3, length, options, reads, &keys);
+                    let turn = contender.turn(3, length, options, work, &keys);
                     assert!(turn.commits > 0 && turn.failures == 0, "{mode}: {turn:?}");
                     contender.check();
                 }
