@@ -9,8 +9,8 @@
 //!
 //! - `rmw`: read-modify-write transactions of two keys, over few keys and many, by 1, 2 and 8 threads.
 //! - `sweep`: the same over 1,000 keys that are drawn more and more unequally (Zipf), for `auto` beside
-//!   the two that it chooses between; in short transactions and in long ones (`--works`), which read
-//!   fourteen keys more and pause before they write.
+//!   the two that it chooses between; in short transactions and in long ones (`--works`), which then
+//!   pause, and read sixty-two keys more, drawn evenly, before they write.
 //! - `reads`: what a lock, and what a transaction, adds to a read of one of a million keys.
 //!
 //! `--reads for-update` reads what is going to be written by `get_for_update`; `--isolation LEVEL` asks
@@ -286,7 +286,7 @@ type Point = (usize, usize, usize);
 
 fn sweep(wanted: &Wanted) {
     println!("\nOver 1,000 keys drawn unequally, {}", setting(wanted));
-    println!("(long: fourteen reads more, and a pause before the writes)\n");
+    println!("(long: before the writes a pause, and sixty-two reads of keys drawn evenly)\n");
     table("work | theta | threads | mode", "optimistic");
     let modes = [OPTIMISTIC, LOCKING, AUTO];
     let works = [("short", Work::short(wanted.reads)), ("long", Work::long(wanted.reads))];

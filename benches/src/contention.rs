@@ -71,9 +71,9 @@ pub enum Reads {
 pub struct Work {
     /// How it reads the two.
     pub reads: Reads,
-    /// Further keys that it reads.
+    /// Further keys that it reads then, drawn evenly.
     pub others: usize,
-    /// Whether it gives way to others before it writes, as one does that waits for its user.
+    /// Whether it gives way to others before that, as one does that waits for its user.
     pub pauses: bool,
 }
 
@@ -83,9 +83,9 @@ impl Work {
         Self { reads, others: 0, pauses: false }
     }
 
-    /// Fourteen keys more, and a pause.
+    /// A pause, and sixty-two keys more.
     pub fn long(reads: Reads) -> Self {
-        Self { reads, others: 14, pauses: true }
+        Self { reads, others: 62, pauses: true }
     }
 }
 
@@ -271,17 +271,17 @@ impl Contender {
             };
             let (first, second) = (key(first), key(second));
             others.clear();
-            others.extend((0..work.others).map(|_| key(keys.draw(&mut random))));
+            others.extend((0..work.others).map(|_| key(random.next() % self.keys)));
             let begun = Instant::now();
             let result = self.database.transact_with(options, |tx| {
                 turn.tries += 1;
                 let a = read(tx, &first)?.expect("every key is there");
                 let b = read(tx, &second)?.expect("every key is there");
-                for other in &others {
-                    black_box(tx.get(&self.keyspace, other)?);
-                }
                 if work.pauses {
                     std::thread::yield_now();
+                }
+                for other in &others {
+                    black_box(tx.get(&self.keyspace, other)?);
                 }
                 tx.put(&self.keyspace, first, value(counter(&a) + 1))?;
                 tx.put(&self.keyspace, second, value(counter(&b) + 1))

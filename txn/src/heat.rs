@@ -2,10 +2,11 @@
 //! decides by.
 //!
 //! A conflict warms the key's bucket by the work that it wasted, counted in operations; a wait for a
-//! lock by one. Commits let it cool: its temperature halves with every [`HALF_LIFE`] commits that the
-//! database decides. So no clock is read, a run can be repeated, and a key is hot as long as about every
-//! second commit wastes an operation for it, or waits for it: a few conflicts of short transactions are
-//! cheaper than the waits that locks would bring.
+//! lock by [`Heat::WAIT`], about what it costs. Commits let it cool: its temperature halves with every
+//! [`HALF_LIFE`] commits that the database decides. So no clock is read, a run can be repeated, and a key
+//! is hot as long as about eleven operations are wasted for it with each commit, or two of three commits
+//! wait for it: to put a thread to sleep and wake it costs as much as dozens of operations, so that short
+//! transactions do better to run again.
 //!
 //! Buckets are by hash of keyspace and key: a hot key warms itself and, rarely, a stranger that shares
 //! its bucket, which then is locked without need. That costs a lock, never an answer.
@@ -22,16 +23,16 @@ use crate::sync::{AtomicU64, Ordering};
 /// Buckets: a power of two.
 const BUCKETS: usize = 1 << 12;
 /// The most that one conflict adds: a very long transaction is one transaction still.
-const WASTE_MAX: usize = 256;
+const WASTE_MAX: usize = 1 << 13;
 /// From here on a key is hot.
-const HOT: u64 = 512;
+const HOT: u64 = 1 << 14;
 /// The most that a bucket holds: so it cools within a few half-lives, however long it was fought for.
-const TEMPERATURE_MAX: u64 = 2048;
+const TEMPERATURE_MAX: u64 = 1 << 16;
 /// Commits in which a temperature halves.
 const HALF_LIFE: u64 = 1 << 10;
 /// Bits of a bucket that hold the temperature; the others hold the commit counter that it was
 /// written at.
-const TEMPERATURE_BITS: u32 = 12;
+const TEMPERATURE_BITS: u32 = 17;
 
 /// The temperatures of one database's keys.
 #[derive(Debug)]
@@ -62,6 +63,9 @@ fn temperature(word: u64, now: u64) -> u64 {
 }
 
 impl Heat {
+    /// The waste that a wait for a lock counts as.
+    pub const WAIT: usize = 16;
+
     /// All keys are cold.
     pub fn new() -> Self {
         Self::default()
@@ -75,7 +79,7 @@ impl Heat {
     }
 
     /// Notes that a transaction was refused for this key and `waste` operations were in vain, or that
-    /// it had to wait for a lock (`waste` 1), when `now` was the newest commit.
+    /// it had to wait for a lock ([`Heat::WAIT`]), when `now` was the newest commit.
     pub fn warm(&self, space: SpaceId, key: &[u8], waste: usize, now: Lsn) {
         let now = now.counter();
         let bucket = self.bucket(space, key);

@@ -20,8 +20,8 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use isolith_txn::{
-    Age, BlockedBy, DeadlockPolicy, Interval, LockMode, LockOwner, LockStep, LockTarget, Savepoint,
-    Space, SpaceId, Step,
+    Age, BlockedBy, DeadlockPolicy, Heat, Interval, LockMode, LockOwner, LockStep, LockTarget,
+    Savepoint, Space, SpaceId, Step,
 };
 
 use super::{Transaction, policy};
@@ -133,7 +133,7 @@ pub(crate) fn acquire(
             LockStep::Refused(refusal) => {
                 patience.wait = None;
                 if let LockTarget::Key(key) = what {
-                    core.warm(space.id, key, 1);
+                    core.warm(space.id, key, Heat::WAIT);
                 }
                 return Err(core.refused(refusal));
             }
@@ -150,7 +150,7 @@ pub(crate) fn acquire(
             Some(wait) if wait.is_for(space.id, what, mode) => wait.until,
             _ => {
                 if let LockTarget::Key(key) = what {
-                    core.warm(space.id, key, 1);
+                    core.warm(space.id, key, Heat::WAIT);
                 }
                 let until = now + patience.lock_timeout;
                 let until = patience.deadline.map_or(until, |deadline| until.min(deadline));
