@@ -300,8 +300,10 @@ fn sweep(wanted: &Wanted) {
     for (which, (name, work)) in works.iter().enumerate() {
         for (place, &theta) in wanted.thetas.iter().enumerate() {
             let draw = Zipf::new(1000, theta);
-            for round in 0..=wanted.rounds {
-                for &threads in &threads {
+            // One number of threads after the other: `auto` learns, and what it learned of eight
+            // threads is wrong for two.
+            for &threads in &threads {
+                for round in 0..=wanted.rounds {
                     for turn in 0..modes.len() {
                         let at = (turn + round) % modes.len();
                         let options = contenders[at].options(wanted.isolation);
