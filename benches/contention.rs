@@ -237,7 +237,7 @@ fn rmw(wanted: &Wanted) {
                     let turn = contenders[at].turn(threads, wanted.turn, options, work, &draw);
                     // The first round warms up.
                     if round > 0 {
-                        rows.0.entry((threads, at)).or_insert_with(Vec::new).push(turn);
+                        rows.0.entry((threads, at)).or_default().push(turn);
                     }
                 }
             }
@@ -310,7 +310,7 @@ fn sweep(wanted: &Wanted) {
                         let turn = contenders[at].turn(threads, wanted.turn, options, *work, &draw);
                         if round > 0 {
                             let row = ((which, place, threads), at);
-                            rows.0.entry(row).or_insert_with(Vec::new).push(turn);
+                            rows.0.entry(row).or_default().push(turn);
                         }
                     }
                 }
