@@ -35,7 +35,7 @@ const SIX: [Act; 6] =
     [Act::Get(0), Act::Get(1), Act::Put(0), Act::Put(1), Act::Delete(0), Act::Scan(0, 1)];
 
 /// What else can be done with them.
-const EVERYTHING: [Act; 15] = [
+const EVERYTHING: [Act; 17] = [
     Act::Get(0),
     Act::Get(1),
     Act::ForUpdate(0),
@@ -45,6 +45,8 @@ const EVERYTHING: [Act; 15] = [
     Act::Put(1),
     Act::Delete(0),
     Act::Delete(1),
+    Act::Merge(0),
+    Act::Merge(1),
     Act::Scan(0, 1),
     Act::Scan(1, 2),
     Act::First,

@@ -3,7 +3,8 @@
 //!
 //! The version order of every key is the commit order. Between two committed transactions there is a
 //! *dependency*
-//! - `ww` if the second wrote a later version of a key that the first wrote,
+//! - `ww` if the second wrote a later version of a key that the first wrote (but not by a merge into a
+//!   key that it had not looked at: it would have done the same in any order),
 //! - `wr` if the second read what the first wrote, or something later (a range read counts for every
 //!   key that it went over),
 //! - `rw` on an *item* if the first read a version of a key (an absent one, too; of a range read the
@@ -22,7 +23,7 @@ use isolith::Isolation;
 
 use crate::finding::Checked;
 use crate::oracle::{self, End, Statement, Trace};
-use crate::programs::{Act, KEY_MAX, Key, Keys, Overlay, State, Written};
+use crate::programs::{Act, Footprint, KEY_MAX, Key, Keys, Overlay, State, Written};
 
 /// Something that a level may forbid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -136,6 +137,8 @@ pub struct Observed {
     pub reads: Vec<Read>,
     /// The keys that it changed.
     pub writes: Keys,
+    /// Those of them that it only merged into, without having looked at them.
+    pub merges: Keys,
 }
 
 /// What happened: the transactions that committed.
@@ -234,12 +237,15 @@ impl History {
                 End::Committed(place) => Some(place),
                 _ => None,
             };
+            let footprint = trace.program.footprint(&overlays, &answers);
+            let Footprint { points, returned, merged, .. } = footprint;
             transactions.push(Observed {
                 isolation: trace.program.isolation,
                 commit,
                 told_at_begin: trace.told_at_begin,
                 reads,
                 writes: commit.map_or(Keys::default(), |place| commits[place].changed),
+                merges: merged.without(points | returned),
             });
         }
         Ok(History { transactions })
@@ -307,7 +313,7 @@ impl History {
         }
         let (first, second) = (&self.transactions[from], &self.transactions[to]);
         if let (Some(earlier), Some(later)) = (first.commit, second.commit) {
-            kinds.ww = earlier < later && first.writes.touch(second.writes);
+            kinds.ww = earlier < later && first.writes.touch(second.writes.without(second.merges));
         }
         if let Some(commit) = first.commit {
             kinds.wr = second.reads.iter().any(|read| match read.version {
@@ -409,7 +415,7 @@ impl History {
         let Some((commit, between)) = who.commit.zip(other.commit) else { return false };
         who.reads.iter().any(|read| {
             let overtaken = matches!(read.version, Version::Of(version) if version < between);
-            let both = who.writes & other.writes;
+            let both = who.writes.without(who.merges) & other.writes;
             read.item && overtaken && between < commit && both.contains(read.key)
         })
     }
@@ -453,6 +459,7 @@ mod tests {
                 told_at_begin: 0,
                 reads: Vec::new(),
                 writes: Keys::default(),
+                merges: Keys::default(),
             };
             for word in line.split_whitespace() {
                 let mut letters = word.chars();
@@ -461,6 +468,11 @@ mod tests {
                 match kind {
                     'c' => observed.commit = Some(letters.as_str().parse().unwrap()),
                     't' => observed.told_at_begin = letters.as_str().parse().unwrap(),
+                    'm' => {
+                        let key = Keys::one(key(letters.next().unwrap()));
+                        observed.writes = observed.writes | key;
+                        observed.merges = observed.merges | key;
+                    }
                     'w' => {
                         observed.writes = observed.writes | Keys::one(key(letters.next().unwrap()))
                     }
@@ -565,6 +577,14 @@ mod tests {
         for (level, may) in [(ReadCommitted, true), (Snapshot, false), (RepeatableRead, false)] {
             assert_eq!(forbidden(&lost, &[level, level]), !may, "{level}");
         }
+    }
+
+    #[test]
+    fn a_merge_into_what_was_not_looked_at_follows_nobody() {
+        assert_eq!(found(&["c1 wa wb", "c2 rb0 ma"]), []);
+        assert_eq!(found(&["c1 wa wb", "c2 rb0 wa"]), [(ReadSkew, vec![1])]);
+        // It is followed like any other write.
+        assert_eq!(found(&["c1 ma mb", "ra1 rb0"]).len(), 2);
     }
 
     #[test]

@@ -28,6 +28,8 @@ use isolith::{
     steps::Steps,
 };
 
+use isolith::merge::ADD_I64;
+
 use crate::anomalies::{Anomaly, History};
 use crate::dice::Dice;
 use crate::finding::{Checked, Finding, catching};
@@ -717,9 +719,10 @@ impl Explorer {
                 transaction.delete(space, self.key(key))?;
                 Ok(NOTHING)
             }
-            Act::Merge(_) => {
-                let _ = merged_bit(who, place);
-                Err(Finding::new("merges are not there yet"))
+            Act::Merge(key) => {
+                let bit = encoded(merged_bit(who, place));
+                transaction.merge(space, self.key(key), ADD_I64, bit)?;
+                Ok(NOTHING)
             }
             Act::Scan(lower, upper) => {
                 let range = transaction.range(space, self.key(lower)..=self.key(upper));
@@ -766,14 +769,14 @@ fn name(mover: u8) -> String {
     }
 }
 
-fn encoded(value: u32) -> [u8; 8] {
-    i64::from(value).to_le_bytes()
+/// The form that the operator which adds takes.
+fn encoded(value: u32) -> String {
+    value.to_string()
 }
 
 fn decoded(bytes: &[u8]) -> u32 {
     // A value of another form is one that nobody wrote.
-    let bytes = bytes.try_into().map(i64::from_le_bytes);
-    bytes.ok().and_then(|value| u32::try_from(value).ok()).unwrap_or(u32::MAX)
+    str::from_utf8(bytes).ok().and_then(|text| text.parse().ok()).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

@@ -75,8 +75,7 @@ fn write_skew_of_ranges() {
             trace(level, &[Act::Scan(0, 2), Act::Merge(2)], &seen, End::Committed(2)),
         ]
     });
-    // Under snapshot a merge of what was looked at is an update of it.
-    assert_eq!(found, [ReadCommitted, RepeatableRead]);
+    assert_eq!(found, [ReadCommitted, RepeatableRead, Snapshot]);
 }
 
 #[test]
