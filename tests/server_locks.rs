@@ -263,8 +263,8 @@ fn whatever_meets_a_lock_waits_in_order_and_its_core_goes_on() {
         ("DEL a k", ":2"),
         ("FLUSHALL\nDBSIZE", "+OK :0"),
         (
-            "MULTI\nINCR k\nSELECT 3\nEXEC\nSELECT 0\nGET k",
-            "+OK +QUEUED +QUEUED [:8, +OK] +OK \"8\"",
+            "MULTI\nINCR k\nSELECT 3\nEXEC\nEXISTS k\nSELECT 0\nGET k",
+            "+OK +QUEUED +QUEUED [:8, +OK] :0 +OK \"8\"",
         ),
         ("BEGIN\nINCR k\nCOMMIT\nGET k", "+OK :7 -CONFLICT \"7\""),
         ("BEGIN\nSET k x\nCOMMIT\nGET k", "+OK +OK +OK \"x\""),
