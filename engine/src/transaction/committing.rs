@@ -37,23 +37,11 @@ enum Prepared {
     Commit(Arc<Open>, Queued),
 }
 
-/// Why there is no request; with the transaction, as it was, if it only lacked room.
-struct Unprepared {
-    error: Error,
-    transaction: Option<Box<Transaction>>,
-}
-
-impl From<Error> for Unprepared {
-    fn from(error: Error) -> Self {
-        Self { error, transaction: None }
-    }
-}
-
 impl Transaction {
     /// Goes on until the commit is decided, waiting as long as it takes: the way of [`CommitSteps`],
     /// without a stop in between.
-    pub(super) fn decide(self) -> Result<Pending> {
-        match Box::new(self).prepare(false, None).map_err(|unprepared| unprepared.error)? {
+    pub(super) fn decide(mut self) -> Result<Pending> {
+        match self.prepare(false, None)? {
             Prepared::Nothing(pending) => Ok(pending),
             Prepared::Commit(open, queued) => {
                 let durability = queued.commit.durability;
@@ -64,20 +52,21 @@ impl Transaction {
         }
     }
 
-    /// Makes the request: record, nodes, versions, room in the log.
-    fn prepare(self: Box<Self>, steps: bool, waker: Option<Waker>) -> Result<Prepared, Unprepared> {
+    /// Makes the request: record, nodes, versions, room in the log; which leaves nothing of the
+    /// transaction. After `Stalled` it is as it was.
+    fn prepare(&mut self, steps: bool, waker: Option<Waker>) -> Result<Prepared> {
         self.check()?;
         self.check_size()?;
         let locks_reads = self.locks_reads();
         let open = Arc::clone(&self.open);
         if self.writes.is_empty() {
-            if let (Some(locks), ..) = self.locking.into_parts() {
+            if let (Some(locks), ..) = self.locking.take() {
                 if !locks.begin_commit() {
-                    return Err(open.wounded(&locks).into());
+                    return Err(open.wounded(&locks));
                 }
                 // Nothing else keeps a keyspace that was read under locks from being dropped.
                 if let Some(dropped) = self.reads.borrow().dropped().filter(|_| locks_reads) {
-                    return Err(open.dropped(dropped).into());
+                    return Err(open.dropped(dropped));
                 }
                 locks.release();
             }
@@ -102,19 +91,13 @@ impl Transaction {
                 open.reserve(record_of(&self.writes, open.operators()), Some(open.stall_timeout()))
             }
             None => Ok(None),
-        };
-        let record = match record {
-            Ok(record) => record,
-            Err(error) => {
-                let transaction = matches!(error, Error::Stalled { .. }).then_some(self);
-                return Err(Unprepared { error, transaction });
-            }
-        };
-        let slot = self.slot.into_inner();
+        }?;
+        let slot = self.slot.take();
         let read = slot.as_ref().map_or(Lsn::ZERO, SnapshotSlot::timestamp);
-        let (locks, age, policy, mut patience) = self.locking.into_parts();
-        let mut writes = Vec::with_capacity(self.writes.overlays().len());
-        for overlay in self.writes.into_overlays() {
+        let (locks, age, policy, mut patience) = self.locking.take();
+        let overlays = std::mem::take(&mut self.writes).into_overlays();
+        let mut writes = Vec::with_capacity(overlays.len());
+        for overlay in overlays {
             let space = Arc::clone(&overlay.space);
             let mut prepared = space.memtable.prepare(overlay.entries().len());
             for range in overlay.ranges() {
@@ -127,7 +110,7 @@ impl Transaction {
                 writes.push(SpaceWrites::new(space, prepared));
             }
         }
-        let reads = self.reads.into_inner().into_spaces();
+        let reads = self.reads.take().into_spaces();
         let merges = writes.iter().any(SpaceWrites::merges);
         let request = Request::new(self.isolation, read, writes, reads);
         if let Some(locks) = locks
@@ -510,15 +493,15 @@ impl CommitSteps {
     /// log it may be called again: then it tries anew. Dropped instead, it is rolled back.
     pub fn decide_step(&mut self) -> Step<Pending, Error> {
         let (open, mut queued) = match std::mem::replace(&mut self.stage, Stage::Over) {
-            Stage::Active(transaction) => {
+            Stage::Active(mut transaction) => {
                 match transaction.prepare(self.steps, self.waker.clone()) {
                     Ok(Prepared::Nothing(pending)) => return Step::Ready(pending),
                     Ok(Prepared::Commit(open, mut queued)) => match queued.submit(&open) {
                         Ok(()) => (open, queued),
                         Err(error) => return Step::Aborted(error),
                     },
-                    Err(Unprepared { error, transaction }) => {
-                        if let Some(transaction) = transaction {
+                    Err(error) => {
+                        if let Error::Stalled { .. } = error {
                             self.stage = Stage::Active(transaction);
                         }
                         return Step::Aborted(error);

@@ -182,6 +182,8 @@ pub(super) struct Locking {
     locks: OnceCell<Arc<LockOwner>>,
     age: Cell<Option<Age>>,
     policy: DeadlockPolicy,
+    /// The end of the whole transaction.
+    deadline: Option<Instant>,
     patience: RefCell<Patience>,
     /// The state of the writes at the beginning of the step under way: what it goes back to if it has
     /// to wait, so that nothing within may go back further.
@@ -200,6 +202,7 @@ impl Locking {
             locks: OnceCell::new(),
             age: Cell::new(options.age),
             policy: policy(options.concurrency),
+            deadline,
             patience: RefCell::new(Patience::new(lock_timeout, deadline)),
             step: Cell::new(None),
             blocked: Cell::new(None),
@@ -229,7 +232,7 @@ impl Locking {
     /// Refuses to go on after the transaction's time, or after it lost its locks.
     #[inline]
     pub(super) fn check(&self, core: &Core) -> Result<()> {
-        if self.patience.borrow().is_over() {
+        if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             return Err(Error::TransactionTimeout);
         }
         match self.locks.get() {
@@ -239,11 +242,11 @@ impl Locking {
     }
 
     /// The parts that a commit goes on with: the locks, who it is, how it waits.
-    pub(super) fn into_parts(
-        self,
+    pub(super) fn take(
+        &mut self,
     ) -> (Option<Arc<LockOwner>>, Option<Age>, DeadlockPolicy, Patience) {
-        let mut patience = self.patience.into_inner();
-        let locks = self.locks.into_inner();
+        let mut patience = self.patience.replace(Patience::new(Duration::ZERO, None));
+        let locks = self.locks.take();
         if patience.wait.take().is_some()
             && let Some(locks) = &locks
         {
