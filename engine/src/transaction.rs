@@ -84,18 +84,24 @@ pub struct Transaction {
     torn: OnceCell<Box<(Keyspace, ConflictOn, Lsn)>>,
     /// What it has read, where the first committer wins: its own merges of these keys, and no other
     /// reads, depend on it.
-    seen: RefCell<Option<Box<SeenKeys>>>,
+    seen: RefCell<Option<Box<Examined>>>,
     locking: Locking,
 }
 
-/// Keys that a transaction has read, and that nobody looks at unless it merges into one of them.
+/// What a transaction has read, and nobody looks at unless it merges into some of it.
 #[derive(Debug, Default)]
-struct SeenKeys {
+struct Examined {
     keys: Vec<(SpaceId, Slice)>,
     bytes: usize,
+    /// The intervals that it has examined: a key that was absent there was read, too.
+    intervals: ReadSet,
 }
 
-impl SeenKeys {
+impl Examined {
+    fn bytes(&self) -> usize {
+        self.bytes + self.intervals.bytes()
+    }
+
     fn add(&mut self, space: SpaceId, key: &[u8]) {
         let again = |(last, known): &(SpaceId, Slice)| *last == space && **known == *key;
         if !self.keys.last().is_some_and(again) {
@@ -192,7 +198,7 @@ impl Transaction {
             writes: WriteSet::default(),
             observed: Cell::new(Lsn::ZERO),
             torn: OnceCell::new(),
-            seen: RefCell::default(),
+            seen: RefCell::new(None),
             locking,
         };
         if options.read_only {
@@ -230,8 +236,9 @@ impl Transaction {
 
     /// Bytes that it holds in its read and write sets and its locks.
     pub fn bytes(&self) -> usize {
-        let seen = self.seen.borrow().as_ref().map_or(0, |seen| seen.bytes);
-        self.writes.bytes() + self.reads.borrow().bytes() + seen + self.locking.bytes()
+        let seen = self.seen.borrow().as_ref().map_or(0, |seen| seen.bytes());
+        let read = self.reads.borrow().bytes() + seen;
+        self.writes.bytes() + read + self.locking.bytes()
     }
 
     /// Fixes the read timestamp at its first use.
@@ -295,8 +302,12 @@ impl Transaction {
             && !self.read_only
     }
 
-    /// The read set, if this transaction tracks the intervals that it examines.
+    /// Where the intervals that it examines are recorded, if they are.
     pub(crate) fn tracked_intervals(&self) -> Option<RefMut<'_, ReadSet>> {
+        if self.isolation.first_committer_wins() && !self.read_only {
+            let seen = self.seen.borrow_mut();
+            return Some(RefMut::map(seen, |seen| &mut seen.get_or_insert_default().intervals));
+        }
         let tracked = self.isolation.protects_intervals() && !self.read_only && !self.locks_reads();
         tracked.then(|| self.reads.borrow_mut())
     }
@@ -308,7 +319,6 @@ impl Transaction {
         if by_items && !self.read_only && !self.locks_reads() && !untracked {
             self.reads.borrow_mut().point(keyspace.space(), key);
         }
-        let _ = self.note_seen(keyspace, key);
     }
 
     /// Notes that something of others was read at a key, if that may matter.
@@ -342,7 +352,7 @@ impl Transaction {
         for (space, key) in merged {
             let found =
                 seen.keys.binary_search_by(|(id, seen)| (id, &**seen).cmp(&(&space.id, key)));
-            if found.is_ok() {
+            if found.is_ok() || seen.intervals.has_examined(space.id, key) {
                 self.reads.borrow_mut().point(space, key);
             }
         }

@@ -10,7 +10,7 @@
 //! 2. **Snapshot**: one state, not older than what was told of before it began, explains every
 //!    statement, and nobody who committed between that state and its own commit changed a key that
 //!    it put or deleted, read for update or for share, or merged into having read it by itself or
-//!    found it in a scan. (A merge into what was not looked at depends on nothing.)
+//!    gone over it in a scan, there or not. (A merge into what was not looked at depends on nothing.)
 //! 3. **RepeatableRead**: statements are explained by states that do not go backwards, and in the
 //!    state right before its commit every key that it read one by one (there or not), and every key
 //!    that a scan returned, holds what it read. A scan may miss what others inserted.
@@ -264,9 +264,9 @@ impl<'a> Case<'a> {
                 let whole = self.whole() & between(trace.told_at_begin, last);
                 ensure!(whole != 0, "no state explains what it saw");
                 if commits_something {
-                    let Footprint { points, returned, written, merged, claimed, shared, .. } =
+                    let Footprint { points, scanned, written, merged, claimed, shared, .. } =
                         self.footprint();
-                    let keys = written | claimed | shared | (merged & (points | returned));
+                    let keys = written | claimed | shared | (merged & (points | scanned));
                     let wins = numbers(whole).any(|begun| self.unchanged(keys, begun, last));
                     ensure!(wins, "no state explains what it saw without a lost update");
                 }
@@ -387,7 +387,7 @@ impl<'a> Case<'a> {
                     Isolation::Serializable => points | scanned,
                     Isolation::RepeatableRead => points | returned,
                     Isolation::Snapshot => {
-                        footprint.written | (footprint.merged & (points | returned))
+                        footprint.written | (footprint.merged & (points | scanned))
                     }
                     Isolation::ReadCommitted => Keys::default(),
                 };

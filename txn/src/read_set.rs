@@ -165,6 +165,12 @@ impl ReadSet {
         self.bytes
     }
 
+    /// Whether a key lies in an interval that was examined.
+    pub fn has_examined(&self, space: SpaceId, key: &[u8]) -> bool {
+        let mut spaces = self.spaces.iter().filter(|reads| reads.space.id == space);
+        spaces.any(|reads| reads.intervals.iter().any(|interval| interval.contains(key)))
+    }
+
     /// Reads recorded: keys and intervals.
     pub fn operations(&self) -> usize {
         let reads = self.spaces.iter().chain(&self.single);
