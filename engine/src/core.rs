@@ -4,12 +4,11 @@
 //! Users' handles hold it through [`Open`](crate::database::Open), whose end closes the database; the
 //! upkeep thread holds it alone, and so never keeps a database open nor closes it.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::ops::Bound;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
-use std::task::{Context, Poll, Waker};
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use isolith_index::{Memtable, PruneView, Value, pin};
@@ -24,6 +23,7 @@ use isolith_wal::{
 use parking_lot::{Mutex, RwLock};
 
 use crate::background::Background;
+use crate::catalog::Catalog;
 use crate::commit::{Commit, Pipeline};
 use crate::error::{Error, LockHolder, Result, StallReason};
 use crate::history::History;
@@ -48,8 +48,6 @@ const MEMORY_SLACK: usize = 256 << 10;
 /// them it yields, then it pauses.
 const EPOCH_WAITS: usize = 200;
 const EPOCH_PAUSE: Duration = Duration::from_micros(200);
-/// Dropped keyspaces that may be remembered without a look whether anybody uses them.
-const DROPPED_KEPT: usize = 32;
 
 /// A small number for the calling thread, to spread threads over slots.
 pub(crate) fn thread_hint() -> usize {
@@ -59,46 +57,6 @@ pub(crate) fn thread_hint() -> usize {
         static HINT: usize = NEXT.fetch_add(1, Ordering::Relaxed);
     }
     HINT.with(|hint| *hint)
-}
-
-/// The keyspaces by name and number.
-#[derive(Debug)]
-pub(crate) struct Catalog {
-    by_name: HashMap<Arc<str>, Arc<Space>>,
-    /// Those that were dropped and that somebody still uses included.
-    all: HashMap<SpaceId, (Arc<str>, Weak<Space>)>,
-    /// The number of the next keyspace: never given twice.
-    next: SpaceId,
-}
-
-impl Catalog {
-    pub(crate) fn new() -> Self {
-        Self { by_name: HashMap::new(), all: HashMap::new(), next: SYSTEM_SPACE + 1 }
-    }
-
-    pub(crate) fn insert(&mut self, name: &str, space: Arc<Space>) {
-        let name: Arc<str> = name.into();
-        self.next = self.next.max(space.id.saturating_add(1));
-        if self.all.len() > 2 * self.by_name.len() + DROPPED_KEPT {
-            self.all.retain(|_, (_, space)| space.strong_count() > 0);
-        }
-        self.all.insert(space.id, (Arc::clone(&name), Arc::downgrade(&space)));
-        self.by_name.insert(name, space);
-    }
-
-    /// Removes a name; its number keeps it while somebody uses the keyspace, for messages.
-    pub(crate) fn remove(&mut self, name: &str) -> Option<Arc<Space>> {
-        self.by_name.remove(name)
-    }
-
-    pub(crate) fn space(&self, name: &str) -> Option<&Arc<Space>> {
-        self.by_name.get(name)
-    }
-
-    /// Every keyspace that takes memory: dropped ones, too, as long as somebody uses them.
-    fn all(&self) -> impl Iterator<Item = Arc<Space>> {
-        self.all.values().filter_map(|(_, space)| space.upgrade())
-    }
 }
 
 /// What all handles of one database share.
@@ -650,103 +608,6 @@ impl Core {
             // Relaxed: a statistic.
             self.pruned_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         }
-    }
-
-    // ---- acknowledgement (protocol rule 17)
-
-    /// Whether everything at or below `at` is acknowledged for somebody who asks for `durability`.
-    pub(crate) fn is_acknowledged(
-        &self,
-        at: Lsn,
-        info: CommitInfo,
-        durability: Durability,
-    ) -> bool {
-        let marks = &self.marks;
-        if info.timestamp.is_none() {
-            return marks.acknowledged() >= at;
-        }
-        match durability {
-            Durability::Sync => marks.durable() >= at || self.log.is_none(),
-            // Its own way to the kernel, and nothing else: a later `Buffered` commit raises S above
-            // it without having been written.
-            Durability::Os => {
-                let written = marks.written();
-                if written >= at {
-                    marks.raise_weak(match isolith_wal::planted!("weak-raised-too-far") {
-                        true => marks.visible(),
-                        false => written,
-                    });
-                }
-                let reached = match isolith_wal::planted!("os-acknowledged-unwritten") {
-                    true => marks.acknowledged(),
-                    false => written,
-                };
-                reached >= at || self.log.is_none()
-            }
-            // The window's leader raised weak before it said that the commit was decided.
-            Durability::Buffered => true,
-        }
-    }
-
-    /// What to ask of the log for an acknowledgement: a transaction that changed nothing waits for
-    /// what it saw, and even a `Buffered` one asks for a write, since only ends of batches may be
-    /// acknowledged after the fact.
-    fn level(info: CommitInfo, durability: Durability) -> Durability {
-        match durability {
-            Durability::Buffered if info.timestamp.is_none() => Durability::Os,
-            level => level,
-        }
-    }
-
-    /// Blocks until `at` is acknowledged.
-    pub(crate) fn acknowledge(
-        &self,
-        at: Lsn,
-        info: CommitInfo,
-        durability: Durability,
-    ) -> Result<()> {
-        if self.is_acknowledged(at, info, durability) {
-            return Ok(());
-        }
-        let Some(log) = &self.log else {
-            // The window's leader has yet to raise weak to what it has made visible.
-            while !self.is_acknowledged(at, info, durability) {
-                std::thread::yield_now();
-            }
-            return Ok(());
-        };
-        let level = Self::level(info, durability);
-        log.wait(at, level).map_err(log_error)?;
-        if level != Durability::Sync {
-            self.marks.raise_weak(self.marks.written());
-        }
-        Ok(())
-    }
-
-    /// The same as a poll that never does I/O.
-    pub(crate) fn poll_acknowledged(
-        &self,
-        at: Lsn,
-        info: CommitInfo,
-        durability: Durability,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<()>> {
-        if self.is_acknowledged(at, info, durability) {
-            return Poll::Ready(Ok(()));
-        }
-        let Some(log) = &self.log else {
-            // A few instructions of the window's leader are missing.
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        };
-        let level = Self::level(info, durability);
-        let poll = log.poll(at, level, cx).map_err(log_error);
-        if let Poll::Ready(Ok(())) = poll
-            && level != Durability::Sync
-        {
-            self.marks.raise_weak(self.marks.written());
-        }
-        poll
     }
 
     // ---- keyspaces

@@ -46,6 +46,8 @@ pub mod merge;
 mod options;
 mod transaction;
 
+mod acknowledge;
+mod catalog;
 mod commit;
 mod core;
 mod pending;

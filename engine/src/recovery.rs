@@ -13,7 +13,8 @@ use isolith_index::{Kind, Memtable, PruneView, Value, pin};
 use isolith_txn::{Space, SpaceId};
 use isolith_wal::{Log, LogOpenError, LogOptions, Lsn, Storage, open_storage, random_seed};
 
-use crate::core::{Catalog, Recovered, SYSTEM_SPACE};
+use crate::catalog::Catalog;
+use crate::core::{Recovered, SYSTEM_SPACE};
 use crate::error::OpenError;
 use crate::merge::{Calm, Operators};
 use crate::options::Builder;

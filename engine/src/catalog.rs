@@ -1,0 +1,51 @@
+//! The keyspaces of a database, by name and by number.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+
+use isolith_txn::{Space, SpaceId};
+
+use crate::core::SYSTEM_SPACE;
+
+/// Dropped keyspaces that may be remembered without a look whether anybody uses them.
+const DROPPED_KEPT: usize = 32;
+
+/// The keyspaces by name and number.
+#[derive(Debug)]
+pub(crate) struct Catalog {
+    pub(crate) by_name: HashMap<Arc<str>, Arc<Space>>,
+    /// Those that were dropped and that somebody still uses included.
+    pub(crate) all: HashMap<SpaceId, (Arc<str>, Weak<Space>)>,
+    /// The number of the next keyspace: never given twice.
+    pub(crate) next: SpaceId,
+}
+
+impl Catalog {
+    pub(crate) fn new() -> Self {
+        Self { by_name: HashMap::new(), all: HashMap::new(), next: SYSTEM_SPACE + 1 }
+    }
+
+    pub(crate) fn insert(&mut self, name: &str, space: Arc<Space>) {
+        let name: Arc<str> = name.into();
+        self.next = self.next.max(space.id.saturating_add(1));
+        if self.all.len() > 2 * self.by_name.len() + DROPPED_KEPT {
+            self.all.retain(|_, (_, space)| space.strong_count() > 0);
+        }
+        self.all.insert(space.id, (Arc::clone(&name), Arc::downgrade(&space)));
+        self.by_name.insert(name, space);
+    }
+
+    /// Removes a name; its number keeps it while somebody uses the keyspace, for messages.
+    pub(crate) fn remove(&mut self, name: &str) -> Option<Arc<Space>> {
+        self.by_name.remove(name)
+    }
+
+    pub(crate) fn space(&self, name: &str) -> Option<&Arc<Space>> {
+        self.by_name.get(name)
+    }
+
+    /// Every keyspace that takes memory: dropped ones, too, as long as somebody uses them.
+    pub(crate) fn all(&self) -> impl Iterator<Item = Arc<Space>> {
+        self.all.values().filter_map(|(_, space)| space.upgrade())
+    }
+}
