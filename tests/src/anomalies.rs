@@ -238,14 +238,14 @@ impl History {
                 _ => None,
             };
             let footprint = trace.program.footprint(&overlays, &answers);
-            let Footprint { points, returned, merged, .. } = footprint;
+            let Footprint { points, scanned, merged, .. } = footprint;
             transactions.push(Observed {
                 isolation: trace.program.isolation,
                 commit,
                 told_at_begin: trace.told_at_begin,
                 reads,
                 writes: commit.map_or(Keys::default(), |place| commits[place].changed),
-                merges: merged.without(points | returned),
+                merges: merged.without(points | scanned),
             });
         }
         Ok(History { transactions })

@@ -75,7 +75,8 @@ fn write_skew_of_ranges() {
             trace(level, &[Act::Scan(0, 2), Act::Merge(2)], &seen, End::Committed(2)),
         ]
     });
-    assert_eq!(found, [ReadCommitted, RepeatableRead, Snapshot]);
+    // Under snapshot a merge into what was looked at is an update of it.
+    assert_eq!(found, [ReadCommitted, RepeatableRead]);
 }
 
 #[test]
