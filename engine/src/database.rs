@@ -95,7 +95,7 @@ impl Open {
 }
 
 /// Tries of a transaction with [`Concurrency::Auto`] before it locks everything.
-const AUTO_TRIES: u32 = 3;
+const AUTO_TRIES: u32 = 8;
 
 /// A handle on an open database. Cheap to clone, usable from any thread.
 #[derive(Clone, Debug)]

@@ -4,8 +4,8 @@
 //! A conflict warms the key's bucket by the work that it wasted, counted in operations; a wait for a
 //! lock by [`Heat::WAIT`], about what it costs. Commits let it cool: its temperature halves with every
 //! [`HALF_LIFE`] commits that the database decides. So no clock is read, a run can be repeated, and a key
-//! is hot as long as about eleven operations are wasted for it with each commit, or two of three commits
-//! wait for it: to put a thread to sleep and wake it costs as much as dozens of operations, so that short
+//! is hot as long as about sixteen operations are wasted for it with each commit, or every commit
+//! waits for it: to put a thread to sleep and wake it costs as much as dozens of operations, so that short
 //! transactions do better to run again.
 //!
 //! Buckets are by hash of keyspace and key: a hot key warms itself and, rarely, a stranger that shares
@@ -25,13 +25,13 @@ const BUCKETS: usize = 1 << 12;
 /// The most that one conflict adds: a very long transaction is one transaction still.
 const WASTE_MAX: usize = 1 << 13;
 /// From here on a key is hot.
-const HOT: u64 = 1 << 14;
+const HOT: u64 = 1 << 15;
 /// The most that a bucket holds: so it cools within a few half-lives, however long it was fought for.
-const TEMPERATURE_MAX: u64 = 1 << 16;
+const TEMPERATURE_MAX: u64 = (1 << 17) - 1;
 /// Commits in which a temperature halves.
 const HALF_LIFE: u64 = 1 << 10;
-/// Bits of a bucket that hold the temperature; the others hold the commit counter that it was
-/// written at.
+/// Bits of a bucket that hold the temperature; the others hold the half-life, counted from the first
+/// commit, that it was written in.
 const TEMPERATURE_BITS: u32 = 17;
 
 /// The temperatures of one database's keys.
@@ -58,7 +58,7 @@ impl Default for Heat {
 /// The temperature of a bucket's word at a commit counter.
 fn temperature(word: u64, now: u64) -> u64 {
     let (temperature, then) = (word & ((1 << TEMPERATURE_BITS) - 1), word >> TEMPERATURE_BITS);
-    let half_lives = now.saturating_sub(then) / HALF_LIFE;
+    let half_lives = (now / HALF_LIFE).saturating_sub(then);
     temperature.checked_shr(u32::try_from(half_lives).unwrap_or(u32::MAX)).unwrap_or(0)
 }
 
@@ -86,7 +86,7 @@ impl Heat {
         // Relaxed, all: temperatures order no other memory, and a lost update is a little heat.
         let warmer = temperature(bucket.load(Ordering::Relaxed), now) + waste.min(WASTE_MAX) as u64;
         let warmer = warmer.min(TEMPERATURE_MAX);
-        bucket.store(now << TEMPERATURE_BITS | warmer, Ordering::Relaxed);
+        bucket.store((now / HALF_LIFE) << TEMPERATURE_BITS | warmer, Ordering::Relaxed);
         self.conflicts.fetch_add(1, Ordering::Relaxed);
         if warmer >= HOT {
             // A temperature of at most TEMPERATURE_MAX is below HOT after three half-lives.
@@ -133,7 +133,7 @@ mod tests {
         assert!(!heat.is_hot(1, b"k", at(10)));
         heat.warm(1, b"k", 4, at(10));
         assert!(!heat.is_hot(1, b"k", at(10)), "a conflict happens to everybody");
-        for _ in 0..2 {
+        for _ in 0..4 {
             heat.warm(1, b"k", 1_000_000, at(20));
         }
         assert!(heat.is_hot(1, b"k", at(20)));
@@ -142,8 +142,17 @@ mod tests {
         for _ in 0..2 * TEMPERATURE_MAX {
             heat.warm(1, b"k", 1, at(HALF_LIFE));
         }
-        assert!(heat.is_hot(1, b"k", at(3 * HALF_LIFE)));
+        assert!(heat.is_hot(1, b"k", at(2 * HALF_LIFE)));
         assert!(!heat.is_hot(1, b"k", at(5 * HALF_LIFE)));
-        assert_eq!(heat.stats(at(HALF_LIFE)), (1, 3 + 2 * TEMPERATURE_MAX));
+        assert_eq!(heat.stats(at(HALF_LIFE)), (1, 5 + 2 * TEMPERATURE_MAX));
+    }
+
+    #[test]
+    fn a_little_waste_that_goes_on_for_ever_heats_nothing() {
+        let heat = Heat::new();
+        for commits in 0..100 * HALF_LIFE {
+            heat.warm(1, b"k", 4, at(commits));
+            assert!(!heat.is_hot(1, b"k", at(commits)), "after {commits}");
+        }
     }
 }

@@ -306,7 +306,7 @@ fn first_committer_wins_is_known_at_the_lock() {
 #[test]
 fn auto_locks_what_is_fought_for_and_moves_its_timestamp() {
     let (db, space) = database();
-    for _ in 0..2 {
+    for _ in 0..4 {
         db.core().warm(space.space().id, b"a", usize::MAX);
     }
     assert_eq!(db.stats().hot_keys, 1);
