@@ -284,6 +284,9 @@ pub struct ModelTransaction {
     changes: Vec<Change>,
     points: BTreeSet<(SpaceNumber, Bytes)>,
     intervals: Vec<(SpaceNumber, Bounds)>,
+    /// Under snapshot, what it has read of others: merges into that depend on it.
+    seen: BTreeSet<(SpaceNumber, Bytes)>,
+    seen_intervals: Vec<(SpaceNumber, Bounds)>,
 }
 
 impl ModelTransaction {
@@ -297,6 +300,8 @@ impl ModelTransaction {
             changes: Vec::new(),
             points: BTreeSet::new(),
             intervals: Vec::new(),
+            seen: BTreeSet::new(),
+            seen_intervals: Vec::new(),
         }
     }
 
@@ -364,6 +369,15 @@ impl ModelTransaction {
         if tracks && !self.read_only && !self.is_own(space, key) {
             self.points.insert((space, key.to_owned()));
         }
+        if self.isolation == Isolation::Snapshot && !self.is_own(space, key) {
+            self.seen.insert((space, key.to_owned()));
+        }
+    }
+
+    /// Whether a key was read, by itself or by a scan that went over it.
+    fn has_seen(&self, space: SpaceNumber, key: &[u8]) -> bool {
+        let went_over = |(of, bounds): &(SpaceNumber, Bounds)| *of == space && within(key, bounds);
+        self.seen.contains(&(space, key.to_owned())) || self.seen_intervals.iter().any(went_over)
     }
 
     /// Notes that a key was read for update: the commit depends on it at every level, and under
@@ -378,6 +392,8 @@ impl ModelTransaction {
     pub fn track_interval(&mut self, space: SpaceNumber, bounds: Bounds) {
         if self.isolation == Isolation::Serializable && !self.read_only && !is_empty(&bounds) {
             self.intervals.push((space, bounds));
+        } else if self.isolation == Isolation::Snapshot && !is_empty(&bounds) {
+            self.seen_intervals.push((space, bounds));
         }
     }
 
@@ -449,6 +465,11 @@ impl ModelTransaction {
         if self.isolation == Isolation::Snapshot {
             ranges.extend(self.changes.iter().map(|own| match own {
                 Change::Write(space, key, _) if point(*space, key) => Conflict::Certain,
+                Change::Append(space, key, ..)
+                    if self.has_seen(*space, key) && point(*space, key) =>
+                {
+                    Conflict::Certain
+                }
                 // A merge that is not read conflicts with nobody.
                 Change::Write(..) | Change::Append(..) => Conflict::None,
                 Change::DeleteRange(space, bounds) => range(*space, bounds),
