@@ -11,11 +11,12 @@ const MAY_USE: [(&str, &[&str]); 5] = [
     ("index", &["isolith_wal"]),
     ("txn", &["isolith_wal", "isolith_index"]),
     ("engine", &["isolith_wal", "isolith_index", "isolith_txn"]),
-    ("server", &["isolith"]),
+    // The laboratory judges histories and tries isolation levels: `isolith check`, `isolith anomalies`.
+    ("server", &["isolith", "isolith_testkit"]),
 ];
 
 /// Where files and clocks may be touched: the seams, and code that is not part of the product.
-const SEAMS: [&str; 8] = [
+const SEAMS: [&str; 9] = [
     "wal/src/storage",
     "wal/src/environment",
     "wal/examples",
@@ -25,6 +26,8 @@ const SEAMS: [&str; 8] = [
     // The command's own files (a configuration, a generated document), not the database's.
     "server/src/main.rs",
     "server/src/commands/reference.rs",
+    // The histories, scenarios and reports of the subcommands.
+    "server/src/command/",
 ];
 
 fn root() -> PathBuf {

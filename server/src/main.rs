@@ -3,6 +3,7 @@
 //! | module | its one job |
 //! |---|---|
 //! | [`config`] | the command line |
+//! | [`command`] | the subcommands that judge instead of serving |
 //! | [`server`], [`shutdown`] | starting the cores, and ending them |
 //! | [`worker`] | one core's loop |
 //! | [`reactor`] | the seam to the kernel's sockets, and the epoll driver behind it |
@@ -15,11 +16,13 @@
 //! | [`gates`], [`waits`] | replies that wait for the disk, commands that wait for a lock |
 //! | [`shared`], [`clients`], [`scans`] | what the cores have in common |
 //!
-//! Exit codes: 0 ended as asked, 2 the command line is wrong, 3 could not run.
+//! Exit codes: [`command::Exit`].
 
 #![forbid(unsafe_code)]
 
 mod config;
+
+mod command;
 
 mod server;
 mod shutdown;
@@ -50,7 +53,8 @@ mod scans;
 mod shared;
 
 use clap::Parser;
-use config::{Command, CommandLine};
+use command::{Exit, Failure, Outcome};
+use config::{Command, CommandLine, Serve};
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
@@ -58,30 +62,35 @@ use std::process::ExitCode;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Could not run.
-const COULD_NOT_RUN: u8 = 3;
-
 fn main() -> ExitCode {
     // clap itself ends with 2 on a wrong command line.
     let line = CommandLine::parse();
+    let outcome = match line.command {
+        Some(Command::Commands) => print_commands(),
+        Some(Command::Serve(options)) => serve(&options),
+        None => serve(&line.serve),
+    };
+    let exit = outcome.unwrap_or_else(|failure| {
+        eprintln!("isolith: {}", failure.message);
+        failure.exit
+    });
+    ExitCode::from(exit.code())
+}
+
+fn serve(options: &Serve) -> Outcome {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_max_level(tracing::Level::INFO)
         .with_target(false)
         .init();
-    let outcome = match line.command {
-        Some(Command::Commands) => std::io::stdout()
-            .write_all(commands::reference::markdown().as_bytes())
-            .map_err(|error| format!("cannot print: {error}")),
-        Some(Command::Serve(options)) => server::serve(&options),
-        None => server::serve(&line.serve),
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(message) => {
-            eprintln!("isolith: {message}");
-            ExitCode::from(COULD_NOT_RUN)
-        }
+    server::serve(options).map(|()| Exit::Fine).map_err(Failure::could_not_run)
+}
+
+fn print_commands() -> Outcome {
+    let text = commands::reference::markdown();
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => Ok(Exit::Fine),
+        Err(error) => Err(Failure::could_not_run(format!("cannot print: {error}"))),
     }
 }

@@ -1,0 +1,53 @@
+//! The subcommands that judge instead of serving, and how each of them ends.
+//!
+//! They are thin: arguments in, a report out. What is judged, and how, is the library's
+//! (`isolith_testkit`). A new subcommand is a module here with its arguments (`clap::Args`) and a
+//! `run` that answers an [`Outcome`]; `config.rs` lists it, `main.rs` calls it.
+
+/// How a command ended, as its exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(dead_code, reason = "the subcommands that find something are on their way")]
+pub(crate) enum Exit {
+    /// As asked; the check found nothing.
+    Fine,
+    /// The check found something.
+    Found,
+    /// The command line is wrong, or what it was given to read is malformed.
+    Usage,
+    /// It could not run, or what it was to look at failed.
+    CouldNotRun,
+    /// It could not be decided: never to be taken for a pass.
+    Undecided,
+}
+
+impl Exit {
+    /// The exit code.
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            Exit::Fine => 0,
+            Exit::Found => 1,
+            Exit::Usage => 2,
+            Exit::CouldNotRun => 3,
+            Exit::Undecided => 4,
+        }
+    }
+}
+
+/// Why a command did not do what it was asked to: told on standard error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Failure {
+    /// What it ends with.
+    pub(crate) exit: Exit,
+    /// For people, without the program's name.
+    pub(crate) message: String,
+}
+
+impl Failure {
+    /// It could not run.
+    pub(crate) fn could_not_run(message: impl Into<String>) -> Failure {
+        Failure { exit: Exit::CouldNotRun, message: message.into() }
+    }
+}
+
+/// What every command answers.
+pub(crate) type Outcome = Result<Exit, Failure>;
