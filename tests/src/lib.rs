@@ -20,6 +20,7 @@
 //! | [`crash`] | ends a database's life at any storage call, and says what must be true afterwards |
 //! | [`threads`] | loads for real threads, and the invariants that they keep |
 //! | [`contention`] | the same where all want the same things |
+//! | [`picture`] | an anomaly as data, and as prose, lanes, a page and a test |
 //! | [`executor`] | waits for futures, in thirty lines |
 //! | [`server`] | starts the real binary and speaks to it |
 
@@ -49,6 +50,8 @@ pub mod crash;
 pub mod threads;
 
 pub mod contention;
+
+pub mod picture;
 
 pub mod executor;
 
