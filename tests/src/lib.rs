@@ -22,6 +22,7 @@
 //! | [`contention`] | the same where all want the same things |
 //! | [`picture`] | an anomaly as data, and as prose, lanes, a page and a test |
 //! | [`executor`] | waits for futures, in thirty lines |
+//! | [`history`] | a recorded history as data |
 //! | [`server`] | starts the real binary and speaks to it |
 
 #![forbid(unsafe_code)]
@@ -54,6 +55,8 @@ pub mod contention;
 pub mod picture;
 
 pub mod executor;
+
+pub mod history;
 
 pub mod server;
 
