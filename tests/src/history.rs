@@ -105,14 +105,19 @@ pub enum Predicate {
     Equals(Value),
     /// Items whose value has this remainder: the modulus, the remainder.
     Modulo(i64, i64),
+    /// Items whose key is an integer from the first, up to but without the second.
+    Between(i64, i64),
 }
 
 impl Predicate {
-    /// Whether an item of `value` is asked for; an absent one never is.
-    pub fn matches(self, value: Value) -> bool {
+    /// Whether the item `key` is asked for while it has `value`; an absent one never is.
+    pub fn matches(self, key: &Name, value: Value) -> bool {
         match self {
             _ if value.is_nil() => false,
             Predicate::All => true,
+            Predicate::Between(from, to) => {
+                matches!(key, Name::Integer(key) if (from..to).contains(key))
+            }
             Predicate::Equals(wanted) => value == wanted,
             Predicate::Modulo(modulus, remainder) => value
                 .as_integer()
@@ -238,7 +243,7 @@ pub enum Outcome {
 /// A transaction, without its operations.
 #[derive(Clone, Copy, Debug)]
 pub struct Transaction {
-    /// Who made it.
+    /// Who made it; [`Transaction::NOBODY`] if that is not known.
     pub process: u32,
     /// The position of its invocation among all events, from 1; 0 if that is not known.
     pub invoked: u32,
@@ -261,6 +266,9 @@ pub struct Transaction {
 impl Transaction {
     /// The position of a completion that never came.
     pub const NEVER: u32 = u32::MAX;
+
+    /// The process of which nothing is known: no order follows from it.
+    pub const NOBODY: u32 = u32::MAX;
 
     /// A committed transaction of which nothing else is known.
     pub fn of(process: u32) -> Transaction {
@@ -606,9 +614,12 @@ mod tests {
     #[test]
     fn predicates_ask_for_what_is_there() {
         let three = Value::small(3).unwrap();
-        assert!(Predicate::All.matches(three) && !Predicate::All.matches(Value::NIL));
-        assert!(Predicate::Modulo(2, 1).matches(three) && !Predicate::Modulo(2, 0).matches(three));
-        assert!(!Predicate::Modulo(0, 0).matches(three));
-        assert!(Predicate::Equals(three).matches(three));
+        let at = |predicate: Predicate, value| predicate.matches(&Name::Integer(7), value);
+        assert!(at(Predicate::All, three) && !at(Predicate::All, Value::NIL));
+        assert!(at(Predicate::Modulo(2, 1), three) && !at(Predicate::Modulo(2, 0), three));
+        assert!(!at(Predicate::Modulo(0, 0), three));
+        assert!(at(Predicate::Equals(three), three));
+        assert!(at(Predicate::Between(7, 8), three) && !at(Predicate::Between(0, 7), three));
+        assert!(!Predicate::Between(0, 9).matches(&Name::Text("x".into()), three));
     }
 }
