@@ -349,7 +349,7 @@ mod tests {
             ("ISOLATION CHAOS", "'chaos' is none of"),
             ("ISOLATION READ", "ISOLATION wants a value"),
             ("CONCURRENCY HOPE", "'hope' is none of"),
-            ("DEADLOCK HOPE", "no deadlock policy"),
+            ("DEADLOCK HOPE", "none of wound-wait, wait-die, no-wait, detect"),
             ("CONCURRENCY AUTO DEADLOCK DETECT", "ERR DEADLOCK is for CONCURRENCY LOCKING"),
             ("TIMEOUT soon", "milliseconds"),
             ("TIMEOUT -1", "milliseconds"),

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::isolation::UnknownWord;
-use crate::locks::{DeadlockPolicy, Victim};
+use crate::locks::DeadlockPolicy;
 
 /// How a transaction keeps what its isolation level promises. Transactions of different controls run
 /// beside each other, and each gets what its level promises.
@@ -23,17 +23,11 @@ pub enum Concurrency {
 
 impl fmt::Display for Concurrency {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Concurrency::Optimistic => "optimistic",
-            Concurrency::Auto => "auto",
-            Concurrency::Locking(DeadlockPolicy::WoundWait) => "locking:wound-wait",
-            Concurrency::Locking(DeadlockPolicy::WaitDie) => "locking:wait-die",
-            Concurrency::Locking(DeadlockPolicy::NoWait) => "locking:no-wait",
-            Concurrency::Locking(DeadlockPolicy::Detect(Victim::Youngest)) => "locking:detect",
-            Concurrency::Locking(DeadlockPolicy::Detect(Victim::FewestLocks)) => {
-                "locking:detect:fewest-locks"
-            }
-        })
+        match self {
+            Concurrency::Optimistic => f.write_str("optimistic"),
+            Concurrency::Locking(policy) => write!(f, "locking:{policy}"),
+            Concurrency::Auto => f.write_str("auto"),
+        }
     }
 }
 
@@ -42,22 +36,20 @@ impl FromStr for Concurrency {
 
     /// The names as `Display` writes them, in any case; `locking` alone is `locking:wound-wait`.
     fn from_str(word: &str) -> Result<Self, UnknownWord> {
-        let locking = Concurrency::Locking;
-        Ok(match word.to_ascii_lowercase().as_str() {
-            "optimistic" => Concurrency::Optimistic,
-            "auto" => Concurrency::Auto,
-            "locking" | "locking:wound-wait" => locking(DeadlockPolicy::WoundWait),
-            "locking:wait-die" => locking(DeadlockPolicy::WaitDie),
-            "locking:no-wait" => locking(DeadlockPolicy::NoWait),
-            "locking:detect" | "locking:detect:youngest" => {
-                locking(DeadlockPolicy::Detect(Victim::Youngest))
-            }
-            "locking:detect:fewest-locks" => locking(DeadlockPolicy::Detect(Victim::FewestLocks)),
-            _ => {
-                let expected = "optimistic, auto, locking, locking:wound-wait, locking:wait-die, \
-                                locking:no-wait, locking:detect, locking:detect:fewest-locks";
-                return Err(UnknownWord { word: word.into(), expected });
-            }
+        let lower = word.to_ascii_lowercase();
+        let found = match lower.as_str() {
+            "optimistic" => Some(Concurrency::Optimistic),
+            "auto" => Some(Concurrency::Auto),
+            "locking" => Some(Concurrency::Locking(DeadlockPolicy::default())),
+            other => other
+                .strip_prefix("locking:")
+                .and_then(|policy| policy.parse().ok())
+                .map(Concurrency::Locking),
+        };
+        found.ok_or_else(|| {
+            let expected = "optimistic, auto, locking, locking:wound-wait, locking:wait-die, \
+                            locking:no-wait, locking:detect, locking:detect:fewest-locks";
+            UnknownWord { word: word.into(), expected }
         })
     }
 }
@@ -68,18 +60,21 @@ mod tests {
 
     #[test]
     fn every_control_is_read_as_it_is_written() {
-        let policies = [
-            DeadlockPolicy::WoundWait,
-            DeadlockPolicy::WaitDie,
-            DeadlockPolicy::NoWait,
-            DeadlockPolicy::Detect(Victim::Youngest),
-            DeadlockPolicy::Detect(Victim::FewestLocks),
-        ];
-        let locking = policies.map(Concurrency::Locking);
+        let locking = DeadlockPolicy::ALL.map(Concurrency::Locking);
         for control in [Concurrency::Optimistic, Concurrency::Auto].into_iter().chain(locking) {
             assert_eq!(control.to_string().to_uppercase().parse(), Ok(control));
         }
         assert_eq!("locking".parse(), Ok(Concurrency::Locking(DeadlockPolicy::WoundWait)));
         assert!("locking:hope".parse::<Concurrency>().is_err());
+        assert!("wound-wait".parse::<Concurrency>().is_err());
+    }
+
+    #[test]
+    fn who_names_no_control_is_told_of_all() {
+        let unknown = "hope".parse::<Concurrency>().unwrap_err().to_string();
+        for policy in DeadlockPolicy::ALL {
+            let name = Concurrency::Locking(policy).to_string();
+            assert!(unknown.split([' ', ',']).any(|word| word == name), "{name}: {unknown}");
+        }
     }
 }

@@ -68,7 +68,7 @@ impl fmt::Display for Isolation {
     }
 }
 
-/// A word that names no isolation level, or no concurrency control.
+/// A word that names no isolation level, no concurrency control, or no deadlock policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnknownWord {
     pub(crate) word: String,

@@ -37,7 +37,7 @@ pub use heat::Heat;
 pub use isolation::{Isolation, UnknownWord};
 pub use locks::{
     Age, DeadlockPolicy, Holder, LockMode, LockOwner, LockStats, LockStep, LockTable, LockTarget,
-    Refusal, UnknownPolicy, Victim, Wound,
+    Refusal, Victim, Wound,
 };
 pub use read_set::{Interval, IntervalId, KeyBound, ReadSet, SpaceReads};
 pub use round::{CommitRound, OpenRound};

@@ -47,7 +47,7 @@ use std::sync::{Arc, atomic};
 use std::task::Waker;
 
 pub use mode::LockMode;
-pub use policy::{Age, DeadlockPolicy, UnknownPolicy, Victim};
+pub use policy::{Age, DeadlockPolicy, Victim};
 
 use isolith_wal::fork;
 

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::isolation::UnknownWord;
+
 /// How old a transaction is: the number of its first try, kept over retries. Smaller is older.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Age(u64);
@@ -55,43 +57,44 @@ pub enum Victim {
     FewestLocks,
 }
 
-/// Policies and their names.
-const NAMES: [(DeadlockPolicy, &str); 5] = [
-    (DeadlockPolicy::WoundWait, "wound-wait"),
-    (DeadlockPolicy::WaitDie, "wait-die"),
-    (DeadlockPolicy::NoWait, "no-wait"),
-    (DeadlockPolicy::Detect(Victim::Youngest), "detect"),
-    (DeadlockPolicy::Detect(Victim::FewestLocks), "detect:fewest-locks"),
-];
+impl DeadlockPolicy {
+    /// Every policy.
+    pub const ALL: [DeadlockPolicy; 5] = [
+        DeadlockPolicy::WoundWait,
+        DeadlockPolicy::WaitDie,
+        DeadlockPolicy::NoWait,
+        DeadlockPolicy::Detect(Victim::Youngest),
+        DeadlockPolicy::Detect(Victim::FewestLocks),
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            DeadlockPolicy::WoundWait => "wound-wait",
+            DeadlockPolicy::WaitDie => "wait-die",
+            DeadlockPolicy::NoWait => "no-wait",
+            DeadlockPolicy::Detect(Victim::Youngest) => "detect",
+            DeadlockPolicy::Detect(Victim::FewestLocks) => "detect:fewest-locks",
+        }
+    }
+}
 
 impl fmt::Display for DeadlockPolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = NAMES.iter().find(|(policy, _)| policy == self).map(|(_, name)| *name);
-        f.write_str(name.unwrap_or_default())
+        f.write_str(self.name())
     }
 }
-
-/// A word that names no deadlock policy.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UnknownPolicy(String);
-
-impl fmt::Display for UnknownPolicy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = NAMES.map(|(_, name)| name).join(", ");
-        write!(f, "\"{}\" is no deadlock policy; there are {names}", self.0.escape_debug())
-    }
-}
-
-impl std::error::Error for UnknownPolicy {}
 
 impl FromStr for DeadlockPolicy {
-    type Err = UnknownPolicy;
+    type Err = UnknownWord;
 
-    /// Case is of no matter. `detect:youngest` is a long form of `detect`.
-    fn from_str(text: &str) -> Result<Self, UnknownPolicy> {
-        let name = if text.eq_ignore_ascii_case("detect:youngest") { "detect" } else { text };
-        let found = NAMES.iter().find(|(_, known)| known.eq_ignore_ascii_case(name));
-        found.map(|(policy, _)| *policy).ok_or_else(|| UnknownPolicy(text.to_owned()))
+    /// The names as `Display` writes them, in any case; `detect:youngest` is a long form of `detect`.
+    fn from_str(word: &str) -> Result<Self, UnknownWord> {
+        let name = if word.eq_ignore_ascii_case("detect:youngest") { "detect" } else { word };
+        let mut all = DeadlockPolicy::ALL.into_iter();
+        all.find(|policy| policy.name().eq_ignore_ascii_case(name)).ok_or_else(|| {
+            let expected = "wound-wait, wait-die, no-wait, detect, detect:fewest-locks";
+            UnknownWord { word: word.into(), expected }
+        })
     }
 }
 
@@ -100,14 +103,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_and_policies_match() {
-        for (policy, name) in NAMES {
-            assert_eq!(policy.to_string(), name);
-            assert_eq!(name.parse(), Ok(policy));
-            assert_eq!(name.to_uppercase().parse(), Ok(policy));
+    fn every_policy_is_read_as_it_is_written() {
+        for policy in DeadlockPolicy::ALL {
+            assert_eq!(policy.to_string().to_uppercase().parse(), Ok(policy));
         }
         assert_eq!("detect:youngest".parse(), Ok(DeadlockPolicy::Detect(Victim::Youngest)));
-        let unknown = "hope".parse::<DeadlockPolicy>().unwrap_err().to_string();
-        assert!(unknown.contains("\"hope\"") && unknown.contains("wait-die"), "{unknown}");
+    }
+
+    #[test]
+    fn who_names_no_policy_is_told_of_all() {
+        let unknown = "hope".parse::<DeadlockPolicy>().unwrap_err();
+        let names = DeadlockPolicy::ALL.map(|policy| policy.to_string());
+        assert_eq!(unknown.to_string(), format!("'hope' is none of {}", names.join(", ")));
     }
 }
