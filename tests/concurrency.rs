@@ -12,12 +12,11 @@ use std::task::{Context, Poll, Waker};
 
 use isolith::storage::memory::MemoryStorage;
 use isolith::{
-    Builder, CommitMode, Database, DeadlockPolicy, Durability, Error, Pending, TransactionOptions,
-    Victim,
+    Builder, CommitMode, Concurrency, Database, DeadlockPolicy, Durability, Error, Pending,
+    TransactionOptions, Victim,
 };
 use isolith_testkit::dice::{Dice, effort, run_seed};
 use isolith_testkit::executor::{Alarm, block_on, join_all};
-use isolith_testkit::explorer::CONTROLS;
 use isolith_testkit::threads::{self, Load, Protection, REPEATABLE_READ, SERIALIZABLE};
 use isolith_testkit::{Checked, contention};
 
@@ -29,7 +28,7 @@ fn load(name: &str, writers: usize, transactions: usize, keys: usize) -> Load {
 /// The protections of a mixture together, then each concurrency control by itself.
 fn each_mix(mix: &[Protection], mut check: impl FnMut(&Load) -> Checked, load: &Load) {
     check(&Load { mix: mix.to_vec(), ..load.clone() }).unwrap();
-    for control in CONTROLS {
+    for control in Concurrency::ALL {
         let mix = mix.iter().copied().filter(|(_, concurrency)| *concurrency == control).collect();
         let transactions = load.transactions / 4;
         let alone = Load { mix, transactions, ..load.clone() };

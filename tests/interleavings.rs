@@ -14,7 +14,7 @@ use isolith::{CommitMode, Concurrency, Isolation};
 use isolith_testkit::acknowledged::{self, LEVELS, READERS, Stage};
 use isolith_testkit::anomalies::Anomaly;
 use isolith_testkit::dice::{Dice, effort, run_seed, stride};
-use isolith_testkit::explorer::{Beginning, CONTROLS, Explored, Explorer, protection, protections};
+use isolith_testkit::explorer::{Beginning, Explored, Explorer, protection, protections};
 use isolith_testkit::finding::Finding;
 use isolith_testkit::oracle;
 use isolith_testkit::programs::{Act, Keys, Program, initial, sequences};
@@ -263,7 +263,7 @@ fn every_anomaly_that_a_level_allows_is_witnessed() {
     for isolation in Isolation::ALL {
         for anomaly in Anomaly::ALL {
             let mut line = format!("{:16} {:38}", isolation.to_string(), anomaly.to_string());
-            for concurrency in CONTROLS {
+            for concurrency in Concurrency::ALL {
                 let found = witnessed[&(isolation.to_string(), concurrency.to_string(), anomaly)];
                 line += &format!(" {:>7}", found.map_or("-".into(), |count| count.to_string()));
                 let excused = NOT_PRODUCED.iter().any(|(level, control, what, _)| {

@@ -17,12 +17,12 @@ fn planted_bugs_are_skipped() {
 #[cfg(planted)]
 mod planted {
     use isolith::storage::faulty::Fault;
-    use isolith::{Builder, CommitMode, Database, Isolation};
+    use isolith::{Builder, CommitMode, Concurrency, Database, Isolation};
     use isolith_testkit::acknowledged::{self, LEVELS, READERS, Stage};
     use isolith_testkit::crash::enumerate::{Plan, enumerate, fail_each_call};
     use isolith_testkit::crash::{DISKS, Life, Script, damage};
     use isolith_testkit::dice::{Dice, run_seed};
-    use isolith_testkit::explorer::{Beginning, CONTROLS, Explorer, protections};
+    use isolith_testkit::explorer::{Beginning, Explorer, protections};
     use isolith_testkit::finding::catching;
     use isolith_testkit::machine::{self, Setting};
     use isolith_testkit::operations::operation;
@@ -176,7 +176,7 @@ mod planted {
     fn circles(seed: u64) -> Checked {
         let mut dice = Dice::new(seed);
         let mut explorer = Explorer::new()?;
-        for control in CONTROLS {
+        for control in Concurrency::ALL {
             let program = |acts: [Act; 2]| Program {
                 isolation: Isolation::Serializable,
                 concurrency: control,

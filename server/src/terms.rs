@@ -5,9 +5,7 @@
 //! (`isolith serve`, `CONFIG SET`). Each says what it wishes, and leaves the rest to the next.
 
 use crate::number;
-use isolith::{
-    Age, Concurrency, DeadlockPolicy, Durability, Isolation, TransactionOptions, Victim,
-};
+use isolith::{Age, Concurrency, DeadlockPolicy, Durability, Isolation, TransactionOptions};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -172,17 +170,6 @@ fn durability(word: &[u8]) -> Result<Durability, Misread> {
     }
 }
 
-/// Every concurrency control, by the number that stands for it in [`Defaults`].
-const CONTROLS: [Concurrency; 7] = [
-    Concurrency::Optimistic,
-    Concurrency::Auto,
-    Concurrency::Locking(DeadlockPolicy::WoundWait),
-    Concurrency::Locking(DeadlockPolicy::WaitDie),
-    Concurrency::Locking(DeadlockPolicy::NoWait),
-    Concurrency::Locking(DeadlockPolicy::Detect(Victim::Youngest)),
-    Concurrency::Locking(DeadlockPolicy::Detect(Victim::FewestLocks)),
-];
-
 /// What transactions get that nobody wished anything for, server-wide: set at start, and changed by
 /// CONFIG SET.
 ///
@@ -190,6 +177,7 @@ const CONTROLS: [Concurrency; 7] = [
 pub(crate) struct Defaults {
     pub(crate) durability: Durability,
     isolation: AtomicU8,
+    /// The place in [`Concurrency::ALL`].
     concurrency: AtomicU8,
     /// Milliseconds; `u64::MAX` is no limit.
     lock_timeout: AtomicU64,
@@ -238,11 +226,11 @@ impl Defaults {
 
     pub(crate) fn concurrency(&self) -> Concurrency {
         let number = usize::from(self.concurrency.load(Ordering::Relaxed));
-        CONTROLS.get(number).copied().unwrap_or_default()
+        Concurrency::ALL.get(number).copied().unwrap_or_default()
     }
 
     pub(crate) fn set_concurrency(&self, concurrency: Concurrency) {
-        let number = CONTROLS.iter().position(|known| *known == concurrency);
+        let number = Concurrency::ALL.iter().position(|known| *known == concurrency);
         self.concurrency.store(number.unwrap_or_default() as u8, Ordering::Relaxed);
     }
 
@@ -378,7 +366,7 @@ mod tests {
             defaults.set_isolation(isolation);
             assert_eq!(defaults.isolation(), isolation);
         }
-        for concurrency in CONTROLS {
+        for concurrency in Concurrency::ALL {
             defaults.set_concurrency(concurrency);
             assert_eq!(defaults.concurrency(), concurrency);
         }

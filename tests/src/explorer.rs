@@ -46,20 +46,9 @@ const MOVES_MAX: usize = 200;
 /// The leader, where the movers are told.
 const LEADER: u8 = u8::MAX;
 
-/// Every concurrency control. One victim policy stands for both where `Controls::EACH` is enough.
-pub const CONTROLS: [Concurrency; 7] = [
-    Concurrency::Optimistic,
-    Concurrency::Locking(DeadlockPolicy::WoundWait),
-    Concurrency::Locking(DeadlockPolicy::WaitDie),
-    Concurrency::Locking(DeadlockPolicy::NoWait),
-    Concurrency::Locking(DeadlockPolicy::Detect(Victim::Youngest)),
-    Concurrency::Locking(DeadlockPolicy::Detect(Victim::FewestLocks)),
-    Concurrency::Auto,
-];
-
 /// Every way to protect a transaction: each level with each concurrency control.
 pub fn protections() -> Vec<(Isolation, Concurrency)> {
-    let with = |level: Isolation| CONTROLS.map(|control| (level, control));
+    let with = |level: Isolation| Concurrency::ALL.map(|control| (level, control));
     Isolation::ALL.into_iter().flat_map(with).collect()
 }
 

@@ -15,7 +15,6 @@ use isolith::{
 };
 
 use crate::dice::Dice;
-use crate::explorer::CONTROLS;
 use crate::finding::{Checked, Finding};
 use crate::{ensure, ensure_eq};
 
@@ -26,7 +25,7 @@ const fn with_each_control(level: Isolation) -> [Protection; 7] {
     let mut all = [(level, Concurrency::Optimistic); 7];
     let mut at = 0;
     while at < all.len() {
-        all[at].1 = CONTROLS[at];
+        all[at].1 = Concurrency::ALL[at];
         at += 1;
     }
     all

@@ -20,7 +20,7 @@ use std::task::{Wake, Waker};
 use isolith_index::{Kind, Memtable, Value};
 use isolith_txn::{
     CommitRound, DeadlockPolicy, Interval, KeyBound, LockMode, LockOwner, LockStep, LockTable,
-    LockTarget, Space, SpaceWrites, Victim,
+    LockTarget, Space, SpaceWrites,
 };
 use shuttle::rand::Rng;
 use shuttle::sync::Mutex;
@@ -31,14 +31,6 @@ const THREADS: usize = 5;
 const TRANSACTIONS: usize = 3;
 /// Tries after which a transaction says that it starves.
 const TRIES_MAX: usize = 2000;
-
-const POLICIES: [DeadlockPolicy; 5] = [
-    DeadlockPolicy::WoundWait,
-    DeadlockPolicy::WaitDie,
-    DeadlockPolicy::NoWait,
-    DeadlockPolicy::Detect(Victim::Youngest),
-    DeadlockPolicy::Detect(Victim::FewestLocks),
-];
 
 struct Unpark(Thread);
 
@@ -246,17 +238,17 @@ fn schedules() -> usize {
 
 #[test]
 fn all_policies_at_once_under_random_schedules() {
-    shuttle::check_random(|| run(&POLICIES), schedules());
+    shuttle::check_random(|| run(&DeadlockPolicy::ALL), schedules());
 }
 
 #[test]
 fn all_policies_at_once_with_few_switches() {
-    shuttle::check_pct(|| run(&POLICIES), schedules(), 4);
+    shuttle::check_pct(|| run(&DeadlockPolicy::ALL), schedules(), 4);
 }
 
 #[test]
 fn each_policy_alone() {
-    for policy in POLICIES.chunks(1) {
+    for policy in DeadlockPolicy::ALL.chunks(1) {
         shuttle::check_random(move || run(policy), schedules() / 5);
     }
 }

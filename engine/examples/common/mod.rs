@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use isolith::{Concurrency, DeadlockPolicy, Isolation, TransactionOptions, Victim};
+use isolith::{Concurrency, Isolation, TransactionOptions};
 
 /// An error ends an example with a status that is not 0.
 pub(crate) type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
@@ -17,17 +17,6 @@ pub(crate) const WHILE: Duration = Duration::from_millis(200);
 
 /// Threads that work at once.
 const THREADS: usize = 4;
-
-/// Every way to keep transactions from disturbing one another.
-const CONTROLS: [Concurrency; 7] = [
-    Concurrency::Optimistic,
-    Concurrency::Locking(DeadlockPolicy::WoundWait),
-    Concurrency::Locking(DeadlockPolicy::WaitDie),
-    Concurrency::Locking(DeadlockPolicy::NoWait),
-    Concurrency::Locking(DeadlockPolicy::Detect(Victim::Youngest)),
-    Concurrency::Locking(DeadlockPolicy::Detect(Victim::FewestLocks)),
-    Concurrency::Auto,
-];
 
 /// What a transaction is protected from, and how.
 #[derive(Clone, Copy, Debug)]
@@ -51,7 +40,7 @@ impl fmt::Display for Mode {
 
 /// Every concurrency control at each of these levels.
 pub(crate) fn every_mode(levels: &[Isolation]) -> Vec<Mode> {
-    let at = |isolation| CONTROLS.map(|concurrency| Mode { isolation, concurrency });
+    let at = |isolation| Concurrency::ALL.map(|concurrency| Mode { isolation, concurrency });
     levels.iter().copied().flat_map(at).collect()
 }
 

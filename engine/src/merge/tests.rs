@@ -21,13 +21,6 @@ fn with(isolation: Isolation, concurrency: Concurrency) -> TransactionOptions {
     TransactionOptions { isolation, concurrency, ..Default::default() }
 }
 
-const LEVELS: [Isolation; 4] = [
-    Isolation::ReadCommitted,
-    Isolation::RepeatableRead,
-    Isolation::Snapshot,
-    Isolation::Serializable,
-];
-
 fn all_modes() -> impl Iterator<Item = TransactionOptions> {
     let ways = [
         Concurrency::Optimistic,
@@ -35,7 +28,9 @@ fn all_modes() -> impl Iterator<Item = TransactionOptions> {
         Concurrency::Locking(DeadlockPolicy::NoWait),
         Concurrency::Locking(DeadlockPolicy::WoundWait),
     ];
-    LEVELS.into_iter().flat_map(move |level| ways.into_iter().map(move |way| with(level, way)))
+    Isolation::ALL
+        .into_iter()
+        .flat_map(move |level| ways.into_iter().map(move |way| with(level, way)))
 }
 
 #[test]
@@ -123,7 +118,7 @@ fn merges_of_one_key_do_not_conflict_in_any_mode() {
 
 #[test]
 fn who_reads_the_key_depends_on_it() {
-    for level in LEVELS {
+    for level in Isolation::ALL {
         for early in [true, false] {
             let db = Database::in_memory();
             let keyspace = db.keyspace("k").expect("a keyspace");

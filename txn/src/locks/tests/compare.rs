@@ -17,13 +17,6 @@ use crate::locks::*;
 
 const OWNERS: usize = 6;
 const STEPS: usize = 60;
-const POLICIES: [DeadlockPolicy; 5] = [
-    DeadlockPolicy::WoundWait,
-    DeadlockPolicy::WaitDie,
-    DeadlockPolicy::NoWait,
-    DeadlockPolicy::Detect(Victim::Youngest),
-    DeadlockPolicy::Detect(Victim::FewestLocks),
-];
 const MODES: [LockMode; 4] =
     [LockMode::Shared, LockMode::Update, LockMode::Exclusive, LockMode::Merge];
 const TARGETS: [&str; 14] = [
@@ -164,7 +157,7 @@ impl Both {
         self.serial += 1;
         // A retry keeps its age; two of one age are not forbidden.
         let age = if random.below(3) == 0 { actor.real.age.bits() } else { self.serial };
-        let policy = random.pick(&POLICIES);
+        let policy = random.pick(&DeadlockPolicy::ALL);
         self.actors[who] = Actor::new(age, self.serial, policy);
         self.finish(real_effects);
         self.finish(plain_effects);
@@ -239,9 +232,9 @@ fn program(seed: u64, log: &mut Vec<String>) -> LockStats {
         actors: Vec::new(),
         serial: OWNERS as u64,
     };
-    let one_policy = (random.below(2) == 0).then(|| random.pick(&POLICIES));
+    let one_policy = (random.below(2) == 0).then(|| random.pick(&DeadlockPolicy::ALL));
     for serial in 0..OWNERS as u64 {
-        let policy = one_policy.unwrap_or_else(|| random.pick(&POLICIES));
+        let policy = one_policy.unwrap_or_else(|| random.pick(&DeadlockPolicy::ALL));
         log.push(format!("{serial} is {policy}"));
         both.actors.push(Actor::new(serial, serial, policy));
     }
