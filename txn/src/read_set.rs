@@ -6,10 +6,10 @@
 //! phantom hole (precision locking; HyPer's validation).
 
 use std::fmt;
-use std::ops::Bound;
+use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 
-use isolith_index::{Guard, Slice, Watched};
+use isolith_index::{Guard, KeyRange, Slice, Watched};
 use isolith_wal::Lsn;
 
 use crate::space::{Space, SpaceId};
@@ -42,6 +42,11 @@ impl Interval {
         borrow(&self.upper)
     }
 
+    /// Both ends, borrowed.
+    pub fn ends(&self) -> KeyRange<'_> {
+        (self.lower_ref(), self.upper_ref())
+    }
+
     /// Whether no key can lie within, for whatever reason: inverted ends, an end that excludes the
     /// empty key, or two excluded ends with no key between them.
     pub fn is_empty(&self) -> bool {
@@ -50,20 +55,7 @@ impl Interval {
 
     /// Whether `key` lies within.
     pub fn contains(&self, key: &[u8]) -> bool {
-        (match self.lower_ref() {
-            Bound::Included(lower) => key >= lower,
-            Bound::Excluded(lower) => key > lower,
-            Bound::Unbounded => true,
-        }) && (match self.upper_ref() {
-            Bound::Included(upper) => key <= upper,
-            Bound::Excluded(upper) => key < upper,
-            Bound::Unbounded => true,
-        })
-    }
-
-    /// Whether some key lies in both. Neither may be empty.
-    pub fn overlaps(&self, lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> bool {
-        before_or_at(self.lower_ref(), upper) && before_or_at(lower, self.upper_ref())
+        RangeBounds::<[u8]>::contains(&self.ends(), key)
     }
 
     /// Bytes of the two ends.
@@ -88,6 +80,11 @@ pub(crate) fn before_or_at(lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> bool {
             l < u
         }
     }
+}
+
+/// Whether some key lies in both. Neither may be empty.
+pub(crate) fn overlap(a: KeyRange<'_>, b: KeyRange<'_>) -> bool {
+    before_or_at(a.0, b.1) && before_or_at(b.0, a.1)
 }
 
 /// Borrows a bound.
@@ -190,8 +187,7 @@ impl ReadSet {
             reads.points.changed_since(since).is_none()
                 && (reads.space.is_unwritten_since(since)
                     || reads.intervals.iter().all(|interval| {
-                        let ends = (interval.lower_ref(), interval.upper_ref());
-                        reads.space.memtable.newer_in(ends, since, guard).is_none()
+                        reads.space.memtable.newer_in(interval.ends(), since, guard).is_none()
                     }))
         })
     }
@@ -289,8 +285,8 @@ mod tests {
             let words: Vec<_> = line.split_whitespace().collect();
             let (a, b) = (interval(words[0]), interval(words[1]));
             let expected = words[2] == "yes";
-            assert_eq!(a.overlaps(b.lower_ref(), b.upper_ref()), expected, "{line}");
-            assert_eq!(b.overlaps(a.lower_ref(), a.upper_ref()), expected, "{line} mirrored");
+            assert_eq!(overlap(a.ends(), b.ends()), expected, "{line}");
+            assert_eq!(overlap(b.ends(), a.ends()), expected, "{line} mirrored");
         }
     }
 
@@ -338,7 +334,7 @@ mod tests {
         for a in &intervals {
             for b in &intervals {
                 let shared = all.iter().any(|key| a.contains(key) && b.contains(key));
-                assert_eq!(a.overlaps(b.lower_ref(), b.upper_ref()), shared, "{a} and {b}");
+                assert_eq!(overlap(a.ends(), b.ends()), shared, "{a} and {b}");
             }
         }
     }

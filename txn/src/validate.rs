@@ -18,7 +18,7 @@
 //! 3. The ring holds the write set of every commit in (floor, newest].
 
 use std::collections::VecDeque;
-use std::ops::Bound;
+use std::ops::{Bound, RangeBounds};
 use std::sync::{Arc, OnceLock};
 
 use isolith_index::{Guard, KeyRange, Kind, Prepared, Slice};
@@ -26,7 +26,7 @@ use isolith_wal::Lsn;
 
 use crate::isolation::Isolation;
 use crate::locks::{LockOwner, LockTable};
-use crate::read_set::{Interval, SpaceReads};
+use crate::read_set::{Interval, SpaceReads, before_or_at, overlap};
 use crate::space::{Space, SpaceId};
 use crate::state::RequestState;
 use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering};
@@ -63,19 +63,17 @@ impl SpaceWrites {
 
     /// Whether it writes within bounds.
     fn writes_within(&self, ends: KeyRange<'_>) -> bool {
-        let bounds = Bounds(ends);
-        self.writes_key_within(ends)
-            || self.prepared.ranges().any(|(lower, upper)| bounds.overlaps(lower, upper))
+        self.writes_key_within(ends) || self.prepared.ranges().any(|range| overlap(range, ends))
     }
 
     /// Whether it writes a key within bounds, range deletes left aside.
     pub(crate) fn writes_key_within(&self, ends: KeyRange<'_>) -> bool {
-        let bounds = Bounds(ends);
+        let is_within = |key: &[u8]| RangeBounds::<[u8]>::contains(&ends, key);
         if !self.ascending {
-            return self.prepared.keys().any(|key| bounds.contains(key));
+            return self.prepared.keys().any(is_within);
         }
-        let first = self.first_place(|key| bounds.is_above_lower(key));
-        first < self.prepared.len() && bounds.contains(self.prepared.key(first))
+        let first = self.first_place(|key| before_or_at(ends.0, Bound::Included(key)));
+        first < self.prepared.len() && is_within(self.prepared.key(first))
     }
 
     /// Where it writes a key, if it does and its keys ascend.
@@ -262,8 +260,7 @@ impl Request {
     ) -> impl Iterator<Item = (usize, &Arc<Space>, usize, ConflictKind, KeyRange<'_>)> {
         let examined = self.reads.iter().enumerate().flat_map(|(share, reads)| {
             reads.intervals.iter().enumerate().map(move |(item, interval)| {
-                let ends = (interval.lower_ref(), interval.upper_ref());
-                (share, &reads.space, item, ConflictKind::Range, ends)
+                (share, &reads.space, item, ConflictKind::Range, interval.ends())
             })
         });
         let deleted = self
@@ -329,28 +326,6 @@ impl Request {
         let reads = self.reads.get(conflict.share)?;
         (conflict.kind == ConflictKind::Range)
             .then(|| reads.intervals.get(conflict.item).cloned())?
-    }
-}
-
-/// Borrowed ends with an interval's questions.
-struct Bounds<'a>(KeyRange<'a>);
-
-impl Bounds<'_> {
-    fn contains(&self, key: &[u8]) -> bool {
-        std::ops::RangeBounds::<[u8]>::contains(&self.0, key)
-    }
-
-    fn is_above_lower(&self, key: &[u8]) -> bool {
-        match self.0.0 {
-            Bound::Included(lower) => key >= lower,
-            Bound::Excluded(lower) => key > lower,
-            Bound::Unbounded => true,
-        }
-    }
-
-    fn overlaps(&self, lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> bool {
-        crate::read_set::before_or_at(self.0.0, upper)
-            && crate::read_set::before_or_at(lower, self.0.1)
     }
 }
 

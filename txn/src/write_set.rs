@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use isolith_index::{Base, MergeFailure, MergeOperators, MergedValue, Operand, Value, fold};
 
-use crate::read_set::{Interval, KeyBound};
+use crate::read_set::{Interval, KeyBound, before_or_at};
 use crate::space::{Space, SpaceId};
 
 /// One change to one key.
@@ -90,8 +90,9 @@ impl Overlay {
         lower: Bound<&[u8]>,
         upper: Bound<&[u8]>,
     ) -> impl DoubleEndedIterator<Item = (&'a [u8], &'a Write)> {
-        let empty = bounds_are_empty(lower, upper);
-        let range = (!empty).then(|| self.entries.range::<[u8], _>((lower, upper)));
+        // `BTreeMap::range` panics where the ends are inverted.
+        let range =
+            before_or_at(lower, upper).then(|| self.entries.range::<[u8], _>((lower, upper)));
         range.into_iter().flatten().map(|(key, write)| (&**key, write))
     }
 
@@ -108,17 +109,6 @@ impl Overlay {
     /// The own range deletes, in the order in which they were made.
     pub fn ranges(&self) -> &[Interval] {
         &self.ranges
-    }
-}
-
-/// Whether no key lies within the bounds (`BTreeMap::range` panics on such bounds).
-fn bounds_are_empty(lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> bool {
-    match (lower, upper) {
-        (Bound::Included(l), Bound::Included(u)) => l > u,
-        (Bound::Included(l) | Bound::Excluded(l), Bound::Included(u) | Bound::Excluded(u)) => {
-            l >= u
-        }
-        _ => false,
     }
 }
 

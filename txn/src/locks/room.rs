@@ -170,7 +170,7 @@ impl Room {
 
     /// The points within an interval that is not empty.
     pub(super) fn points_within(&self, interval: &Interval) -> Range<'_, Slice, Point> {
-        self.points.range::<[u8], _>((interval.lower_ref(), interval.upper_ref()))
+        self.points.range::<[u8], _>(interval.ends())
     }
 
     /// Whether the owner holds a lock that overlaps what is wanted and passes `is_meant`.

@@ -5,8 +5,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
 
-use isolith_index::KeyRange;
-
 use crate::locks::cut::Span;
 use crate::locks::policy::{DeadlockPolicy, Victim};
 use crate::locks::room::mode_of_write;
@@ -14,7 +12,7 @@ use crate::locks::{
     ACTIVE, Effects, Holder, Identity, LockMode, LockStats, LockStep, LockTarget, OVER, Refusal,
     WOUNDED, Wound,
 };
-use crate::read_set::Interval;
+use crate::read_set::{Interval, overlap};
 use crate::space::{Space, SpaceId};
 use crate::validate::SpaceWrites;
 
@@ -67,7 +65,9 @@ impl Request {
     }
 
     fn conflicts(&self, space: SpaceId, what: &Interval, mode: LockMode) -> bool {
-        self.space.id == space && !self.mode.is_compatible_with(mode) && overlap(&self.what, what)
+        self.space.id == space
+            && !self.mode.is_compatible_with(mode)
+            && overlap(self.what.ends(), what.ends())
     }
 }
 
@@ -76,10 +76,6 @@ impl Request {
 struct Blocker {
     owner: usize,
     holder: Holder,
-}
-
-fn overlap(a: &Interval, b: &Interval) -> bool {
-    a.overlaps(b.lower_ref(), b.upper_ref())
 }
 
 fn as_interval(what: LockTarget<'_>) -> (Interval, bool) {
@@ -174,7 +170,7 @@ impl PlainTable {
         let here = owner.locks.iter().filter(|lock| lock.space == space.id);
         let same = |lock: &&Lock| is_point && lock.is_point && lock.what == what;
         let mode = here.clone().find(same).map_or(asked, |lock| lock.mode.join(asked));
-        let is_upgrade = here.clone().any(|lock| overlap(&lock.what, &what));
+        let is_upgrade = here.clone().any(|lock| overlap(lock.what.ends(), what.ends()));
         owner.request = Some(Request {
             space: Arc::clone(space),
             what,
@@ -490,7 +486,7 @@ impl PlainTable {
                     !mode_of_write(prepared, at).is_compatible_with(lock.mode)
                         && lock.what.contains(prepared.key(at))
                 });
-                let within = |(lower, upper): KeyRange<'_>| lock.what.overlaps(lower, upper);
+                let within = |range| overlap(lock.what.ends(), range);
                 key || prepared.ranges().any(within)
             })
         })
@@ -524,7 +520,7 @@ impl PlainTable {
                     assert!(
                         lock.mode.is_compatible_with(theirs.mode)
                             || lock.space != theirs.space
-                            || !overlap(&lock.what, &theirs.what),
+                            || !overlap(lock.what.ends(), theirs.what.ends()),
                         "{lock:?} beside {theirs:?}"
                     );
                 }
