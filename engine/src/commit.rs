@@ -139,11 +139,6 @@ impl Pipeline {
         }
     }
 
-    /// Whether a test decides when rounds happen.
-    pub(crate) fn is_stepped(&self) -> bool {
-        self.mode == CommitMode::Stepped
-    }
-
     /// Commits, refusals and send-backs so far.
     pub(crate) fn counts(&self) -> (u64, u64, u64) {
         // Relaxed: statistics.

@@ -593,9 +593,7 @@ impl Transaction {
 
     /// The commit as steps that never wait, and as a future.
     pub fn commit_steps(self) -> CommitSteps {
-        let mut steps = CommitSteps::new(self);
-        steps.never_wait();
-        steps
+        CommitSteps::new(self)
     }
 }
 

@@ -4,6 +4,7 @@
 //! somebody else stands in the way of a write, the request comes back, gives its room in the log
 //! back, locks what it writes, reserves anew and is validated and queued again.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -237,7 +238,7 @@ impl Queued {
 
     /// Goes on as far as it can: looks at the outcome, hands the request in again if it was sent
     /// back, locks what it writes if a lock was in the way.
-    fn advance(&mut self, core: &Core) -> Result<Step<Lsn, Error>> {
+    fn advance(&mut self, core: &Core) -> Result<Step<Lsn, Infallible>> {
         let result = self.go_on(core);
         if result.is_err()
             && !self.may_go_on(&result)
@@ -255,7 +256,7 @@ impl Queued {
         self.locking.is_some() && matches!(result, Err(Error::Stalled { .. }))
     }
 
-    fn go_on(&mut self, core: &Core) -> Result<Step<Lsn, Error>> {
+    fn go_on(&mut self, core: &Core) -> Result<Step<Lsn, Infallible>> {
         loop {
             if self.locking.is_some() {
                 match self.lock_writes(core) {
@@ -318,9 +319,6 @@ impl Queued {
                     }
                 },
             }
-            if core.pipeline().is_stepped() && self.commit.request.state.outcome().is_none() {
-                return Ok(Step::Blocked(BlockedBy::Round));
-            }
         }
     }
 
@@ -372,7 +370,6 @@ impl Queued {
         loop {
             match self.advance(core)? {
                 Step::Ready(lsn) => return Ok(lsn),
-                Step::Aborted(error) => return Err(error),
                 // A test steps the rounds: the pipeline itself waits otherwise.
                 Step::Blocked(_) => std::thread::yield_now(),
             }
@@ -394,7 +391,6 @@ enum Stage {
 /// leaves no lock and no place in a queue.
 pub struct CommitSteps {
     stage: Stage,
-    steps: bool,
     waker: Option<Waker>,
     timer: Option<Timer>,
 }
@@ -412,12 +408,7 @@ impl fmt::Debug for CommitSteps {
 
 impl CommitSteps {
     pub(super) fn new(transaction: Transaction) -> Self {
-        Self { stage: Stage::Active(Box::new(transaction)), steps: false, waker: None, timer: None }
-    }
-
-    /// From now on a lock in the way is told, not waited for.
-    pub(super) fn never_wait(&mut self) {
-        self.steps = true;
+        Self { stage: Stage::Active(Box::new(transaction)), waker: None, timer: None }
     }
 
     /// Whom to wake when a commit that waits for a lock can go on. Waking may come without need.
@@ -460,24 +451,18 @@ impl CommitSteps {
 
     /// Goes on as far as it can without waiting. `Ready` is the acknowledgement.
     pub fn step(&mut self) -> Step<CommitInfo, Error> {
-        if !matches!(self.stage, Stage::Decided(_)) {
-            match self.decide_step() {
-                Step::Ready(pending) => self.stage = Stage::Decided(pending),
-                Step::Blocked(by) => return Step::Blocked(by),
-                Step::Aborted(error) => return Step::Aborted(error),
-            }
-        }
-        match std::mem::replace(&mut self.stage, Stage::Over) {
-            Stage::Decided(pending) if pending.is_ready() => match pending.wait() {
+        match self.decide_step() {
+            Step::Ready(pending) if pending.is_ready() => match pending.wait() {
                 Ok(info) => Step::Ready(info),
                 Err(error) => Step::Aborted(error),
             },
-            Stage::Decided(pending) => {
+            Step::Ready(pending) => {
                 let at = pending.timestamp();
                 self.stage = Stage::Decided(pending);
                 Step::Blocked(BlockedBy::Log(at))
             }
-            _ => Step::Aborted(Error::Closed),
+            Step::Blocked(by) => Step::Blocked(by),
+            Step::Aborted(error) => Step::Aborted(error),
         }
     }
 
@@ -493,21 +478,19 @@ impl CommitSteps {
     /// log it may be called again: then it tries anew. Dropped instead, it is rolled back.
     pub fn decide_step(&mut self) -> Step<Pending, Error> {
         let (open, mut queued) = match std::mem::replace(&mut self.stage, Stage::Over) {
-            Stage::Active(mut transaction) => {
-                match transaction.prepare(self.steps, self.waker.clone()) {
-                    Ok(Prepared::Nothing(pending)) => return Step::Ready(pending),
-                    Ok(Prepared::Commit(open, mut queued)) => match queued.submit(&open) {
-                        Ok(()) => (open, queued),
-                        Err(error) => return Step::Aborted(error),
-                    },
-                    Err(error) => {
-                        if let Error::Stalled { .. } = error {
-                            self.stage = Stage::Active(transaction);
-                        }
-                        return Step::Aborted(error);
+            Stage::Active(mut transaction) => match transaction.prepare(true, self.waker.clone()) {
+                Ok(Prepared::Nothing(pending)) => return Step::Ready(pending),
+                Ok(Prepared::Commit(open, mut queued)) => match queued.submit(&open) {
+                    Ok(()) => (open, queued),
+                    Err(error) => return Step::Aborted(error),
+                },
+                Err(error) => {
+                    if let Error::Stalled { .. } = error {
+                        self.stage = Stage::Active(transaction);
                     }
+                    return Step::Aborted(error);
                 }
-            }
+            },
             Stage::Queued(open, queued) => (open, queued),
             Stage::Decided(pending) => return Step::Ready(pending),
             Stage::Over => return Step::Aborted(Error::Closed),
@@ -524,7 +507,7 @@ impl CommitSteps {
                 self.stage = Stage::Queued(open, queued);
                 Step::Blocked(by)
             }
-            Ok(Step::Aborted(error)) | Err(error) => {
+            Err(error) => {
                 if may_go_on {
                     self.stage = Stage::Queued(open, queued);
                 }
@@ -540,38 +523,24 @@ impl Future for CommitSteps {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         this.timer = None;
-        this.steps = true;
         this.wake(Some(cx.waker()));
-        if let Stage::Queued(_, Queued { patience: Some(patience), .. }) = &mut this.stage {
-            patience.steps = true;
-        }
-        let pending = match &mut this.stage {
-            Stage::Decided(pending) => pending,
-            _ => match this.decide_step() {
-                Step::Ready(pending) => {
-                    this.stage = Stage::Decided(pending);
-                    let Stage::Decided(pending) = &mut this.stage else {
-                        return Poll::Ready(Err(Error::Closed));
-                    };
-                    pending
+        let mut pending = match this.decide_step() {
+            Step::Ready(pending) => pending,
+            Step::Aborted(error) => return Poll::Ready(Err(error)),
+            Step::Blocked(BlockedBy::Lock) => {
+                if let (Some(until), Stage::Queued(open, _)) = (this.waits_until(), &this.stage) {
+                    this.timer = Some(open.wake_at(until, cx.waker()));
                 }
-                Step::Aborted(error) => return Poll::Ready(Err(error)),
-                Step::Blocked(BlockedBy::Lock) => {
-                    if let (Some(until), Stage::Queued(open, _)) = (this.waits_until(), &this.stage)
-                    {
-                        this.timer = Some(open.wake_at(until, cx.waker()));
-                    }
-                    return Poll::Pending;
-                }
-                Step::Blocked(_) => {
-                    cx.waker().wake_by_ref();
-                    return Poll::Pending;
-                }
-            },
+                return Poll::Pending;
+            }
+            Step::Blocked(_) => {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
         };
-        let poll = Pin::new(pending).poll(cx);
-        if poll.is_ready() {
-            this.stage = Stage::Over;
+        let poll = Pin::new(&mut pending).poll(cx);
+        if poll.is_pending() {
+            this.stage = Stage::Decided(pending);
         }
         poll
     }
