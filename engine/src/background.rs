@@ -228,7 +228,7 @@ fn delete_expired(core: &Core, space: &Arc<Space>, keys: &[Slice]) -> Result<()>
     if doomed.is_empty() {
         return Ok(());
     }
-    let record = core.reserve(bytes, None)?;
+    let record = core.reserve(|| bytes, None)?;
     let mut prepared = space.memtable.prepare(doomed.len());
     for key in &doomed {
         prepared.add(key, Kind::Delete, Value::empty(), 0);

@@ -435,20 +435,23 @@ impl Core {
 
     // ---- commit
 
-    /// Room in the log for a record; `None` where there is no log.
+    /// A record, and room in the log for it; `None`, and nothing is encoded, where there is no log.
     pub(crate) fn reserve(
         &self,
-        record: Vec<u8>,
+        record: impl FnOnce() -> Vec<u8>,
         patience: Option<Duration>,
     ) -> Result<Option<(Record, Credit)>> {
-        let credit = self.room(record.len(), patience)?;
-        Ok(credit.map(|credit| (Record::from(record), credit)))
+        if self.log.is_none() {
+            return Ok(None);
+        }
+        let record = Record::from(record());
+        Ok(self.room(record.len(), patience)?.map(|credit| (record, credit)))
     }
 
     /// Room in the log for so many bytes; `None` where there is no log.
     pub(crate) fn room(&self, bytes: usize, patience: Option<Duration>) -> Result<Option<Credit>> {
         let Some(log) = &self.log else { return Ok(None) };
-        log.reserve(bytes, patience).map(Some).map_err(reserve_error)
+        log.reserve(bytes, patience).map(Some).map_err(|error| reserve_error(error, bytes))
     }
 
     /// Commits one write by itself.
@@ -482,10 +485,13 @@ impl Core {
             return Err(Error::TransactionTooLarge { bytes, bytes_max });
         }
         self.admit(bytes, matches!(write, Write::Delete))?;
-        let mut record = Vec::with_capacity(bytes);
-        encode(&mut record, space.id, key, &write, &self.operators);
+        let encoded = || {
+            let mut record = Vec::with_capacity(bytes);
+            encode(&mut record, space.id, key, &write, &self.operators);
+            record
+        };
         // Room in the log first: it may be refused, and then nothing else was touched.
-        let record = self.reserve(record, Some(self.stall_timeout))?;
+        let record = self.reserve(encoded, Some(self.stall_timeout))?;
         let mut prepared = space.memtable.prepare(1);
         add(&mut prepared, space, key, write);
         let writes = [SpaceWrites::new(Arc::clone(space), prepared)];
@@ -667,6 +673,7 @@ impl Core {
         let (oldest, snapshots) = self.registry.oldest();
         let (visible, acknowledged) = (self.marks.visible(), self.marks.acknowledged());
         let kept = self.history.kept();
+        let (hot_keys, fights) = self.heat.stats(visible);
         let now = self.registry.now();
         let oldest_snapshot = oldest.map(|oldest| OldestSnapshot {
             timestamp: oldest.timestamp,
@@ -690,8 +697,8 @@ impl Core {
             history_versions: kept.versions,
             history_bytes: kept.bytes,
             locks: self.locks.stats(),
-            hot_keys: self.heat.stats(visible).0,
-            fights: self.heat.stats(visible).1,
+            hot_keys,
+            fights,
             visible,
             durable: if self.log.is_none() { visible } else { self.marks.durable() },
             pruned_bytes: self.pruned_bytes.load(Ordering::Relaxed),
@@ -769,7 +776,8 @@ pub(crate) fn log_error(error: LogError) -> Error {
     }
 }
 
-fn reserve_error(error: ReserveError) -> Error {
+/// The error for a record of so many bytes that the log has no room for.
+fn reserve_error(error: ReserveError, bytes: usize) -> Error {
     match error {
         ReserveError::Stalled { reason } => Error::Stalled {
             reason: match reason {
@@ -777,9 +785,7 @@ fn reserve_error(error: ReserveError) -> Error {
                 reason => StallReason::LogSpace { cause: reason.to_string() },
             },
         },
-        ReserveError::TooLarge { bytes_max } => {
-            Error::TransactionTooLarge { bytes: usize::MAX, bytes_max }
-        }
+        ReserveError::TooLarge { bytes_max } => Error::TransactionTooLarge { bytes, bytes_max },
         ReserveError::Poisoned(cause) => Error::ReadOnly { cause: cause.to_string() },
         ReserveError::Closed => Error::Closed,
         ReserveError::Forked => Error::Forked,

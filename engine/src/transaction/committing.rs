@@ -87,12 +87,8 @@ impl Transaction {
         open.admit(self.writes.live_bytes(), deletes_only)?;
         self.depend_on_merged();
         // Room in the log first: it may be refused, and then nothing was touched.
-        let record = match open.log() {
-            Some(_) => {
-                open.reserve(record_of(&self.writes, open.operators()), Some(open.stall_timeout()))
-            }
-            None => Ok(None),
-        }?;
+        let record = || record_of(&self.writes, open.operators());
+        let record = open.reserve(record, Some(open.stall_timeout()))?;
         let slot = self.slot.take();
         let read = slot.as_ref().map_or(Lsn::ZERO, SnapshotSlot::timestamp);
         let (locks, age, policy, mut patience) = self.locking.take();
