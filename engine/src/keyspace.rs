@@ -16,7 +16,7 @@ use crate::merge::Seen;
 use crate::options::{PutOptions, TransactionOptions, stored_expiry};
 use crate::scan::{Range, prefix_interval};
 use crate::snapshot::Snapshot;
-use crate::transaction::{check_key, check_value, value_of};
+use crate::transaction::{check_key, check_value};
 
 /// Tries without a snapshot slot before an autocommit read takes one.
 const SLOTLESS_TRIES: usize = 3;
@@ -264,7 +264,7 @@ impl Keyspace {
         check_key(key)?;
         check_value(value)?;
         let expires_at = stored_expiry(options.expires_at);
-        let write = Write::Put { value: value_of(value), expires_at };
+        let write = Write::Put { value: Value::new(value), expires_at };
         self.open.core().commit_one(&self.space, key, write, options.durability)
     }
 

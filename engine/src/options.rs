@@ -14,11 +14,10 @@ use crate::merge::{MergeOperator, Operators};
 
 /// The longest key, in bytes.
 pub const KEY_BYTES_MAX: usize = 64 << 10;
-/// The longest that anything may be told to wait: beyond it, arithmetic on times would overflow.
-pub(crate) const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
-
 /// The longest value, in bytes.
 pub const VALUE_BYTES_MAX: usize = 512 << 20;
+/// The longest that anything may be told to wait: beyond it, arithmetic on times would overflow.
+pub(crate) const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// How commits are decided.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

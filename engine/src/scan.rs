@@ -230,6 +230,7 @@ impl<V: View> Range<V> {
             (None, Some(transaction)) => self.lock_chunk(transaction, &middle, direction, limit)?,
             (read, _) => self.walk(&middle, direction, read.unwrap_or(Lsn::ZERO), limit)?,
         };
+        // A lock that was taken away meanwhile protected nothing; what expired may have been pruned.
         self.believe()?;
         let Chunk { mut pairs, reached, observed } = chunk;
         // What was covered by this chunk, and what is left after it.
@@ -297,7 +298,8 @@ impl<V: View> Range<V> {
         matches!(write, Some(Write::Put { .. } | Write::Delete))
     }
 
-    /// Looks for a chunk, locks it, and reads it again: now nobody can change it.
+    /// Looks for a chunk, locks it, and reads it again: now nobody can change it, if the locks are
+    /// still held, which [`Range::fetch`] looks at next.
     fn lock_chunk(
         &self,
         transaction: &Transaction,
@@ -305,7 +307,6 @@ impl<V: View> Range<V> {
         direction: Direction,
         limit: usize,
     ) -> Result<Chunk> {
-        let visible = || transaction.visible();
         // Looked for at a timestamp that is held: what is not found is not locked key by key, nor
         // returned; and values of merges are not made of what is being pruned.
         let slot = transaction.statement()?;
@@ -320,7 +321,7 @@ impl<V: View> Range<V> {
             }
             transaction.await_round();
             let mut chunk = Chunk { pairs: Vec::new(), ..found };
-            let (guard, at) = (pin(), visible());
+            let (guard, at) = (pin(), transaction.visible());
             for (key, _) in found.pairs {
                 let now = self.keyspace.space().memtable.lookup(&key, at, &guard);
                 chunk.observed = chunk.observed.max(now.observed);
@@ -331,7 +332,6 @@ impl<V: View> Range<V> {
                     chunk.pairs.push((key, seen.into_slice()));
                 }
             }
-            transaction.check()?;
             return Ok(chunk);
         }
         // What was found may be gone by the time the lock is there; it only says how far to lock.
@@ -345,8 +345,7 @@ impl<V: View> Range<V> {
         }
         transaction.lock_interval(&self.keyspace, &covered)?;
         transaction.await_round();
-        let chunk = self.walk(&covered, direction, visible(), usize::MAX)?;
-        transaction.check()?;
+        let chunk = self.walk(&covered, direction, transaction.visible(), usize::MAX)?;
         Ok(Chunk { reached: found.reached, ..chunk })
     }
 

@@ -123,10 +123,6 @@ pub(crate) fn check_value(value: &[u8]) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn value_of(bytes: &[u8]) -> Value {
-    Value::new(bytes)
-}
-
 impl Transaction {
     pub(crate) fn new(open: Arc<Open>, options: TransactionOptions) -> Result<Self> {
         open.check_open()?;
@@ -332,7 +328,7 @@ impl Transaction {
         // A touch: the same value again, a version of its own.
         let touch = match &entry {
             Some(Entry { value, expires_at }) => {
-                Write::Put { value: value_of(value), expires_at: expires_at.unwrap_or(0) }
+                Write::Put { value: Value::new(value), expires_at: expires_at.unwrap_or(0) }
             }
             None => Write::Delete,
         };
@@ -374,18 +370,12 @@ impl Transaction {
             if self.locks_reads() {
                 self.check_keyspace(keyspace, self.open.marks().visible())?;
                 self.reads.borrow_mut().space(keyspace.space());
-                return Ok(Range::locking(self, keyspace.clone(), self.now, bounds.clone()));
+                return Ok(Range::locking(self, keyspace.clone(), self.now, bounds));
             }
             if self.isolation.reads_by_statement() && !self.read_only {
                 let slot = self.statement()?;
                 self.check_keyspace(keyspace, slot.timestamp())?;
-                return Ok(Range::statement(
-                    self,
-                    keyspace.clone(),
-                    slot,
-                    self.now,
-                    bounds.clone(),
-                ));
+                return Ok(Range::statement(self, keyspace.clone(), slot, self.now, bounds));
             }
             let read = self.read_at()?;
             self.check_keyspace(keyspace, read)?;
@@ -450,7 +440,7 @@ impl Transaction {
         check_key(key)?;
         check_value(value)?;
         let expires_at = stored_expiry(expires_at);
-        self.write(keyspace, key, Write::Put { value: value_of(value), expires_at })
+        self.write(keyspace, key, Write::Put { value: Value::new(value), expires_at })
     }
 
     /// Removes a key; fine if it is absent.

@@ -28,7 +28,7 @@ use super::{Transaction, policy};
 use crate::core::Core;
 use crate::error::{Error, LockHolder, Result};
 use crate::keyspace::Keyspace;
-use crate::options::TransactionOptions;
+use crate::options::{FOREVER, TransactionOptions};
 use crate::timers::Timer;
 
 /// How long, and in which manner, a lock is waited for.
@@ -197,7 +197,7 @@ impl Locking {
         let lock_timeout = options.lock_timeout.unwrap_or(core.lock_timeout());
         // A deadline beyond what clocks can tell is none.
         let deadline = options.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let lock_timeout = lock_timeout.min(crate::options::FOREVER);
+        let lock_timeout = lock_timeout.min(FOREVER);
         Self {
             locks: OnceCell::new(),
             age: Cell::new(options.age),
@@ -280,11 +280,7 @@ impl Transaction {
     }
 
     /// Locks an interval for reading it.
-    pub(crate) fn lock_interval(
-        &self,
-        keyspace: &Keyspace,
-        interval: &isolith_txn::Interval,
-    ) -> Result<()> {
+    pub(crate) fn lock_interval(&self, keyspace: &Keyspace, interval: &Interval) -> Result<()> {
         self.lock(keyspace, LockTarget::Range(interval), LockMode::Shared)
     }
 
