@@ -1,16 +1,4 @@
 //! A database: how it is opened, used and closed.
-//!
-//! # Close, drop, fork, panic
-//!
-//! - The last handle dropped ([`Database`], [`Keyspace`], [`Transaction`], [`Snapshot`],
-//!   [`Pending`](crate::Pending) and iterators are all handles) closes the database as
-//!   [`Database::close`] does: everything committed is written and synced, then a mark says that the
-//!   shutdown was clean. A failure at that point cannot be reported by `drop`; call `close` to see it.
-//! - After `close` every operation answers [`Error::Closed`].
-//! - A forked child must not use a database that its parent opened: every operation there answers
-//!   [`Error::Forked`], and nothing is written. The parent is not disturbed.
-//! - A panic inside [`Database::transact`] rolls its transaction back and goes on to the caller; the
-//!   database stays usable.
 
 use std::ops::Deref;
 use std::path::Path;
@@ -46,7 +34,7 @@ impl Deref for Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        // What fails here can be reported to nobody (module head); recovery copes with it.
+        // What fails here can be reported to nobody (see `Database`); recovery copes with it.
         let _ = self.core.close();
     }
 }
@@ -98,6 +86,18 @@ impl Open {
 const AUTO_TRIES: u32 = 8;
 
 /// A handle on an open database. Cheap to clone, usable from any thread.
+///
+/// # Close, drop, fork, panic
+///
+/// - The last handle dropped ([`Database`], [`Keyspace`], [`Transaction`], [`Snapshot`],
+///   [`Pending`] and iterators are all handles) closes the database as
+///   [`Database::close`] does: everything committed is written and synced, then a mark says that the
+///   shutdown was clean. A failure at that point cannot be reported by `drop`; call `close` to see it.
+/// - After `close` every operation answers [`Error::Closed`].
+/// - A forked child must not use a database that its parent opened: every operation there answers
+///   [`Error::Forked`], and nothing is written. The parent is not disturbed.
+/// - A panic inside [`Database::transact`] rolls its transaction back and goes on to the caller; the
+///   database stays usable.
 #[derive(Clone, Debug)]
 pub struct Database {
     open: Arc<Open>,
@@ -189,8 +189,9 @@ impl Database {
         self.begin_with(TransactionOptions { read_only: true, ..Default::default() })
     }
 
-    /// Runs `body` in a transaction with the database's defaults and commits it; runs it again, in a new one, as
-    /// long as that may help ([`Error::retry`]). `body` may therefore run several times: keep side
+    /// Runs `body` in a transaction with the database's defaults and commits it; runs it again, in a
+    /// new one of the same age, as long as the error is one to run again for at once
+    /// ([`Retry::Now`], [`Retry::WithLocks`]). `body` may therefore run several times: keep side
     /// effects out of it. Leave with [`Transaction::abort`] to roll back with an error of your own.
     pub fn transact<T>(&self, body: impl FnMut(&mut Transaction) -> Result<T>) -> Result<T> {
         self.transact_with(self.open.default_transaction(), body)

@@ -27,7 +27,9 @@
 //! - **Each transaction chooses its [`Isolation`] and its [`Concurrency`]**; different ones run beside
 //!   each other, and each gets what its level promises. [`Isolation::Serializable`] is strict: the
 //!   serial order is the commit order and agrees with real time.
-//! - **Readers never wait for writers, and are never aborted.**
+//! - **Who only reads a snapshot never waits and is never aborted**: a [`Snapshot`], a read-only
+//!   transaction, the reads of a [`Keyspace`]. An optimistic transaction waits for nobody while it
+//!   reads.
 //! - **Damage is told, never passed on**: see [`OpenError::Corrupt`].
 //! - **After a failed write or sync of the log** the database stops accepting writes and says so
 //!   ([`Error::ReadOnly`]); reads go on.
@@ -35,8 +37,9 @@
 //! # Where to begin
 //!
 //! [`Database`] opens and closes; [`Keyspace`] has operations that commit by themselves;
-//! [`Transaction`] groups them; [`Snapshot`] reads a moment in time; [`Error::retry`] says what to do
-//! about an error. What close, drop, fork and a panic do stands at [`Database`].
+//! [`Transaction`] groups them; [`TransactionOptions`] chooses what protects it, and how; [`merge`]
+//! has changes that conflict with nobody; [`Snapshot`] reads a moment in time; [`Error::retry`] says
+//! what to do about an error. What close, drop, fork and a panic do stands at [`Database`].
 
 #![forbid(unsafe_code)]
 
@@ -80,8 +83,8 @@ pub use transaction::{Attempt, CommitSteps, Observed, RangeLock, Transaction};
 
 pub use isolith_index::Slice;
 pub use isolith_txn::{
-    Age, BlockedBy, Concurrency, DeadlockPolicy, Interval, Isolation, KeyBound, LockMode,
-    LockStats, Reader, Savepoint, Step, UnknownWord, Victim,
+    Age, BlockedBy, Concurrency, ConflictKind, DeadlockPolicy, Interval, Isolation, KeyBound,
+    LockMode, LockStats, Reader, Savepoint, Step, UnknownWord, Victim,
 };
 pub use isolith_wal::{
     BackendChoice, Clock, Durability, IoBackend, LogStats, Lsn, Lsn as Timestamp, ManualClock,

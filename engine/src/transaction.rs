@@ -1,11 +1,16 @@
 //! A transaction: its reads, its private writes, and what it does to keep others from disturbing it.
 //!
 //! ```text
-//!   Active ── commit_steps ──► Preparing ──► Queued ──► Decided ──► acknowledged
-//!     │                           │            │ ▲  (sent back, or a lock in the way: validated
-//!     │                           │            │ │   and queued again)
-//!     └── drop, rollback, wound   └────────────┴─┴── refused
+//!   Active ── prepare ──► Queued ── advance ──► Decided ── Pending::wait ──► acknowledged
+//!     │           │        │  ▲  │
+//!     │           │        └──┘  └── refused: nothing was changed
+//!     │           │        sent back, or a lock in the way: it locks what it writes, is validated
+//!     │           │        and queued again
+//!     │           └── refused; for want of room in the log it stays Active
+//!     └── drop, rollback, a wound: nothing was changed
 //! ```
+//!
+//! [`Transaction::commit`] goes this way without a stop, [`CommitSteps`] stage by stage.
 //!
 //! How a key is read, by isolation level and concurrency control (protocol rules 5 to 10, 28):
 //!
@@ -15,8 +20,11 @@
 //! | repeatable read | at the read timestamp; the key is tracked | shared lock, then the newest |
 //! | snapshot | at the read timestamp | the same |
 //! | serializable | at the read timestamp; key or interval is tracked | shared lock on key or interval, then the newest |
+//! | for share | tracked at any level | shared lock |
 //! | for update | tracked at any level, and a touch: the key is written again as it is | update lock |
+//! | untracked | at the read timestamp, or the newest *visible* | the same, without a lock |
 //! | a write | private until the commit | exclusive lock, then private until the commit |
+//! | a merge | private until the commit | the same: it takes no lock before |
 //!
 //! Auto is optimistic, but for keys that are hot: those it locks, and then what it read before must
 //! still hold, or its level's promise is lost and it is refused at once.

@@ -303,8 +303,8 @@ impl Transaction {
     /// the error of `body`.
     ///
     /// `body` has to return the errors of the transaction's operations as they are, and may roll back to
-    /// savepoints that it has made itself, not to older ones. If it panics, what it
-    /// wrote is undone, too. A step within a step that is blocked blocks the outer one.
+    /// savepoints that it has made itself, not to older ones. If it panics, what it wrote is undone,
+    /// too. A step within a step that is blocked blocks the outer one.
     pub fn step<T>(&mut self, body: impl FnOnce(&mut Transaction) -> Result<T>) -> Step<T, Error> {
         let mut stepping = Stepping::begin(self);
         let result = body(stepping.transaction);
@@ -324,7 +324,7 @@ impl Transaction {
     }
 
     /// Until when a blocked step waits: after it the step answers
-    /// [`Error::LockTimeout`](crate::Error::LockTimeout). `None` if nothing is waited for.
+    /// [`Error::LockTimeout`]. `None` if nothing is waited for.
     pub fn waits_until(&self) -> Option<Instant> {
         self.locking.patience.borrow().until()
     }

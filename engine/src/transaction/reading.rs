@@ -131,7 +131,7 @@ impl Transaction {
             && self.open.heat().is_hot(keyspace.space().id, key, self.open.marks().visible())
     }
 
-    /// How a read is to be made (the table in the head of this file).
+    /// How a read is to be made (the table in the head of `transaction.rs`).
     pub(super) fn plan(&self, keyspace: &Keyspace, key: &[u8], intent: Intent) -> Plan {
         use Concurrency::{Auto, Locking, Optimistic};
         let by_statement = self.isolation.reads_by_statement()
