@@ -44,20 +44,23 @@ pub(crate) fn every_mode(levels: &[Isolation]) -> Vec<Mode> {
     levels.iter().copied().flat_map(at).collect()
 }
 
-/// The same, less what the words of the command line leave out: `locking:wait-die serializable`.
+/// The same, less what the words of the command line leave out, a control, a level, or one of each:
+/// `locking:wait-die serializable`.
 pub(crate) fn modes(levels: &[Isolation]) -> Result<Vec<Mode>, Box<dyn Error + Send + Sync>> {
     let mut modes = every_mode(levels);
     for word in std::env::args().skip(1) {
-        match word.parse::<Concurrency>() {
-            Ok(concurrency) => modes.retain(|mode| mode.concurrency == concurrency),
-            Err(_) => {
-                let isolation: Isolation = word.parse()?;
-                modes.retain(|mode| mode.isolation == isolation);
-            }
+        match (word.parse::<Concurrency>(), word.parse::<Isolation>()) {
+            (Ok(concurrency), _) => modes.retain(|mode| mode.concurrency == concurrency),
+            (_, Ok(isolation)) => modes.retain(|mode| mode.isolation == isolation),
+            (Err(control), Err(level)) => return Err(format!("{control}; {level}").into()),
         }
     }
     match modes.is_empty() {
-        true => Err("what this example promises cannot be kept at that level".into()),
+        true => {
+            let levels: Vec<_> = levels.iter().map(Isolation::to_string).collect();
+            let levels = levels.join(", ");
+            Err(format!("no mode is left: name one control, and one of the levels {levels}").into())
+        }
         false => Ok(modes),
     }
 }
@@ -75,7 +78,7 @@ pub(crate) struct Load {
 impl Load {
     /// Notes that a transaction is run, for the first time or again.
     pub(crate) fn tried(&self) {
-        // Relaxed, here and below: counts, read when all threads have ended.
+        // Relaxed: a count, read when all threads have ended; so is `done`.
         self.tries.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -91,6 +94,7 @@ impl Load {
             let spawn = |thread| {
                 scope.spawn(move || -> isolith::Result<()> {
                     let mut dice = Dice(thread);
+                    // Relaxed: who sees it late does one more.
                     while !load.over.load(Ordering::Relaxed) {
                         work(load, &mut dice)?;
                         load.done.fetch_add(1, Ordering::Relaxed);
