@@ -370,6 +370,7 @@ fn readers_at_any_age_see_one_state_or_are_refused() {
     let first = write(0);
     let over = std::sync::atomic::AtomicBool::new(false);
     let over = &over;
+    // Relaxed: who sees it late writes once more.
     let relaxed = std::sync::atomic::Ordering::Relaxed;
     std::thread::scope(|scope| {
         scope.spawn(|| {

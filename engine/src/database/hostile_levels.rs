@@ -9,12 +9,12 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::Duration;
 
+use super::levels::{LOCKING, begin, blocked};
 use crate::error::ConflictOn;
+use crate::steps::Steps;
 use crate::*;
 
 mod stress;
-
-const LOCKING: Concurrency = Concurrency::Locking(DeadlockPolicy::WoundWait);
 
 fn database() -> (Database, Keyspace) {
     let db = Database::in_memory();
@@ -22,19 +22,8 @@ fn database() -> (Database, Keyspace) {
     (db, space)
 }
 
-fn begin(db: &Database, isolation: Isolation, concurrency: Concurrency) -> Transaction {
-    db.begin_with(TransactionOptions { isolation, concurrency, ..Default::default() }).unwrap()
-}
-
 fn text(value: Option<Slice>) -> String {
     value.map_or("-".into(), |value| value.escape_ascii().to_string())
-}
-
-/// Makes a key hot.
-fn heat(db: &Database, space: &Keyspace, key: &str) {
-    while db.stats().hot_keys == 0 {
-        db.core().warm(space.space().id, key.as_bytes(), 64);
-    }
 }
 
 #[test]
@@ -45,7 +34,7 @@ fn a_range_that_was_begun_follows_a_timestamp_that_moves() {
             for key in ["a", "b", "c", "hot", "y", "z"] {
                 space.put(key, "old").unwrap();
             }
-            heat(&db, &space, "hot");
+            Steps::new(&db).heat(&space, "hot");
             let mut tx = begin(&db, isolation, Concurrency::Auto);
             let mut range = tx.range(&space, "a"..);
             let next = |range: &mut Range<&Transaction>| {
@@ -85,7 +74,7 @@ fn both_ends_of_a_range_follow_a_timestamp_that_moves() {
     for key in b'a'..=b'g' {
         space.put([key], "old").unwrap();
     }
-    heat(&db, &space, "hot");
+    Steps::new(&db).heat(&space, "hot");
     let tx = begin(&db, Isolation::Serializable, Concurrency::Auto);
     let mut range = tx.range(&space, "a"..="g");
     assert_eq!(range.next().unwrap().unwrap().0, "a");
@@ -116,6 +105,7 @@ fn a_locking_scan_by_items_never_misses_a_key_that_is_only_overwritten() {
     }
     tx.commit().unwrap();
     space.put("key", "0").unwrap();
+    // Relaxed: who sees it late puts once more.
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -220,12 +210,9 @@ struct Woken(AtomicU32);
 
 impl Wake for Woken {
     fn wake(self: Arc<Self>) {
-        self.0.fetch_add(1, Ordering::SeqCst);
+        // Relaxed: looked at by the thread that wakes.
+        self.0.fetch_add(1, Ordering::Relaxed);
     }
-}
-
-fn blocked<T>(step: &Step<T, Error>) -> bool {
-    matches!(step, Step::Blocked(BlockedBy::Lock))
 }
 
 /// A database in which a wait that nobody ends is noticed, and somebody who holds "a".
@@ -258,7 +245,7 @@ fn a_body_that_goes_on_though_it_has_to_wait_is_woken_all_the_same() {
         assert!(attempt.as_mut().poll(&mut cx).is_pending());
         assert_eq!((db.stats().locks.waiting, db.core().timers()), (1, 1));
         holder.commit().unwrap();
-        assert_eq!(woken.0.load(Ordering::SeqCst), 1);
+        assert_eq!(woken.0.load(Ordering::Relaxed), 1);
         assert!(matches!(attempt.as_mut().poll(&mut cx), Poll::Ready(Ok(()))));
         assert_eq!(db.core().timers(), 0, "what is done keeps no waker");
     }
@@ -383,7 +370,7 @@ fn who_waits_for_a_lock_learns_that_the_database_is_closed() {
             assert!(matches!(waiter.join().unwrap(), Err(Error::Closed)));
         }
     });
-    assert!(woken.0.load(Ordering::SeqCst) > 0);
+    assert!(woken.0.load(Ordering::Relaxed) > 0);
     assert!(matches!(attempt.as_mut().poll(&mut cx), Poll::Ready(Err(Error::Closed))));
     assert!(matches!(holder.commit(), Err(Error::Closed)));
     assert_eq!((db.stats().locks.held, db.stats().locks.waiting), (0, 0));
@@ -392,7 +379,7 @@ fn who_waits_for_a_lock_learns_that_the_database_is_closed() {
 #[test]
 fn a_commit_ends_the_wait_of_a_step_that_was_given_up() {
     let db = Builder::in_memory().commit_mode(CommitMode::Stepped).open().unwrap();
-    let steps = crate::steps::Steps::new(&db);
+    let steps = Steps::new(&db);
     let space = steps.keyspace("space").unwrap();
     let mut holder = begin(&db, Isolation::Serializable, LOCKING);
     holder.put(&space, "a", "held").unwrap();

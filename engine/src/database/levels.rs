@@ -8,9 +8,10 @@ use std::thread;
 use std::time::Duration;
 
 use crate::error::ConflictOn;
+use crate::steps::Steps;
 use crate::*;
 
-const LOCKING: Concurrency = Concurrency::Locking(DeadlockPolicy::WoundWait);
+pub(super) const LOCKING: Concurrency = Concurrency::Locking(DeadlockPolicy::WoundWait);
 
 fn database() -> (Database, Keyspace) {
     let db = Database::in_memory();
@@ -20,7 +21,7 @@ fn database() -> (Database, Keyspace) {
     (db, space)
 }
 
-fn begin(db: &Database, isolation: Isolation, concurrency: Concurrency) -> Transaction {
+pub(super) fn begin(db: &Database, isolation: Isolation, concurrency: Concurrency) -> Transaction {
     db.begin_with(TransactionOptions { isolation, concurrency, ..Default::default() }).unwrap()
 }
 
@@ -29,7 +30,7 @@ fn value(read: Result<Option<Slice>>) -> String {
 }
 
 /// A step that has to wait for a lock.
-fn blocked<T>(step: Step<T, Error>) -> bool {
+pub(super) fn blocked<T>(step: &Step<T, Error>) -> bool {
     matches!(step, Step::Blocked(BlockedBy::Lock))
 }
 
@@ -60,7 +61,7 @@ fn a_read_for_update_is_protected_at_every_level() {
         let mut tx = begin(&db, isolation, LOCKING);
         assert_eq!(value(tx.get_for_update(&space, "a")), "2");
         let mut other = begin(&db, isolation, LOCKING);
-        assert!(blocked(other.step(|other| other.put(&space, "a", "3"))), "{isolation}");
+        assert!(blocked(&other.step(|other| other.put(&space, "a", "3"))), "{isolation}");
         tx.put(&space, "a", "4").unwrap();
         tx.commit().unwrap();
         assert!(matches!(other.step(|other| other.put(&space, "a", "5")), Step::Ready(())));
@@ -103,7 +104,7 @@ fn a_locked_range_keeps_phantoms_out_of_it_and_lets_others_be() {
     };
     assert!(matches!(optimistic("c").1, Step::Ready(_)));
     let (waiting, step) = optimistic("a");
-    assert!(blocked(step));
+    assert!(blocked(&step));
     drop(waiting);
     assert_eq!(db.stats().locks.waiting, 0, "a commit that is dropped waits no more");
     // To the end: nothing can come behind the last key, nor between.
@@ -114,7 +115,7 @@ fn a_locked_range_keeps_phantoms_out_of_it_and_lets_others_be() {
     }
     // Before the range and in an empty one.
     assert_eq!(tx.range(&space, "A".."B").rev().count(), 0);
-    assert!(blocked(optimistic("AB").1));
+    assert!(blocked(&optimistic("AB").1));
     assert!(matches!(optimistic("9").1, Step::Ready(_)));
     tx.put(&space, "a", "2").unwrap();
     tx.commit().unwrap();
@@ -174,7 +175,7 @@ fn each_policy_answers_a_lock_in_the_way_as_it_says() {
         let mut young = begin(&db, Isolation::Serializable, locking);
         let step = young.step(|young| young.put(&space, "a", "3"));
         match younger_waits {
-            true => assert!(blocked(step), "{policy:?}"),
+            true => assert!(blocked(&step), "{policy:?}"),
             false => match step {
                 Step::Aborted(error @ Error::LockRefused { .. }) => {
                     assert_eq!(error.retry(), Retry::Now);
@@ -196,11 +197,11 @@ fn a_step_that_is_run_again_keeps_the_end_of_its_wait() {
         waiter.put(&space, "a", "3")?;
         waiter.put(&space, "b", "3")
     };
-    assert!(blocked(waiter.step(both)));
+    assert!(blocked(&waiter.step(both)));
     let until = waiter.waits_until();
     assert!(until.is_some());
     // What it holds already is granted again, and gives the wait no more time.
-    assert!(blocked(waiter.step(both)));
+    assert!(blocked(&waiter.step(both)));
     assert_eq!(waiter.waits_until(), until);
     drop(holder);
     assert!(matches!(waiter.step(both), Step::Ready(())));
@@ -215,7 +216,7 @@ fn a_deadlock_is_found_and_its_victim_told_the_cycle() {
     first.put(&space, "a", "2").unwrap();
     let mut second = begin(&db, Isolation::Serializable, locking);
     second.put(&space, "b", "2").unwrap();
-    assert!(blocked(first.step(|first| first.put(&space, "b", "3"))));
+    assert!(blocked(&first.step(|first| first.put(&space, "b", "3"))));
     let [holder] = &first.waits_for()[..] else { panic!("{:?}", first.waits_for()) };
     assert_eq!((holder.age, holder.mode), (second.age(), LockMode::Exclusive));
     match second.step(|second| second.put(&space, "a", "3")) {
@@ -306,9 +307,7 @@ fn first_committer_wins_is_known_at_the_lock() {
 #[test]
 fn auto_locks_what_is_fought_for_and_moves_its_timestamp() {
     let (db, space) = database();
-    for _ in 0..4 {
-        db.core().warm(space.space().id, b"a", usize::MAX);
-    }
+    Steps::new(&db).heat(&space, "a");
     assert_eq!(db.stats().hot_keys, 1);
     let mut tx = begin(&db, Isolation::Serializable, Concurrency::Auto);
     assert_eq!(value(tx.get(&space, "b")), "1");
@@ -317,7 +316,7 @@ fn auto_locks_what_is_fought_for_and_moves_its_timestamp() {
     assert_eq!(db.stats().locks.held, 1);
     tx.put(&space, "a", "5").unwrap();
     let mut other = begin(&db, Isolation::Serializable, Concurrency::Auto);
-    assert!(blocked(other.step(|other| other.get(&space, "a"))));
+    assert!(blocked(&other.step(|other| other.get(&space, "a"))));
     tx.commit().unwrap();
     let Step::Ready(seen) = other.step(|other| other.get(&space, "a")) else { panic!() };
     assert_eq!(seen.as_deref(), Some(&b"5"[..]));
@@ -390,12 +389,12 @@ fn a_write_that_locks_only_at_its_commit_is_never_told_of_a_wound() {
     optimistic.put(&space, "b", "3").unwrap();
     let mut commit = optimistic.commit_steps();
     // It has the lock of the first key, and waits for that of the second.
-    assert!(blocked(commit.step()));
+    assert!(blocked(&commit.step()));
     assert!(age < holder.age());
     assert_eq!(value(old.get(&space, "a")), "1");
     assert_eq!(db.stats().locks.wounds, 1);
     holder.commit().unwrap();
-    assert!(blocked(commit.step()), "for the old one now");
+    assert!(blocked(&commit.step()), "for the old one now");
     old.commit().unwrap();
     assert!(matches!(commit.step(), Step::Ready(_)));
     assert_eq!(value(space.get("a")), "3");

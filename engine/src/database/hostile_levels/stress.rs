@@ -193,6 +193,8 @@ fn mix(builder: Builder) {
     for account in 0..ACCOUNTS {
         accounts.put(account.to_be_bytes(), 100u64.to_le_bytes()).unwrap();
     }
+    // Relaxed throughout: who sees that it is over late does one more, that nothing moves is looked for
+    // over seconds, and what was added is read when all threads have ended.
     let (over, moved) = (AtomicBool::new(false), AtomicU64::new(0));
     // What was added for sure, and what may have been.
     let (added, unsure) = (AtomicU64::new(0), AtomicU64::new(0));
