@@ -23,13 +23,14 @@
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use isolith::{Concurrency, DeadlockPolicy, Isolation, TransactionOptions};
 use isolith_bench::contention::{Contender, Mode, Reads, Turn, Work, key};
 use isolith_bench::paired::{Interval, interval, median};
+use isolith_bench::scratch::Scratch;
 use isolith_bench::zipf::{Random, Zipf};
 
 const OPTIMISTIC: Mode = Mode::Combining(Concurrency::Optimistic);
@@ -125,26 +126,6 @@ fn main() {
     println!("\n{:.0} s", start.elapsed().as_secs_f64());
 }
 
-/// A directory of the run's own, removed at its end.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new() -> Self {
-        let parent =
-            std::env::var_os("ISOLITH_BENCH_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
-        let path = parent.join(format!("isolith-contention-{}", std::process::id()));
-        #[expect(clippy::disallowed_methods, reason = "the benchmark's own directory")]
-        std::fs::create_dir_all(&path).expect("a directory to work in");
-        Self(path)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
 /// One contender for each mode, filled with the same keys.
 fn contenders(wanted: &Wanted, modes: &[Mode], keys: u64, scratch: &Path) -> Vec<Contender> {
     let directory = |mode: &Mode| scratch.join(mode.to_string().replace(':', "-"));
@@ -225,8 +206,8 @@ fn rmw(wanted: &Wanted) {
     let work = Work::short(wanted.reads);
     let mut promises = Vec::new();
     for &keys in &wanted.keys {
-        let scratch = Scratch::new();
-        let mut contenders = contenders(wanted, &wanted.modes, keys, &scratch.0);
+        let scratch = Scratch::new("contention");
+        let mut contenders = contenders(wanted, &wanted.modes, keys, scratch.path());
         let draw = Zipf::new(keys, 0.0);
         let mut rows = Rows(BTreeMap::new());
         for round in 0..=wanted.rounds {
@@ -293,8 +274,8 @@ fn sweep(wanted: &Wanted) {
     let works = works.iter().filter(|(name, _)| wanted.works.iter().any(|wanted| wanted == name));
     let works: Vec<_> = works.collect();
     let threads: Vec<usize> = wanted.threads.iter().copied().filter(|&n| n > 1).collect();
-    let scratch = Scratch::new();
-    let mut contenders = contenders(wanted, &modes, 1000, &scratch.0);
+    let scratch = Scratch::new("contention");
+    let mut contenders = contenders(wanted, &modes, 1000, scratch.path());
     let mut rows: Rows<(Point, usize)> = Rows(BTreeMap::new());
     let mut points = Vec::new();
     for (which, (name, work)) in works.iter().enumerate() {

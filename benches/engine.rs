@@ -14,13 +14,15 @@
 //! - `replay`: reopening a database after a clean close, in MB of log per second.
 
 use std::hint::black_box;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use isolith::storage::syscall::SyscallStorage;
 use isolith::storage::{BLOCK_BYTES, IoBuffer, Reach, Storage};
 use isolith::{CommitMode, Database, Durability, Keyspace};
+use isolith_bench::contention::key;
+use isolith_bench::scratch::Scratch;
 
 const KEYS: u64 = 1_000_000;
 const VALUE: [u8; 100] = [7; 100];
@@ -28,48 +30,19 @@ const VALUE: [u8; 100] = [7; 100];
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
     let wants = |part: &str| wanted.is_empty() || wanted.iter().any(|w| w == part);
-    let directory = Scratch::new();
+    let directory = Scratch::new("engine");
     if wants("points") {
         points();
     }
     if wants("buffered") {
-        buffered(&directory.0);
+        buffered(directory.path());
     }
     if wants("sync") {
-        sync(&directory.0);
+        sync(directory.path());
     }
     if wants("replay") {
-        replay(&directory.0);
+        replay(directory.path());
     }
-}
-
-/// A directory of the run's own, removed at its end.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new() -> Self {
-        let parent =
-            std::env::var_os("ISOLITH_BENCH_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
-        let path = parent.join(format!("isolith-bench-{}", std::process::id()));
-        #[expect(clippy::disallowed_methods, reason = "the benchmark's own directory")]
-        std::fs::create_dir_all(&path).expect("a directory to work in");
-        Self(path)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-/// Twenty bytes of key, spread over the whole key space.
-fn key(number: u64) -> [u8; 20] {
-    let mut key = [0; 20];
-    let spread = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    key[..8].copy_from_slice(&spread.to_be_bytes());
-    key[8..16].copy_from_slice(&number.to_be_bytes());
-    key
 }
 
 fn next(random: &mut u64) -> u64 {

@@ -362,7 +362,7 @@ fn memory(keys: &[[u8; 20]]) {
     println!("| memory of 1M keys | bytes a key, as asked of the allocator |");
     println!("|---|---|");
     for (at, name) in ["isolith", "crossbeam-skiplist", "RwLock<BTreeMap>"].iter().enumerate() {
-        // Relaxed, here and below: one thread counts.
+        // Relaxed, both: the counting part of the bench is single-threaded.
         LIVE_BYTES.store(0, Ordering::Relaxed);
         COUNTS.store(true, Ordering::Relaxed);
         let ours = Isolith::new();
@@ -375,6 +375,7 @@ fn memory(keys: &[[u8; 20]]) {
         for _ in 0..1000 {
             pin().flush();
         }
+        // Relaxed, both: as above.
         COUNTS.store(false, Ordering::Relaxed);
         let live = LIVE_BYTES.load(Ordering::Relaxed);
         println!("| {name} | {:.1} |", live as f64 / KEYS as f64);

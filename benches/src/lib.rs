@@ -2,4 +2,5 @@
 
 pub mod contention;
 pub mod paired;
+pub mod scratch;
 pub mod zipf;
