@@ -253,7 +253,7 @@ impl ReadSet {
 }
 
 #[cfg(all(test, not(loom)))]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     fn interval(text: &str) -> Interval {
@@ -290,20 +290,20 @@ mod tests {
         }
     }
 
-    /// All keys of up to `length` bytes out of an alphabet with zero in it.
-    fn keys(length: usize) -> Vec<Vec<u8>> {
+    /// All keys of up to `length` bytes, each smaller than `letters`.
+    pub(crate) fn keys(letters: u8, length: usize) -> Vec<Vec<u8>> {
         let mut keys: Vec<Vec<u8>> = vec![vec![]];
         for length in 0..length {
             let longer: Vec<_> = keys.iter().filter(|k| k.len() == length).cloned().collect();
             for key in longer {
-                keys.extend([0u8, 1, 2].map(|byte| [&key[..], &[byte]].concat()));
+                keys.extend((0..letters).map(|byte| [&key[..], &[byte]].concat()));
             }
         }
         keys
     }
 
     /// All intervals whose ends are among `keys`, included or not, or open.
-    fn intervals(keys: &[Vec<u8>]) -> Vec<Interval> {
+    pub(crate) fn intervals(keys: &[Vec<u8>]) -> Vec<Interval> {
         let ends = |key: &Vec<u8>| {
             let key = Slice::from(key.as_slice());
             [Bound::Included(key.clone()), Bound::Excluded(key), Bound::Unbounded]
@@ -318,8 +318,8 @@ mod tests {
 
     #[test]
     fn an_interval_is_empty_exactly_if_no_key_fits() {
-        let all = keys(3);
-        for interval in intervals(&keys(2)) {
+        let all = keys(3, 3);
+        for interval in intervals(&keys(3, 2)) {
             let any = all.iter().any(|key| interval.contains(key));
             assert_eq!(interval.is_empty(), !any, "{interval}");
         }
@@ -327,8 +327,8 @@ mod tests {
 
     #[test]
     fn intervals_overlap_exactly_if_a_key_lies_in_both() {
-        let all = keys(3);
-        let ends = [keys(1), vec![vec![0, 0], vec![1, 0]]].concat();
+        let all = keys(3, 3);
+        let ends = [keys(3, 1), vec![vec![0, 0], vec![1, 0]]].concat();
         let mut intervals = intervals(&ends);
         intervals.retain(|interval| !interval.is_empty());
         for a in &intervals {

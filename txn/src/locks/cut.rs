@@ -238,35 +238,15 @@ impl<'a> Span<'a> {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::read_set::KeyBound;
-
-    /// All keys of up to `length` bytes out of an alphabet with zero in it.
-    fn keys(length: usize) -> Vec<Vec<u8>> {
-        let mut keys: Vec<Vec<u8>> = vec![vec![]];
-        for length in 0..length {
-            let longer: Vec<_> = keys.iter().filter(|key| key.len() == length).cloned().collect();
-            keys.extend(longer.iter().flat_map(|key| [0u8, 1].map(|b| [&key[..], &[b]].concat())));
-        }
-        keys
-    }
-
-    fn intervals(keys: &[Vec<u8>]) -> Vec<Interval> {
-        let ends = |key: &Vec<u8>| {
-            let key = Slice::from(key.as_slice());
-            [Bound::Included(key.clone()), Bound::Excluded(key), Bound::Unbounded]
-        };
-        let ends: Vec<KeyBound> = keys.iter().flat_map(ends).collect();
-        let pairs = ends.iter().flat_map(|lower| ends.iter().map(move |upper| (lower, upper)));
-        pairs.map(|(l, u)| Interval { lower: l.clone(), upper: u.clone() }).collect()
-    }
+    use crate::read_set::tests::{intervals, keys};
 
     #[test]
     fn spans_are_asked_about_the_keys_that_they_hold() {
-        let all = keys(4);
+        let all = keys(2, 4);
         let held =
             |span: &Interval| -> Vec<bool> { all.iter().map(|k| span.contains(k)).collect() };
         let all_intervals: Vec<_> =
-            intervals(&keys(2)).into_iter().map(|i| (held(&i), i)).collect();
+            intervals(&keys(2, 2)).into_iter().map(|i| (held(&i), i)).collect();
         for (keys_a, a) in &all_intervals {
             assert_eq!(Span::of(a).is_empty(), !keys_a.contains(&true), "{a}");
             if Span::of(a).is_empty() {
