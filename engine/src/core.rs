@@ -701,6 +701,7 @@ impl Core {
             fights,
             visible,
             durable: if self.log.is_none() { visible } else { self.marks.durable() },
+            // Relaxed, all three: counts that order nothing.
             pruned_bytes: self.pruned_bytes.load(Ordering::Relaxed),
             expired: self.expired.load(Ordering::Relaxed),
             escalations: self.escalations.load(Ordering::Relaxed),
