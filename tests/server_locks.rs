@@ -762,6 +762,23 @@ fn the_past_can_be_read_as_long_as_it_is_kept() {
 }
 
 #[test]
+fn what_has_read_for_too_long_is_not_told_to_do_the_same_again() {
+    let server = Server::start(BINARY, &["--threads", "1", "--snapshot-age-max", "100ms"]);
+    let (mut client, mut writer) = (server.connect(), server.connect());
+    script(&mut client, "SET k old => +OK\n BEGIN => +OK\n GET k => \"old\"");
+    script(&mut writer, "SET k new => +OK");
+    let mut told = String::new();
+    until("what the transaction reads is given up", || {
+        told = client.line("GET k").to_string();
+        told != "\"old\""
+    });
+    assert!(told.starts_with("-SNAPSHOTTOOOLD retry=never "), "{told}");
+    let after = client.line("GET k").to_string();
+    assert!(after.starts_with("-ABORTED retry=never "), "{after}");
+    script(&mut client, "ROLLBACK => +OK\n GET k => \"new\"");
+}
+
+#[test]
 fn a_transaction_is_seen_from_within_and_from_outside() {
     let server = one_core();
     let (mut one, mut watcher) = (Numbered::new(&server), server.connect());

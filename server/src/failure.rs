@@ -8,12 +8,11 @@
 //! | `DEADLOCK` | a transaction lost its locks, or was refused one; nothing was done | begin again |
 //! | `LOCKTIMEOUT` | a lock was not to be had in time; the command did nothing | go on, or roll back |
 //! | `TXTIMEOUT` | a transaction has lasted too long; nothing was done | begin again |
-//! | `SNAPSHOTTOOOLD` | what the transaction reads is not kept any more | begin again |
+//! | `SNAPSHOTTOOOLD` | what the transaction reads is not kept any more | read anew, and be quicker |
 //! | `ABORTED` | the open transaction is rolled back already | send ROLLBACK |
 //! | `STALLED` | no room now (log, memory); nothing was done | try again later |
 //! | `READONLY` | no writes: read-only transaction, or the disk failed | read on, or look at the disk |
 //! | `COMMITUNKNOWN` | the log failed after the commit was decided | read back after a restart |
-//! | `CORRUPT` | damage was found | restore |
 //!
 //! Errors of the engine carry what a program decides by, behind the code: `retry=now`, `retry=locks`
 //! (again with CONCURRENCY LOCKING: it would only fail again without), `retry=after:10` (milliseconds),
@@ -78,8 +77,7 @@ pub(crate) fn remedy(error: &Error) -> Remedy {
         Error::Conflict { .. }
         | Error::Wounded { .. }
         | Error::Deadlock { .. }
-        | Error::LockRefused { .. }
-        | Error::SnapshotTooOld { .. } => Remedy::RunAgain,
+        | Error::LockRefused { .. } => Remedy::RunAgain,
         // Memory comes back when somebody deletes: that is for the clients to do.
         Error::Stalled { reason: StallReason::Memory { .. } } => Remedy::Tell,
         Error::Stalled { .. } => Remedy::Wait,
@@ -111,8 +109,6 @@ pub(crate) fn describe(error: &Error, age: Option<Age>) -> String {
 /// What a program decides on its next try by: see the head of this file.
 pub(crate) fn hint(error: &Error, age: Option<Age>) -> String {
     let hint = match error.retry() {
-        // A new transaction reads anew.
-        _ if matches!(error, Error::SnapshotTooOld { .. }) => return retry_now(age),
         Retry::Never => "retry=never".to_owned(),
         Retry::Now => return retry_now(age),
         Retry::WithLocks => "retry=locks".to_owned(),

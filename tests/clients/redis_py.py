@@ -2,8 +2,11 @@
 
 import sys
 import threading
+import time
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 port = int(sys.argv[1])
 
@@ -129,5 +132,57 @@ for thread in threads:
     thread.join()
 assert r.mget("left", "right") == ["20", "180"], r.mget("left", "right")
 assert r.execute_command("CLIENT WAITING") in ([], {})
+
+
+# The same operation by operation, as docs/transactions.md shows it.
+def transact(client, work, terms=""):
+    again = ""
+    while True:
+        try:
+            client.execute_command(*f"BEGIN {terms}{again}".split())
+            work(client)
+            return client.execute_command("COMMIT")
+        except Exception as error:
+            try:
+                client.execute_command("ROLLBACK")
+            except redis.RedisError:
+                pass  # it is over already: a COMMIT that fails ends it, and so does a lost connection
+            words = dict(word.split("=", 1) for word in str(error).split() if "=" in word)
+            retry = words.get("retry", "never")
+            if not isinstance(error, redis.ResponseError) or retry == "never":
+                raise
+            if retry.startswith("after:"):
+                time.sleep(int(retry.removeprefix("after:")) / 1000)
+            again = " CONCURRENCY LOCKING" if retry == "locks" else ""
+            again += f" AGE {words['age']}" if "age" in words else ""
+
+
+def move(client):
+    client.set("left", int(client.get("left")) - 1)
+    client.set("right", int(client.get("right")) + 1)
+
+
+def work_singly(terms):
+    client = redis.Redis(port=port, single_connection_client=True, retry=Retry(NoBackoff(), 0))
+    for _ in range(5):
+        transact(client, move, terms)
+
+
+threads = [
+    threading.Thread(target=work_singly, args=(terms,))
+    for terms in ("", "ISOLATION SNAPSHOT", "CONCURRENCY LOCKING LOCKTIMEOUT 1", "DEADLOCK NO-WAIT")
+]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert r.mget("left", "right") == ["0", "200"], r.mget("left", "right")
+one = redis.Redis(port=port, single_connection_client=True, retry=Retry(NoBackoff(), 0))
+try:
+    transact(one, lambda client: client.set("never", 1) and client.execute_command("NONSENSE"))
+    raise AssertionError("what cannot succeed is told")
+except redis.ResponseError as error:
+    assert str(error).startswith("unknown command"), error
+assert one.get("never") is None and one.execute_command("BEGIN")
 
 print("ok")

@@ -24,7 +24,8 @@ pub(crate) fn markdown() -> String {
          | `LOCKTIMEOUT` | a lock was not to be had in time; the command did nothing | the same \
          command again, or ROLLBACK |\n\
          | `TXTIMEOUT` | the transaction has lasted too long; nothing was done | begin again |\n\
-         | `SNAPSHOTTOOOLD` | what it reads is not kept any more | begin again |\n\
+         | `SNAPSHOTTOOOLD` | what it reads is not kept any more (`--snapshot-age-max`) | \
+         read anew, and be quicker |\n\
          | `ABORTED` | the open transaction is rolled back already | send ROLLBACK |\n\
          | `STALLED` | no room at the moment (log, memory); nothing was done | try again later |\n\
          | `READONLY` | a READ ONLY transaction, or a log that failed | reads go on |\n\

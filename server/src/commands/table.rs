@@ -377,7 +377,9 @@ pub(crate) static TABLE: &[Spec] = &[
             optimistic at first. READ-UNCOMMITTED is READ-COMMITTED. DEADLOCK is for LOCKING, and \
             implies it; `LOCKING:WAIT-DIE` says both. TIMEOUT ends the whole transaction, and with it \
             each wait for a lock; LOCKTIMEOUT ends a wait alone; 0 is no end. Conflicts and deadlocks are \
-            the client's to retry: their errors carry `age=…` for the AGE of the next try. READ ONLY \
+            the client's to retry: their errors carry `age=…` for the AGE of the next try. Where it is \
+            READ-COMMITTED and OPTIMISTIC, two that change one value by what it is (INCR, APPEND, …) may \
+            both commit, and one change is lost, unless GETFORUPDATE comes before it. READ ONLY \
             never waits and never conflicts. AT shows what was acknowledged by then, as \
             far as `--retention` keeps it. An idle transaction is rolled back after a time limit \
             (`--transaction-idle`); so is that of a lost connection.",
