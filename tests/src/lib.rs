@@ -23,6 +23,7 @@
 //! | [`picture`] | an anomaly as data, and as prose, lanes, a page and a test |
 //! | [`executor`] | waits for futures, in thirty lines |
 //! | [`history`] | a recorded history as data |
+//! | [`laboratory`] | scenarios, played through all their interleavings against a target |
 //! | [`server`] | starts the real binary and speaks to it |
 
 #![forbid(unsafe_code)]
@@ -47,6 +48,8 @@ pub mod explorer;
 pub mod acknowledged;
 
 pub mod crash;
+
+pub mod laboratory;
 
 pub mod threads;
 
