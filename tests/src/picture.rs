@@ -7,6 +7,12 @@
 //! 2. Keys and values are any bytes; they are escaped where they are shown.
 //! 3. The events are in order of time, across all lanes: that is the schedule.
 
+pub mod samples;
+pub mod selection;
+pub mod terminal;
+pub mod text;
+pub mod words;
+
 /// Everything there is to say about one history, or the part of it that matters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Picture {
