@@ -9,6 +9,7 @@
 
 pub mod samples;
 pub mod selection;
+pub mod table;
 pub mod terminal;
 pub mod text;
 pub mod words;
