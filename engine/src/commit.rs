@@ -14,7 +14,7 @@
 //!    it is visible: whoever gets a lock meanwhile waits for its end before reading (rules 8, 13).
 //!
 //! **Combining** (flat combining: Hendler, Incze, Shavit and Tzafrir): a committer that finds the
-//! window free leads; others queue their request and wait for the leader's word. No wake-up is lost:
+//! window free, or free soon, leads; others queue their request and wait for the leader's word. No wake-up is lost:
 //! a committer queues, fences, then tries the window; a leader releases the window, fences, then
 //! looks at the queue. One of the two sees the other.
 
@@ -40,6 +40,9 @@ const QUEUE_REQUESTS: usize = 1024;
 const ROUND_REQUESTS: usize = 16;
 /// Looks at the outcome before a waiting committer goes to sleep.
 const SPINS: u32 = 2000;
+/// Looks at the window before a committer queues: about as long as a decision or two. Led by another, a
+/// commit moves from one core's cache to the other's and back, which costs more than to wait so long.
+const TRIES: u32 = 200;
 
 /// A request with what the log gets of it.
 #[derive(Debug)]
@@ -157,7 +160,7 @@ impl Pipeline {
             CommitMode::Stepped => self.enqueue(commit),
             CommitMode::Combining => {
                 let guard = pin();
-                if let Some(window) = self.window.try_lock() {
+                if let Some(window) = self.window_soon() {
                     let own = std::iter::once(Arc::clone(commit));
                     self.tenure(window, own.chain(self.queued()), &guard);
                     drop(guard);
@@ -171,6 +174,19 @@ impl Pipeline {
             }
         }
         commit.request.state.outcome()
+    }
+
+    /// The window, if it is free by now or soon.
+    fn window_soon(&self) -> Option<MutexGuard<'_, Window>> {
+        for _ in 0..TRIES {
+            if !self.window.is_locked()
+                && let Some(window) = self.window.try_lock()
+            {
+                return Some(window);
+            }
+            std::hint::spin_loop();
+        }
+        None
     }
 
     fn enqueue(&self, commit: &Arc<Commit>) {
@@ -201,7 +217,8 @@ impl Pipeline {
 
     /// The queued requests, oldest first.
     fn queued(&self) -> impl Iterator<Item = Arc<Commit>> {
-        std::iter::from_fn(|| self.queue.pop())
+        // An empty queue is found so by two loads; `pop` would fence.
+        std::iter::from_fn(|| (!self.queue.is_empty()).then(|| self.queue.pop()).flatten())
     }
 
     /// Holds the window for one round, then wakes those who sleep and drops what nobody needs any
