@@ -33,6 +33,11 @@ use isolith_bench::paired::{Interval, interval, median};
 use isolith_bench::scratch::Scratch;
 use isolith_bench::zipf::{Random, Zipf};
 
+// The server's choice: the system's allocator has threads wait for each other where one frees what
+// another has allocated, and that would be measured.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const OPTIMISTIC: Mode = Mode::Combining(Concurrency::Optimistic);
 const LOCKING: Mode = Mode::Combining(Concurrency::Locking(DeadlockPolicy::WoundWait));
 const AUTO: Mode = Mode::Combining(Concurrency::Auto);
