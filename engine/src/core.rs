@@ -9,6 +9,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::Waker;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use isolith_index::{Memtable, PruneView, Value, pin};
@@ -22,6 +23,7 @@ use isolith_wal::{
 };
 use parking_lot::{Mutex, RwLock};
 
+use crate::admission::Admission;
 use crate::background::Background;
 use crate::catalog::Catalog;
 use crate::commit::{Commit, Pipeline};
@@ -65,6 +67,7 @@ pub(crate) struct Core {
     registry: Arc<SnapshotRegistry>,
     pipeline: Pipeline,
     locks: Arc<LockTable>,
+    admission: Arc<Admission>,
     heat: Heat,
     timers: Arc<Timers>,
     log: Option<Arc<Log>>,
@@ -161,6 +164,7 @@ impl Core {
                 recovered.first_new,
             ),
             locks,
+            admission: Admission::new(thread::available_parallelism().map_or(1, usize::from)),
             heat: Heat::new(),
             timers: Arc::default(),
             lock_timeout: options.lock_timeout,
@@ -246,6 +250,10 @@ impl Core {
         &self.locks
     }
 
+    pub(crate) fn admission(&self) -> &Arc<Admission> {
+        &self.admission
+    }
+
     pub(crate) fn heat(&self) -> &Heat {
         &self.heat
     }
@@ -293,6 +301,7 @@ impl Core {
 
     /// The error for a transaction that lost its locks.
     pub(crate) fn wounded(&self, locks: &LockOwner) -> Error {
+        self.admission.trouble();
         locks.wounded_by().map_or(Error::Closed, |wound| self.refused(wound.into()))
     }
 
@@ -705,6 +714,7 @@ impl Core {
             pruned_bytes: self.pruned_bytes.load(Ordering::Relaxed),
             expired: self.expired.load(Ordering::Relaxed),
             escalations: self.escalations.load(Ordering::Relaxed),
+            admission_waits: self.admission.waits(),
             log: self.log.as_ref().map(|log| log.stats()),
         }
     }

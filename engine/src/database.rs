@@ -331,8 +331,9 @@ impl Backoff {
         self.random ^= self.random << 17;
         self.tries += 1;
         if self.tries <= 3 {
-            for _ in 0..self.random % (16 << self.tries) {
-                std::hint::spin_loop();
+            // Whoever was in the way may be waiting for this core.
+            for _ in 0..1 << self.tries {
+                std::thread::yield_now();
             }
             return;
         }

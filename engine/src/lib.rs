@@ -50,6 +50,7 @@ mod options;
 mod transaction;
 
 mod acknowledge;
+mod admission;
 mod catalog;
 mod commit;
 mod core;

@@ -47,6 +47,9 @@ pub struct Stats {
     /// Transactions of [`Concurrency::Auto`](crate::Concurrency::Auto) that locked everything after
     /// several aborts.
     pub escalations: u64,
+    /// Transactions that had to wait before their first lock, because more fought for locks than there
+    /// are cores.
+    pub admission_waits: u64,
     /// The last commit that is visible.
     pub visible: Lsn,
     /// The last commit that is on stable storage.

@@ -15,6 +15,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
@@ -25,6 +26,7 @@ use isolith_txn::{
 };
 
 use super::{Transaction, policy};
+use crate::admission::Pass;
 use crate::core::Core;
 use crate::error::{Error, LockHolder, Result};
 use crate::keyspace::Keyspace;
@@ -95,17 +97,49 @@ impl Patience {
     }
 }
 
-/// Unparks the thread that it was made for.
-struct Unpark(Thread);
+/// How often a thread that waits for a lock gives way before it parks: about what parking and waking
+/// cost, so that a wait costs at most twice what the better choice would have (Karlin, Li, Manasse and
+/// Owicki, 1991). Who holds the lock may be waiting for this very core.
+const YIELDS: u32 = 64;
 
-impl Wake for Unpark {
+/// Wakes the thread that it was made for.
+struct Sleeper {
+    thread: Thread,
+    woken: AtomicBool,
+}
+
+impl Sleeper {
+    fn current() -> Arc<Self> {
+        Arc::new(Self { thread: thread::current(), woken: AtomicBool::new(false) })
+    }
+
+    /// Waits until it is woken, or for so long; may come back without need.
+    fn wait(&self, timeout: Duration) {
+        for _ in 0..YIELDS {
+            // Acquire, here and below: pairs with the Release in `wake`. Nothing is read on its
+            // account but the lock table, which has a mutex.
+            if self.woken.swap(false, Ordering::Acquire) {
+                return;
+            }
+            thread::yield_now();
+        }
+        thread::park_timeout(timeout);
+        self.woken.swap(false, Ordering::Acquire);
+    }
+}
+
+impl Wake for Sleeper {
     fn wake(self: Arc<Self>) {
-        self.0.unpark();
+        self.woken.store(true, Ordering::Release);
+        self.thread.unpark();
     }
 }
 
 thread_local! {
-    static UNPARK: Waker = Waker::from(Arc::new(Unpark(thread::current())));
+    static SLEEPER: (Arc<Sleeper>, Waker) = {
+        let sleeper = Sleeper::current();
+        (Arc::clone(&sleeper), Waker::from(sleeper))
+    };
 }
 
 /// Asks for a lock, and waits for it as `patience` has it. False: it would have to wait, and may not.
@@ -123,7 +157,7 @@ pub(crate) fn acquire(
             true => locks.lock(space, what, mode, patience.waker.as_ref()),
             // The fast path asks without a waker; who has to wait asks again with one.
             false if first => locks.lock(space, what, mode, None),
-            false => UNPARK.with(|unpark| locks.lock(space, what, mode, Some(unpark))),
+            false => SLEEPER.with(|(_, waker)| locks.lock(space, what, mode, Some(waker))),
         };
         match step {
             LockStep::Granted => {
@@ -132,6 +166,7 @@ pub(crate) fn acquire(
             }
             LockStep::Refused(refusal) => {
                 patience.wait = None;
+                core.admission().trouble();
                 if let LockTarget::Key(key) = what {
                     core.warm(space.id, key, Heat::WAIT);
                 }
@@ -149,6 +184,7 @@ pub(crate) fn acquire(
         let until = match &patience.wait {
             Some(wait) if wait.is_for(space.id, what, mode) => wait.until,
             _ => {
+                core.admission().trouble();
                 if let LockTarget::Key(key) = what {
                     core.warm(space.id, key, Heat::WAIT);
                 }
@@ -172,7 +208,7 @@ pub(crate) fn acquire(
         if first {
             first = false;
         } else {
-            thread::park_timeout(until - now);
+            SLEEPER.with(|(sleeper, _)| sleeper.wait(until - now));
         }
     }
 }
@@ -180,6 +216,8 @@ pub(crate) fn acquire(
 /// What a transaction has of the lock table, and how it waits.
 pub(super) struct Locking {
     locks: OnceCell<Arc<LockOwner>>,
+    /// Its place among those who fight for locks, if they are restricted.
+    pass: OnceCell<Option<Pass>>,
     age: Cell<Option<Age>>,
     policy: DeadlockPolicy,
     /// The end of the whole transaction.
@@ -200,6 +238,7 @@ impl Locking {
         let lock_timeout = lock_timeout.min(FOREVER);
         Self {
             locks: OnceCell::new(),
+            pass: OnceCell::new(),
             age: Cell::new(options.age),
             policy: policy(options.concurrency),
             deadline,
@@ -265,8 +304,11 @@ impl Transaction {
         what: LockTarget<'_>,
         mode: LockMode,
     ) -> Result<()> {
-        let owner = self.locking.owner(&self.open);
         let mut patience = self.locking.patience.borrow_mut();
+        if !patience.steps {
+            self.locking.pass.get_or_init(|| self.open.admission().enter());
+        }
+        let owner = self.locking.owner(&self.open);
         // A body that goes on though it was told to wait: another request would take the place of the one
         // that is queued, and nobody would wake the step.
         if patience.steps && self.locking.blocked.get().is_some() {
