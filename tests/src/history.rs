@@ -259,6 +259,13 @@ pub struct Transaction {
     pub commit: Option<NonZeroU64>,
     /// The line of the source that told of it (its completion, or else its invocation); 0 if none.
     pub line: u32,
+    /// Its operations, once it was pushed.
+    pub operations: Place,
+}
+
+/// Where a transaction's operations lie.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Place {
     first: u32,
     count: u32,
 }
@@ -281,8 +288,7 @@ impl Transaction {
             level: None,
             commit: None,
             line: 0,
-            first: 0,
-            count: 0,
+            operations: Place::default(),
         }
     }
 }
@@ -458,8 +464,8 @@ impl History {
 
     /// Adds a transaction with its operations, which were made by this history.
     pub fn push(&mut self, mut transaction: Transaction, operations: &[Operation]) {
-        transaction.first = self.operations.len() as u32;
-        transaction.count = operations.len() as u32;
+        let first = self.operations.len() as u32;
+        transaction.operations = Place { first, count: operations.len() as u32 };
         self.operations.extend_from_slice(operations);
         self.transactions.push(transaction);
     }
@@ -480,7 +486,7 @@ impl History {
 
     /// The operations of a transaction, by its place.
     pub fn operations(&self, transaction: usize) -> &[Operation] {
-        let Transaction { first, count, .. } = self.transactions[transaction];
+        let Place { first, count } = self.transactions[transaction].operations;
         &self.operations[first as usize..first as usize + count as usize]
     }
 

@@ -23,6 +23,7 @@
 //! | [`picture`] | an anomaly as data, and as prose, lanes, a page and a test |
 //! | [`executor`] | waits for futures, in thirty lines |
 //! | [`history`] | a recorded history as data |
+//! | [`checker`] | judges one at an isolation level |
 //! | [`laboratory`] | scenarios, played through all their interleavings against a target |
 //! | [`server`] | starts the real binary and speaks to it |
 
@@ -60,6 +61,8 @@ pub mod picture;
 pub mod executor;
 
 pub mod history;
+
+pub mod checker;
 
 pub mod server;
 

@@ -1,0 +1,229 @@
+//! From the edges that a workload infers to the forbidden cycles among them.
+//!
+//! A workload gives its edges twice: once to cut the graph into components, and once more, with keys
+//! and values, for those few that lie inside a component. So a history without cycles keeps no
+//! evidence in memory.
+
+use std::collections::HashMap;
+
+use crate::history::{Base, History, Order};
+
+use super::anomaly::{Anomaly, Phenomenon};
+use super::cycles::Component;
+use super::graph::{Adjacency, Chain, Levels, components, possible, sessions};
+use super::question::{Gathered, Question};
+use super::witness::{Dependency, Edge, Witness};
+
+/// What calls its argument for each edge of data.
+pub(super) type Edges<'a> = dyn Fn(&mut dyn FnMut(Edge)) + 'a;
+
+/// Gathers the forbidden cycles. Gives whether any transaction depends on another at all.
+pub(super) fn gather(
+    history: &History,
+    levels: &Levels,
+    question: &Question,
+    edges: &Edges<'_>,
+    gathered: &mut Gathered,
+) -> bool {
+    let counts = |edge: &Edge| levels.counts(edge.from, edge.to, edge.kind);
+    let (found, any) = cut(history, levels, edges, &counts);
+    let mut steps_left = question.budget.steps;
+    within(history, levels, edges, &counts, found, &mut |members, edges| {
+        let component = Component::new(history, levels, members, edges);
+        steps_left = steps_left.saturating_sub(component.gather(gathered, steps_left));
+    });
+    if levels.any(is_causal) {
+        fractures(history, levels, edges, gathered);
+    }
+    any
+}
+
+/// The components among the edges that count, and whether there is any edge.
+fn cut(
+    history: &History,
+    levels: &Levels,
+    edges: &Edges<'_>,
+    counts: &dyn Fn(&Edge) -> bool,
+) -> (Vec<Vec<u32>>, bool) {
+    let nodes = history.transactions().len();
+    let mut pairs: Vec<(u32, u32)> = Vec::with_capacity(history.operation_count());
+    let mut any = false;
+    edges(&mut |edge| {
+        any = true;
+        if counts(&edge) {
+            pairs.push((edge.from, edge.to));
+        }
+    });
+    sessions(history, levels, &mut |edge| pairs.push((edge.from, edge.to)));
+    let chain = Chain::new(history, levels, None);
+    let any = any || !pairs.is_empty() || chain.has_pairs();
+    let adjacency = Adjacency::new(nodes, &pairs);
+    drop(pairs);
+    (components(&adjacency, nodes, &chain), any)
+}
+
+/// Calls `visit` for each component with its edges.
+fn within(
+    history: &History,
+    levels: &Levels,
+    edges: &Edges<'_>,
+    counts: &dyn Fn(&Edge) -> bool,
+    found: Vec<Vec<u32>>,
+    visit: &mut dyn FnMut(Vec<u32>, &[Edge]),
+) {
+    if found.is_empty() {
+        return;
+    }
+    const NONE: u32 = u32::MAX;
+    let mut of = vec![NONE; history.transactions().len()];
+    for (number, members) in found.iter().enumerate() {
+        for member in members {
+            of[*member as usize] = number as u32;
+        }
+    }
+    let mut inside: Vec<(u32, Edge)> = Vec::new();
+    let mut take = |edge: Edge| {
+        let number = of[edge.from as usize];
+        if number != NONE && number == of[edge.to as usize] {
+            inside.push((number, edge));
+        }
+    };
+    edges(&mut |edge| {
+        if counts(&edge) {
+            take(edge);
+        }
+    });
+    sessions(history, levels, &mut take);
+    inside.sort_by_key(|(number, _)| *number);
+    let mut rest = &inside[..];
+    for (number, members) in found.into_iter().enumerate() {
+        let here = rest.iter().take_while(|(of, _)| *of as usize == number).count();
+        let edges: Vec<Edge> = rest[..here].iter().map(|(_, edge)| *edge).collect();
+        rest = &rest[here..];
+        visit(members, &edges);
+    }
+}
+
+fn is_causal(level: crate::history::Level) -> bool {
+    matches!(level.base, Base::ReadAtomic | Base::Causal)
+}
+
+/// Gathers what read-atomic and causal forbid besides cycles of information: somebody saw a
+/// transaction (for causal also through others), and of a key that this one wrote an older version.
+fn fractures(history: &History, levels: &Levels, edges: &Edges<'_>, gathered: &mut Gathered) {
+    let counts = |edge: &Edge| match edge.kind {
+        Dependency::Rw => is_causal(levels.of(edge.from)),
+        Dependency::RwPredicate => false,
+        _ => true,
+    };
+    let (found, _) = cut(history, levels, edges, &counts);
+    within(history, levels, edges, &counts, found, &mut |members, edges| {
+        let fractured = Fractured::new(levels, edges);
+        for reader in members {
+            if let Some(cycle) = fractured.of(reader) {
+                let order = match cycle.iter().any(|edge| edge.kind.is_order()) {
+                    true => Order::Session,
+                    false => Order::Any,
+                };
+                let anomaly = Anomaly { phenomenon: Phenomenon::GSingleItem, order };
+                gathered.meet(anomaly, cycle.len(), || Witness::cycle(cycle));
+            }
+        }
+    });
+}
+
+/// A component, to look for fractured reads in.
+struct Fractured<'a> {
+    levels: &'a Levels,
+    /// Edges of information, by where they end.
+    informed: HashMap<u32, Vec<Edge>>,
+    /// Anti-dependencies, by where they start.
+    overtaken: HashMap<u32, Vec<Edge>>,
+    /// Write dependencies, by where they start.
+    replaced: HashMap<u32, Vec<Edge>>,
+}
+
+impl<'a> Fractured<'a> {
+    fn new(levels: &'a Levels, edges: &[Edge]) -> Fractured<'a> {
+        let (mut informed, mut overtaken, mut replaced) =
+            (HashMap::new(), HashMap::new(), HashMap::new());
+        for edge in edges {
+            let (map, at): (&mut HashMap<u32, Vec<Edge>>, u32) = match edge.kind {
+                Dependency::Ww => (&mut replaced, edge.from),
+                Dependency::Rw | Dependency::RwPredicate => (&mut overtaken, edge.from),
+                _ => (&mut informed, edge.to),
+            };
+            map.entry(at).or_default().push(*edge);
+        }
+        Fractured { levels, informed, overtaken, replaced }
+    }
+
+    /// The cycle of a reader whose reads are fractured.
+    fn of(&self, reader: u32) -> Option<Vec<Edge>> {
+        let overtaken = self.overtaken.get(&reader)?;
+        let seen = self.seen(reader);
+        overtaken.iter().find_map(|edge| {
+            let mut path = vec![*edge];
+            loop {
+                let last = path[path.len() - 1];
+                if seen.contains_key(&last.to) {
+                    self.back(&seen, last.to, reader, &mut path);
+                    return Some(path);
+                }
+                let next = self.replaced.get(&last.to)?;
+                let next = next.iter().find(|next| next.key == edge.key)?;
+                if path.iter().any(|before| before.from == next.from) {
+                    return None;
+                }
+                path.push(*next);
+            }
+        })
+    }
+
+    /// Whom a reader has seen, each with the edge that leads on to the reader.
+    fn seen(&self, reader: u32) -> HashMap<u32, Edge> {
+        let mut seen = HashMap::new();
+        let mut queue = std::collections::VecDeque::from([reader]);
+        let through = self.levels.of(reader).base == Base::Causal;
+        while let Some(node) = queue.pop_front() {
+            for edge in self.informed.get(&node).into_iter().flatten() {
+                if edge.from != reader && !seen.contains_key(&edge.from) {
+                    seen.insert(edge.from, *edge);
+                    if through {
+                        queue.push_back(edge.from);
+                    }
+                }
+            }
+        }
+        seen
+    }
+
+    fn back(&self, seen: &HashMap<u32, Edge>, from: u32, reader: u32, path: &mut Vec<Edge>) {
+        let mut at = from;
+        while let Some(edge) = seen.get(&at).filter(|_| at != reader) {
+            path.push(*edge);
+            at = edge.to;
+        }
+    }
+}
+
+/// Gathers where commit timestamps contradict what was observed.
+pub(super) fn timestamps(history: &History, edges: &Edges<'_>, gathered: &mut Gathered) {
+    let transactions = history.transactions();
+    if transactions.iter().all(|transaction| transaction.commit.is_none()) {
+        return;
+    }
+    edges(&mut |edge| {
+        let (from, to) = (&transactions[edge.from as usize], &transactions[edge.to as usize]);
+        let informs =
+            matches!(edge.kind, Dependency::Ww | Dependency::Wr | Dependency::WrPredicate);
+        let Some((first, second)) = from.commit.zip(to.commit).filter(|_| informs) else { return };
+        if first > second && possible(from) && possible(to) {
+            gathered.meet(Phenomenon::TimestampOrder.into(), 2, || Witness {
+                transactions: vec![edge.from as usize, edge.to as usize],
+                edges: vec![edge],
+                because: format!("the engine says that T1 committed at {first} and T2 at {second}"),
+            });
+        }
+    });
+}
