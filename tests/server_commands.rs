@@ -291,6 +291,35 @@ fn databases_are_apart() {
 }
 
 #[test]
+fn ranges_are_deleted_whatever_they_hold() {
+    check(
+        r#"
+        MSET b 2 a 1 d 4 c 3 => +OK
+        DELRANGE b d => +OK
+        RANGE - + => ["a", "1", "d", "4"]
+        DELRANGE d a => +OK
+        DELRANGE a a => +OK
+        DELRANGE x z => +OK
+        MULTI => +OK
+        DELRANGE - b => +QUEUED
+        SET b 5 => +QUEUED
+        RANGE - + => +QUEUED
+        EXEC => [+OK, +OK, ["b", "5", "d", "4"]]
+        BEGIN READ ONLY => +OK
+        DELRANGE - + => -READONLY this transaction was begun as READ ONLY; ROLLBACK and begin another
+        ROLLBACK => +OK
+        BEGIN => +OK
+        DELRANGE - + => +OK
+        RANGE - + => []
+        ROLLBACK => +OK
+        DELRANGE c + => +OK
+        RANGE - + => ["b", "5"]
+        DELRANGE a => -ERR wrong number of arguments for 'delrange' command
+        "#,
+    );
+}
+
+#[test]
 fn ranges_come_in_order_from_either_end() {
     check(
         r#"

@@ -141,14 +141,12 @@ impl Cx<'_> {
         }
     }
 
-    /// Deletes everything in a database.
-    pub(crate) fn clear(&mut self, db: u8) -> Result<(), Failure> {
+    /// Deletes everything within `bounds` in a database.
+    pub(crate) fn delete_range(&mut self, db: u8, bounds: Bounds) -> Result<(), Failure> {
         let keyspace = self.shared.keyspace(db);
         match &mut self.store {
-            Store::Transaction(txn) => {
-                txn.delete_range(keyspace, ..)?;
-                Ok(())
-            }
+            Store::Transaction(_) if is_empty(&bounds) => Ok(()),
+            Store::Transaction(txn) => Ok(txn.delete_range(keyspace, bounds)?),
             _ => Err(read_only()),
         }
     }

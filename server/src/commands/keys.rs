@@ -13,6 +13,8 @@ use std::ops::{Bound, ControlFlow};
 
 /// What one SCAN looks at, at most: COUNT is a wish.
 const SCAN_COUNT_MAX: i64 = 100_000;
+/// The bounds of a whole database.
+const ALL: Bounds = (Bound::Unbounded, Bound::Unbounded);
 
 /// `DEL key [key ...]`, `UNLINK key [key ...]`
 pub(super) fn del(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
@@ -307,6 +309,13 @@ pub(super) fn bounds(start: &[u8], end: &[u8]) -> Bounds {
     (start, end)
 }
 
+/// `DELRANGE start end`: bounds as those of RANGE.
+pub(super) fn delete_range(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
+    cx.delete_range(cx.session.db, bounds(args.at(1), args.at(2)))?;
+    reply.ok();
+    Ok(())
+}
+
 /// `RANGE start end [LIMIT n] [REV]`: start included, end excluded, `-` and `+` for open ends.
 pub(super) fn range(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
     let (start, end) = bounds(args.at(1), args.at(2));
@@ -365,7 +374,7 @@ pub(super) fn dbsize(cx: &mut Cx<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Out
 /// `FLUSHDB [ASYNC | SYNC]`
 pub(super) fn flushdb(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
     flush_mode(args)?;
-    cx.clear(cx.session.db)?;
+    cx.delete_range(cx.session.db, ALL)?;
     reply.ok();
     Ok(())
 }
@@ -374,7 +383,7 @@ pub(super) fn flushdb(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) ->
 pub(super) fn flushall(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
     flush_mode(args)?;
     for db in 0..crate::shared::DATABASES {
-        cx.clear(db)?;
+        cx.delete_range(db, ALL)?;
     }
     reply.ok();
     Ok(())

@@ -393,6 +393,14 @@ pub(crate) static TABLE: &[Spec] = &[
             `-COMMITUNKNOWN` that the log failed, and that only a restart will tell.",
         )
         .runs(Handler::Control(transactions::commit)),
+    Spec::new(Group::Isolith, "delrange", 3, NO_KEYS, OURS)
+        .syntax("DELRANGE start end")
+        .does("Deletes the keys from start (included) to end (excluded).")
+        .note(
+            "One deletion of the whole range, whatever it holds: nothing is read, so that it does not \
+            tell how many keys there were. Bounds are those of RANGE.",
+        )
+        .runs(Handler::Write(keys::delete_range)),
     Spec::new(Group::Isolith, "getforshare", 2, ONE_KEY, OURS)
         .syntax("GETFORSHARE key")
         .does("Gives the value, or null; nobody changes the key before the commit.")
