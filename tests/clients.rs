@@ -2,26 +2,12 @@
 //! (Debian's redis-server) as the oracle of our replies. Where a program is not installed its test
 //! says so and passes; CI installs them.
 
-use isolith_testkit::server::{Client, REPLY_WAIT, Server, Value};
+use isolith_testkit::redis::{Redis, there};
+use isolith_testkit::server::{Server, Value};
 use std::io::Write;
-use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::process::{Command, Stdio};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_isolith");
-
-/// True if `program` can be run; says so if not.
-fn there(program: &str, arguments: &[&str]) -> bool {
-    let found = Command::new(program)
-        .args(arguments)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .is_ok_and(|status| status.success());
-    if !found {
-        eprintln!("SKIPPED: `{program} {}` does not run here", arguments.join(" "));
-    }
-    found
-}
 
 fn cli(server: &Server, arguments: &[&str], input: &str) -> String {
     let port = server.address().port().to_string();
@@ -100,49 +86,6 @@ fn redis_py() {
     );
 }
 
-/// A Redis of its own, ended with the test.
-struct Redis {
-    child: Child,
-    port: u16,
-    _directory: tempfile::TempDir,
-}
-
-impl Redis {
-    fn start() -> Redis {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        // Free a moment ago: nobody else takes ports that fast.
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let port = listener.local_addr().expect("an address").port();
-        drop(listener);
-        let child = Command::new("redis-server")
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
-            .args(["--appendonly", "no", "--dir"])
-            .arg(directory.path())
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("redis-server starts");
-        Redis { child, port, _directory: directory }
-    }
-
-    fn connect(&self) -> Client {
-        let limit = Instant::now() + REPLY_WAIT;
-        loop {
-            match Client::connect(([127, 0, 0, 1], self.port).into()) {
-                Ok(client) => return client,
-                Err(error) => assert!(Instant::now() < limit, "{error}"),
-            }
-            std::thread::yield_now();
-        }
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 /// A random number generator whose runs can be repeated.
 struct Random(u64);
 
@@ -206,10 +149,8 @@ fn random_command(random: &mut Random) -> String {
 
 #[test]
 fn replies_are_those_of_redis() {
-    if !there("redis-server", &["--version"]) {
-        return;
-    }
-    let (server, redis) = (Server::start(BINARY, &["--durability", "buffered"]), Redis::start());
+    let Some(redis) = Redis::start() else { return };
+    let server = Server::start(BINARY, &["--durability", "buffered"]);
     let (mut ours, mut theirs) = (server.connect(), redis.connect());
     let (mut ours_other, mut theirs_other) = (server.connect(), redis.connect());
     let seed = std::env::var("ISOLITH_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(42);

@@ -25,7 +25,9 @@
 //! | [`history`] | a recorded history as data |
 //! | [`checker`] | judges one at an isolation level |
 //! | [`laboratory`] | scenarios, played through all their interleavings against a target |
+//! | [`resp`] | speaks the Redis protocol with servers that nobody vouches for |
 //! | [`server`] | starts the real binary and speaks to it |
+//! | [`redis`] | starts Redis, to compare with |
 
 #![forbid(unsafe_code)]
 
@@ -64,6 +66,10 @@ pub mod history;
 
 pub mod checker;
 
+pub mod resp;
+
 pub mod server;
+
+pub mod redis;
 
 pub use finding::{Checked, Finding};

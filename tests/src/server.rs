@@ -6,16 +6,19 @@
 //! 3. Every wait for a reply has an end ([`REPLY_WAIT`]), so that a server that hangs fails a test
 //!    instead of the run.
 
-use std::collections::VecDeque;
-use std::fmt;
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::io::{self, BufRead, BufReader, Read};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use crate::resp::{Connection, Limits};
+pub use crate::resp::{Value, encode};
 
 /// How long a reply may take before a test gives up.
 pub const REPLY_WAIT: Duration = Duration::from_secs(60);
+/// The largest value, and more.
+const LIMITS: Limits = Limits { reply_bytes_max: 1 << 30 };
 
 /// A running server.
 pub struct Server {
@@ -144,92 +147,18 @@ pub fn run(binary: &str, arguments: &[&str]) -> Output {
     Command::new(binary).args(arguments).output().expect("the binary starts")
 }
 
-/// A reply.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Value {
-    /// `+OK`
-    Simple(String),
-    /// `-ERR …`
-    Error(String),
-    /// `:1`
-    Integer(i64),
-    /// A bulk or verbatim string.
-    Bulk(Vec<u8>),
-    /// Any null.
-    Null,
-    /// An array, a set or a push.
-    Array(Vec<Value>),
-    /// A map.
-    Map(Vec<(Value, Value)>),
-}
-
-impl Value {
-    /// The text of a string reply.
-    pub fn text(&self) -> String {
-        match self {
-            Value::Simple(text) => text.clone(),
-            Value::Bulk(bytes) => String::from_utf8_lossy(bytes).into_owned(),
-            other => panic!("not a string: {other}"),
-        }
-    }
-
-    /// The elements of an array.
-    pub fn elements(self) -> Vec<Value> {
-        match self {
-            Value::Array(elements) => elements,
-            other => panic!("not an array: {other}"),
-        }
-    }
-}
-
-/// As tests write what they expect: `+OK`, `-ERR …`, `:1`, `"text"`, `nil`, `[:1, nil]`,
-/// `{"a": :1}`.
-impl fmt::Display for Value {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Value::Simple(text) => write!(f, "+{text}"),
-            Value::Error(text) => write!(f, "-{text}"),
-            Value::Integer(value) => write!(f, ":{value}"),
-            Value::Bulk(bytes) => write!(f, "\"{}\"", bytes.escape_ascii()),
-            Value::Null => f.write_str("nil"),
-            Value::Array(elements) => {
-                f.write_str("[")?;
-                for (index, element) in elements.iter().enumerate() {
-                    write!(f, "{}{element}", if index > 0 { ", " } else { "" })?;
-                }
-                f.write_str("]")
-            }
-            Value::Map(pairs) => {
-                f.write_str("{")?;
-                for (index, (key, value)) in pairs.iter().enumerate() {
-                    write!(f, "{}{key}: {value}", if index > 0 { ", " } else { "" })?;
-                }
-                f.write_str("}")
-            }
-        }
-    }
-}
-
 /// One connection.
-pub struct Client {
-    stream: TcpStream,
-    /// Received and not read.
-    buffer: VecDeque<u8>,
-}
+pub struct Client(Connection);
 
 impl Client {
     /// Connects.
     pub fn connect(address: SocketAddr) -> io::Result<Client> {
-        let stream = TcpStream::connect(address)?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(REPLY_WAIT))?;
-        stream.set_write_timeout(Some(REPLY_WAIT))?;
-        Ok(Client { stream, buffer: VecDeque::new() })
+        Ok(Client(Connection::connect(address, REPLY_WAIT, LIMITS)?))
     }
 
     /// The local end.
     pub fn local_address(&self) -> SocketAddr {
-        self.stream.local_addr().expect("the socket is connected")
+        self.0.local_address().expect("the socket is connected")
     }
 
     /// Sends a command and reads its reply.
@@ -250,12 +179,12 @@ impl Client {
 
     /// Sends bytes to a server that may be gone.
     pub fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.stream.write_all(bytes)
+        Ok(self.0.send(bytes, deadline())?)
     }
 
     /// Says that nothing more will be sent.
     pub fn end(&mut self) {
-        self.stream.shutdown(Shutdown::Write).expect("the socket is connected");
+        self.0.end().expect("the socket is connected");
     }
 
     /// Reads one reply.
@@ -265,92 +194,22 @@ impl Client {
 
     /// Reads one reply from a server that may be gone.
     pub fn try_reply(&mut self) -> io::Result<Value> {
-        let line = self.read_line()?;
-        let (kind, rest) = line.split_at(1);
-        let count = || rest.parse::<i64>().map_err(io::Error::other);
-        Ok(match kind {
-            "+" => Value::Simple(rest.to_owned()),
-            "-" => Value::Error(rest.to_owned()),
-            ":" => Value::Integer(count()?),
-            "_" => Value::Null,
-            "$" | "=" => match usize::try_from(count()?) {
-                Err(_) => Value::Null,
-                Ok(length) => {
-                    let mut bytes = self.read_bytes(length)?;
-                    self.read_bytes(2)?;
-                    if kind == "=" {
-                        bytes.drain(..4);
-                    }
-                    Value::Bulk(bytes)
-                }
-            },
-            "*" | "~" | ">" => match usize::try_from(count()?) {
-                Err(_) => Value::Null,
-                Ok(length) => Value::Array(
-                    (0..length).map(|_| self.try_reply()).collect::<io::Result<Vec<Value>>>()?,
-                ),
-            },
-            "%" => Value::Map(
-                (0..count()?)
-                    .map(|_| Ok((self.try_reply()?, self.try_reply()?)))
-                    .collect::<io::Result<Vec<(Value, Value)>>>()?,
-            ),
-            _ => return Err(io::Error::other(format!("not RESP: {line:?}"))),
-        })
+        Ok(self.0.receive(deadline())?)
     }
 
     /// Everything until the server closes the connection.
     pub fn rest(&mut self) -> Vec<u8> {
-        while let Ok(true) = self.fill() {}
-        self.buffer.drain(..).collect()
+        self.0.rest(deadline())
     }
 
     /// True if the server has closed the connection and nothing is left to read.
     pub fn is_closed(&mut self) -> bool {
-        self.buffer.is_empty() && !matches!(self.fill(), Ok(true))
-    }
-
-    fn read_line(&mut self) -> io::Result<String> {
-        loop {
-            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = self.buffer.drain(..=end).collect();
-                let line = line.strip_suffix(b"\r\n").ok_or(io::ErrorKind::InvalidData)?;
-                return String::from_utf8(line.to_vec()).map_err(io::Error::other);
-            }
-            self.fill_or_fail()?;
-        }
-    }
-
-    fn read_bytes(&mut self, count: usize) -> io::Result<Vec<u8>> {
-        while self.buffer.len() < count {
-            self.fill_or_fail()?;
-        }
-        Ok(self.buffer.drain(..count).collect())
-    }
-
-    fn fill_or_fail(&mut self) -> io::Result<()> {
-        if self.fill()? { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
-    }
-
-    /// False: the server has closed the connection.
-    fn fill(&mut self) -> io::Result<bool> {
-        let mut bytes = [0; 64 * 1024];
-        let read = self.stream.read(&mut bytes)?;
-        self.buffer.extend(&bytes[..read]);
-        Ok(read > 0)
+        !self.0.has_buffered() && !matches!(self.0.fill(deadline()), Ok(true))
     }
 }
 
-/// A command as bytes.
-pub fn encode<A: AsRef<[u8]>>(arguments: &[A]) -> Vec<u8> {
-    let mut bytes = format!("*{}\r\n", arguments.len()).into_bytes();
-    for argument in arguments {
-        let argument = argument.as_ref();
-        bytes.extend_from_slice(format!("${}\r\n", argument.len()).as_bytes());
-        bytes.extend_from_slice(argument);
-        bytes.extend_from_slice(b"\r\n");
-    }
-    bytes
+fn deadline() -> Instant {
+    Instant::now() + REPLY_WAIT
 }
 
 /// Several lines of words as bytes: a pipeline.
