@@ -241,6 +241,11 @@ pub trait Target {
     /// What it is called: `embedded`, `resp://127.0.0.1:6379`.
     fn label(&self) -> String;
 
+    /// What users are told about how it is used, a sentence each.
+    fn remarks(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Whether it has this. What it has not is shown as not applicable.
     fn offers(&self, feature: Feature) -> bool;
 

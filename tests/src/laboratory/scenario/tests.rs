@@ -1,3 +1,5 @@
+//! Scenarios as text: what is read, written and refused.
+
 use super::*;
 
 const SKEW: &str = "\
