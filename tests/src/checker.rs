@@ -23,7 +23,8 @@
 //! | `dependencies` | from a workload's edges to its forbidden cycles |
 //! | `cycles` | the shortest cycle of each kind in a component |
 //! | `append` | list-append: orders from reads |
-//! | `items` | registers and closed predicates: orders from unique writes |
+//! | `items` | registers and predicates: versions from unique writes |
+//! | `order` | the same: an order of versions that the level allows |
 //! | `invariants` | bank, sets, counters and long forks |
 //! | `linear` | compare-and-set registers: a complete search |
 
@@ -35,6 +36,8 @@ mod append;
 mod cycles;
 mod dependencies;
 mod graph;
+mod items;
+mod order;
 
 pub use anomaly::{Anomaly, Phenomenon};
 pub use question::{Budget, Found, Inference, Question, Report, Verdict, Workload};
@@ -46,6 +49,7 @@ use crate::history::History;
 pub fn judge(history: &History, question: &Question) -> Report {
     match question.workload {
         Workload::Append => append::judge(history, question),
+        Workload::Register | Workload::Predicate => order::judge(history, question),
         _ => Report::undecided("this workload has no judge"),
     }
 }

@@ -551,6 +551,11 @@ impl History {
         self.predicates[place as usize]
     }
 
+    /// The count of predicates.
+    pub fn predicate_count(&self) -> usize {
+        self.predicates.len()
+    }
+
     fn stored(&self, list: List) -> &[Value] {
         &self.elements[list.start as usize..list.start as usize + list.len()]
     }

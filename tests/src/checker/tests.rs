@@ -2,7 +2,7 @@
 
 use crate::history::{History, Key, Level, Operation, Outcome, Transaction, Value};
 
-use super::{Question, Verdict, Workload, judge};
+use super::{Inference, Question, Verdict, Workload, judge};
 
 /// A history in words, one transaction a line, in the order of invocation: `p1` its process, `@2-5`
 /// its invocation and completion (without: one after the other), `abort`, `info`, `init`, `c7` a
@@ -244,4 +244,113 @@ fn a_witness_tells_why() {
   However, T2 comes before T1, because T2 appended 1 to x and T1 read it: a contradiction.
 ";
     assert_eq!(prose, expected);
+}
+
+fn registers(level: &str, lines: &[&str]) -> String {
+    found(Workload::Register, level, lines)
+}
+
+fn granted(level: &str, inference: Inference, lines: &[&str]) -> String {
+    let history = history(lines);
+    let question =
+        Question { inference, ..Question::new(Workload::Register, Level::parse(level).unwrap()) };
+    let report = judge(&history, &question);
+    if report.verdict == Verdict::Holds { "ok".to_owned() } else { report.names().join(" ") }
+}
+
+#[test]
+fn a_serial_history_of_registers_holds() {
+    let serial = ["wx1 wy1", "vx1 wx2", "vx2 vy1", "wx3 vx3", "vx3 dx", "vy1 wz1"];
+    for level in Level::all() {
+        assert_eq!(registers(&level.to_string(), &serial), "ok", "{level}");
+    }
+}
+
+#[test]
+fn cycles_of_registers_are_named() {
+    assert_eq!(registers("read-committed", &["@1-9 wx1 vy1", "@1-9 wy1 vx1"]), "G1c");
+    assert_eq!(registers("read-uncommitted", &["@1-9 wx1 vy1", "@1-9 wy1 vx1"]), "ok");
+    assert_eq!(registers("serializable", &["wy1 wx2", "@1-9 vx- vy1"]), "G-single-item");
+    let skew = ["@1-9 vx- wy1", "@1-9 vy- wx1"];
+    assert_eq!(registers("serializable", &skew), "G2-item");
+    assert_eq!(registers("snapshot", &skew), "ok");
+    assert_eq!(registers("snapshot", &["wx9", "@9-20 vx9 wx1", "@9-20 vx9 wx2"]), "lost-update");
+    assert_eq!(registers("strict-serializable", &["wx1", "vx-", "vx1"]), "G-single-item-realtime");
+}
+
+#[test]
+fn reads_of_registers_can_be_wrong_by_themselves() {
+    assert_eq!(registers("read-committed", &["wx1 abort", "vx1"]), "G1a");
+    assert_eq!(registers("read-committed", &["wx1 wx2", "vx1"]), "G1b");
+    assert_eq!(registers("read-atomic", &["wx1", "wx2", "@1-9 vx1 vx2"]), "internal");
+    assert_eq!(registers("read-committed", &["vx1 wx1"]), "future-read");
+}
+
+#[test]
+fn blind_writes_are_put_into_an_order_that_the_level_allows() {
+    // Either order of the two writes of x is fine.
+    assert_eq!(registers("serializable", &["@1-9 wx1", "@1-9 wx2", "vx1"]), "ok");
+    // Real time decides.
+    assert_eq!(registers("serializable", &["wx1", "wx2", "vx1"]), "ok");
+    assert_eq!(registers("strict-serializable", &["wx1", "wx2", "vx2"]), "ok");
+    let stale = registers("strict-serializable", &["wx1", "wx2", "vx1"]);
+    assert_eq!(stale, "G-single-item-realtime");
+    // Two readers see two blind writes in opposite orders.
+    let opposite =
+        ["@1-99 wx1", "@1-99 wx2", "p3 @1-3 vx1", "p3 @4-5 vx2", "p4 @1-3 vx2", "p4 @4-5 vx1"];
+    assert_eq!(registers("strong-session-serializable", &opposite), "G-single-item-process");
+    assert_eq!(registers("serializable", &opposite), "ok");
+    // Both orders of x contradict what was read of y.
+    let torn = ["@1-9 wx1 wy1", "@1-9 wx2 wy2", "@1-9 vx1 vy2"];
+    assert_eq!(registers("serializable", &torn), "G-single-item");
+    assert_eq!(registers("read-committed", &torn), "ok");
+}
+
+#[test]
+fn what_is_granted_about_keys_orders_their_versions() {
+    let (none, linearizable, sequential, follow) = (
+        Inference::default(),
+        Inference { linearizable_keys: true, ..Inference::default() },
+        Inference { sequential_keys: true, ..Inference::default() },
+        Inference { writes_follow_reads: true, ..Inference::default() },
+    );
+    // As Elle judges the same.
+    let backwards = ["p0 wx2", "p0 vx3", "p0 vx2"];
+    assert_eq!(granted("strict-serializable", none, &backwards), "ok");
+    assert_eq!(granted("strict-serializable", linearizable, &backwards), "cyclic-versions");
+    let crossed = ["p0 wx1 wy2", "p1 wx2 wy1", "p0 vx2", "p1 vy2"];
+    assert_eq!(granted("read-uncommitted", sequential, &crossed), "G0");
+    let read_again = ["vy1 wx1 wy2", "vx1 vy1"];
+    assert_eq!(granted("serializable", none, &read_again), "ok");
+    assert_eq!(granted("serializable", follow, &read_again), "G-single-item");
+    assert_eq!(
+        granted("strict-serializable", sequential, &["p0 wx1", "p0 wx2", "p0 vx1"]),
+        "cyclic-versions"
+    );
+}
+
+fn predicates(level: &str, lines: &[&str]) -> String {
+    found(Workload::Predicate, level, lines)
+}
+
+#[test]
+fn reads_by_a_predicate_depend_on_what_they_did_not_return() {
+    let strict = "strict-serializable";
+    // The histories of Elle's tests of closed predicates, in our words.
+    assert_eq!(predicates("serializable", &["wx1 p:true{y2}", "wy2 p:true{x1}"]), "G1c");
+    let phantoms = ["wx1 p:true{}", "wy2 p:true{}"];
+    assert_eq!(predicates("serializable", &phantoms), "G2");
+    assert_eq!(predicates("repeatable-read", &phantoms), "ok");
+    let start = "init wx0 wy0";
+    assert_eq!(predicates("serializable", &[start, "dx p:true{}", "dy p:true{}"]), "G1c");
+    assert_eq!(predicates("serializable", &[start, "p:=0{x0} wx1", "p:=0{y0} wy1"]), "G1c");
+    assert_eq!(predicates("serializable", &[start, "p:=1{} wx1", "p:=1{} wy1"]), "G2");
+    let start = "init wx0 wz0";
+    let circle = [start, "vz3 dx", "vx- iy2", "vy2 wz3"];
+    assert_eq!(predicates("read-committed", &circle), "G1c");
+    assert_eq!(predicates(strict, &[start, "dx iy1", "vy1 vz-"]), "G-single-item");
+    assert_eq!(predicates(strict, &["init wu3", "p:%2=1{} p:=3{}"]), "predicate-read-miss");
+    assert_eq!(predicates(strict, &["init wu1", "p:%2=0{} vu-"]), "G-single-item");
+    let deleted = ["init wx0 wy0", "dy wz8 dx wt9", "p:true{z8,y0}"];
+    assert_eq!(predicates("snapshot", &deleted), "G-single");
 }
