@@ -7,6 +7,7 @@
 //! 2. Keys and values are any bytes; they are escaped where they are shown.
 //! 3. The events are in order of time, across all lanes: that is the schedule.
 
+pub mod page;
 pub mod samples;
 pub mod selection;
 pub mod table;

@@ -319,11 +319,11 @@ mod tests {
         assert!(text.starts_with("write skew (G2-item)\n"), "{text}");
         assert!(text.contains("├ read x = 1"), "{text}");
         assert!(
-            text.contains("T1 ── rw ─▶ T2\n   T1 before T2, because T1 read y = 1 before"),
+            text.contains("T1 ── rw ─▶ T2\n   T1 before T2, because T1 read y = 1, which T2"),
             "{text}"
         );
         assert!(
-            text.contains("however T2 before T1, because T2 read x = 1 before T1 wrote x = 0"),
+            text.contains("however T2 before T1, because T2 read x = 1, which T1 overwrote with 0"),
             "{text}"
         );
     }

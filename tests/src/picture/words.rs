@@ -1,5 +1,6 @@
 //! What happened, in words: the sentences that every form of the picture shares.
 
+use super::selection::TRANSACTIONS_MAX;
 use super::text::{SHORT_MAX, counted, cut, harmless, shown};
 use super::{Edge, EdgeKind, End, Event, Intent, Operation, Outcome, Picture, Refusal, Verdict};
 
@@ -7,8 +8,9 @@ use super::{Edge, EdgeKind, End, Event, Intent, Operation, Outcome, Picture, Ref
 const PAIRS_MAX: usize = 6;
 /// Columns of a transaction's name.
 const NAME_MAX: usize = 20;
-/// Edges of a cycle that are told from its beginning, and as many from its end.
-const CYCLE_SHOWN: usize = 12;
+/// Edges of a long cycle that are told from its beginning, and as many from its end: those between
+/// the transactions that are drawn.
+const CYCLE_SHOWN: usize = TRANSACTIONS_MAX / 2 - 1;
 
 fn short(bytes: &[u8]) -> String {
     shown(bytes, SHORT_MAX)
@@ -76,7 +78,7 @@ impl Picture {
         let mut told = Vec::new();
         for (place, edge) in cycle.into_iter().enumerate() {
             let hidden = length.saturating_sub(2 * CYCLE_SHOWN);
-            if hidden == 0 || place < CYCLE_SHOWN || place >= length - CYCLE_SHOWN {
+            if length <= TRANSACTIONS_MAX || place < CYCLE_SHOWN || place >= length - CYCLE_SHOWN {
                 told.push(Told::Edge(edge, place + 1 == length));
             } else if place == CYCLE_SHOWN {
                 told.push(Told::Gap(hidden));
@@ -127,22 +129,24 @@ impl Picture {
             event.sight(edge.key.as_deref()).unwrap_or_else(|| format!("read {key}"))
         };
         match edge.kind {
-            EdgeKind::WriteWrite => {
-                format!("{from} {} before {to} {}", effect(first), effect(second))
-            }
+            EdgeKind::WriteWrite => match second.and_then(Event::overwrites) {
+                Some(so) => format!("{from} {}, which {to} {so}", effect(first)),
+                None => format!("{from} {} before {to} {}", effect(first), effect(second)),
+            },
             EdgeKind::WriteRead => {
-                format!("{to} {} after {from} {}", sight(second), effect(first))
+                format!("{to} {}, {}", sight(second), source(first, &from, &effect(first)))
             }
-            EdgeKind::ReadWrite => {
-                format!("{from} {} before {to} {}", sight(first), effect(second))
+            EdgeKind::ReadWrite => match second.and_then(Event::overwrites) {
+                Some(so) if !found_nothing(first) => {
+                    format!("{from} {}, which {to} {so}", sight(first))
+                }
+                _ => format!("{from} {}, not seeing that {to} {}", sight(first), effect(second)),
+            },
+            EdgeKind::PredicateReadWrite => {
+                format!("{from} {}, not seeing that {to} {}", sight(first), effect(second))
             }
-            EdgeKind::PredicateReadWrite => format!(
-                "{from} {}, and {to} {}, which changes what that finds",
-                sight(first),
-                effect(second)
-            ),
             EdgeKind::PredicateWriteRead => {
-                format!("{to} {}, which shows that {from} {}", sight(second), effect(first))
+                format!("{to} {}, seeing that {from} {}", sight(second), effect(first))
             }
             EdgeKind::Process => {
                 let lane = self.transactions.get(edge.from).map(|one| one.lane);
@@ -263,6 +267,21 @@ fn clean(clause: &str) -> String {
     harmless(clause.trim().trim_end_matches('.'))
 }
 
+/// Whose a value is that was read.
+fn source(first: Option<&Event>, from: &str, effect: &str) -> String {
+    match first.map(|event| &event.operation) {
+        Some(Operation::Write { .. }) => format!("which {from} wrote"),
+        Some(Operation::Merge { .. } | Operation::Delete { .. }) => {
+            format!("seeing that {from} {effect}")
+        }
+        _ => format!("which {from} wrote"),
+    }
+}
+
+fn found_nothing(event: Option<&Event>) -> bool {
+    event.is_some_and(|event| event.outcome == Outcome::Value(None))
+}
+
 fn found(pairs: &[(Vec<u8>, Vec<u8>)]) -> String {
     if pairs.is_empty() {
         return "nothing".into();
@@ -312,6 +331,15 @@ impl Event {
             }
             _ => return None,
         })
+    }
+
+    /// What a write did to what was there: `overwrote with 1`.
+    fn overwrites(&self) -> Option<String> {
+        match &self.operation {
+            Operation::Write { value, .. } => Some(format!("overwrote with {}", short(value))),
+            Operation::Delete { .. } | Operation::DeleteRange { .. } => Some("deleted".into()),
+            _ => None,
+        }
     }
 
     /// What a read saw, in the past: `read x = 0`; of a scan, what it found of the key.
