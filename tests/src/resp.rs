@@ -5,6 +5,12 @@
 //! 2. A reply takes no more memory than [`Limits`] says, whatever it announces.
 //! 3. What is no reply is told as such, with its first bytes.
 
+mod address;
+mod dialer;
+
+pub use address::{Address, NoAddress};
+pub use dialer::{Dialer, Line, Server, Unusable, own_prefix, told};
+
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};

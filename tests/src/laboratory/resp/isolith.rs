@@ -13,12 +13,11 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::dialer::{Dialer, Line};
 use super::keys::{Keys, decoded, encoded};
 use crate::laboratory::target::{
     Abort, AbortKind, Action, Answer, Contents, Failure, Feature, Hold, Reply, Start, Target, Terms,
 };
-use crate::resp::Value;
+use crate::resp::{Dialer, Line, Value};
 
 /// How long a reply is waited for before it is asked whether the session waits; it doubles.
 const PAUSE: Duration = Duration::from_micros(100);
@@ -59,7 +58,7 @@ impl Session {
             Value::Integer(id) => {
                 Ok(Session { line, id, terms: Terms::default(), state: State::Idle })
             }
-            other => Err(line.unexpected("CLIENT ID", &other)),
+            other => Err(line.unexpected("CLIENT ID", &other).into()),
         }
     }
 
@@ -158,7 +157,7 @@ impl Isolith {
             }
             if Instant::now() > deadline {
                 let why = "it neither answers nor says in CLIENT WAITING that the command waits";
-                return Err(self.control.failure("a step", why));
+                return Err(self.control.failure("a step", why).into());
             }
         }
     }
@@ -173,7 +172,7 @@ impl Isolith {
             Value::Array(flat) => flat.chunks(2).map(integers).collect(),
             _ => None,
         };
-        pairs.ok_or_else(|| self.control.unexpected("CLIENT WAITING", &reply))
+        Ok(pairs.ok_or_else(|| self.control.unexpected("CLIENT WAITING", &reply))?)
     }
 
     /// The ages of the sessions' transactions.
@@ -209,9 +208,11 @@ impl Isolith {
             }
             (Action::Delete(_), Value::Integer(_)) => Reply::Nothing,
             (Action::Commit, Value::Simple(_)) => Reply::Committed(None),
-            (Action::Get(..) | Action::Scan(_) | Action::Delete(_), _) => return Err(wrong(self)),
+            (Action::Get(..) | Action::Scan(_) | Action::Delete(_), _) => {
+                return Err(wrong(self).into());
+            }
             (_, Value::Simple(_)) => Reply::Nothing,
-            _ => return Err(wrong(self)),
+            _ => return Err(wrong(self).into()),
         }))
     }
 
@@ -227,7 +228,7 @@ impl Isolith {
 
     fn aborted(&mut self, session: usize, action: &Action, text: &str) -> Result<Answer, Failure> {
         let Some(kind) = kind(text) else {
-            return Err(self.control.refused(&format!("{action:?}"), text));
+            return Err(self.control.refused(&format!("{action:?}"), text).into());
         };
         let ages = self.ages()?;
         let by = named_ages(text)
@@ -269,7 +270,7 @@ impl Isolith {
             )),
             _ => {
                 let wrong = replies.iter().find(|reply| matches!(reply, Value::Error(_)));
-                Err(self.control.unexpected("RANGE", wrong.unwrap_or(&Value::Null)))
+                Err(self.control.unexpected("RANGE", wrong.unwrap_or(&Value::Null)).into())
             }
         }
     }
@@ -338,7 +339,7 @@ impl Target for Isolith {
         let sent = self.command(session, action).and_then(|command| {
             let this = &mut self.sessions[session];
             this.state = State::Sent(action.clone());
-            this.line.send(&command)
+            Ok(this.line.send(&command)?)
         });
         sent.and_then(|()| self.poll(session)).map_err(|failure| self.told(failure))
     }

@@ -1,11 +1,7 @@
 //! The keys that a target's runs use: each run has a prefix of its own, and nothing else is touched.
 
-use isolith_wal::random_seed;
-
 use crate::laboratory::target::{Contents, Encoded, Failure, Span};
-
-/// What every key of the laboratory begins with.
-const PREFIX: &str = "isolith-laboratory:";
+use crate::resp::{own_prefix, told};
 
 /// The prefix of the present run.
 #[derive(Debug)]
@@ -17,9 +13,9 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    /// A prefix that nobody else uses: it holds 64 random bits.
+    /// A prefix that nobody else uses.
     pub(super) fn new() -> Keys {
-        let of_target = format!("{PREFIX}{:016x}:", random_seed());
+        let of_target = own_prefix();
         Keys { of_run: of_target.clone(), of_target, run: 0 }
     }
 
@@ -34,10 +30,7 @@ impl Keys {
     /// A failure of the target, with what it leaves behind.
     pub(super) fn told(&self, failure: Failure, dirty: bool) -> Failure {
         match failure {
-            Failure::Target(why) if dirty && !why.contains(PREFIX) => Failure::Target(format!(
-                "{why}; keys that begin with {} may be left there",
-                self.of_target
-            )),
+            Failure::Target(why) if dirty => Failure::Target(told(&why, &self.of_target)),
             failure => failure,
         }
     }

@@ -9,12 +9,11 @@ use std::time::{Duration, Instant};
 
 use isolith::{Concurrency, Isolation};
 
-use super::dialer::{Dialer, Line};
 use super::keys::{Keys, decoded, encoded};
 use crate::laboratory::target::{
     Abort, AbortKind, Action, Answer, Contents, Failure, Feature, Hold, Reply, Start, Target, Terms,
 };
-use crate::resp::Value;
+use crate::resp::{Dialer, Line, Unusable, Value};
 
 /// After so long a step counts as blocked.
 const BLOCKED_AFTER: Duration = Duration::from_millis(250);
@@ -101,12 +100,12 @@ impl Watching {
         this.sent = None;
         let what = format!("{action:?}");
         let replies = (0..count).map(|_| this.line.receive(&what));
-        let replies = replies.collect::<Result<Vec<Value>, Failure>>()?;
+        let replies = replies.collect::<Result<Vec<Value>, Unusable>>()?;
         this.open = !matches!(action, Action::Commit | Action::Rollback);
         if let Some(Value::Error(text)) =
             replies.iter().find(|reply| matches!(reply, Value::Error(_)))
         {
-            return Err(this.line.refused(&what, text));
+            return Err(this.line.refused(&what, text).into());
         }
         Ok(Answer::Done(match (&action, replies.last()) {
             (Action::Get(..), Some(Value::Null)) => Reply::Value(None),
@@ -124,12 +123,12 @@ impl Watching {
             }
             (Action::Commit, Some(Value::Array(results))) => {
                 match results.iter().find(|result| matches!(result, Value::Error(_))) {
-                    Some(wrong) => return Err(this.line.unexpected("EXEC", wrong)),
+                    Some(wrong) => return Err(this.line.unexpected("EXEC", wrong).into()),
                     None => Reply::Committed(None),
                 }
             }
             (Action::Get(..) | Action::Commit, Some(reply)) => {
-                return Err(this.line.unexpected(&what, reply));
+                return Err(this.line.unexpected(&what, reply).into());
             }
             _ => Reply::Nothing,
         }))
@@ -155,14 +154,14 @@ impl Watching {
         let reply = self.control.ask(&command)?;
         let values = match &reply {
             Value::Array(values) if values.len() == self.dirty.len() => values,
-            other => return Err(self.control.unexpected("MGET", other)),
+            other => return Err(self.control.unexpected("MGET", other).into()),
         };
         let mut contents = Contents::new();
         for (key, value) in self.dirty.iter().zip(values) {
             match value.bytes().map(decoded) {
                 None if *value == Value::Null => {}
                 Some(Some(value)) => drop(contents.insert(key.clone(), value)),
-                _ => return Err(self.control.unexpected("MGET", value)),
+                _ => return Err(self.control.unexpected("MGET", value).into()),
             }
         }
         Ok(contents)
@@ -228,7 +227,7 @@ impl Target for Watching {
         let sent = self.commands(session, action).and_then(|commands| {
             let this = &mut self.sessions[session];
             this.sent = Some((action.clone(), commands.len()));
-            this.line.send_all(&commands)
+            Ok(this.line.send_all(&commands)?)
         });
         sent.and_then(|()| self.answer(session)).map_err(|failure| self.told(failure))
     }
