@@ -19,12 +19,28 @@
 //! | counter | `Add`, `Read` |
 //! | cas-register, multi-register | `Write`, `Read`, `CompareAndSet` |
 
+pub mod convert;
+pub mod dbcop;
+pub mod edn;
+pub mod jsonl;
+pub mod plain;
+
+mod assembly;
+mod datum;
+mod fault;
+mod jepsen;
 mod level;
+mod meaning;
+mod numbering;
+mod raw;
+mod source;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::num::NonZeroU64;
 
+pub use datum::Datum;
+pub use fault::{Fault, Location, ReadError};
 pub use level::{Base, Level, Order};
 
 /// A key, by its place among the history's keys.
@@ -479,6 +495,45 @@ impl History {
         });
     }
 
+    /// Gives operations that were read one by one the meaning that they have beside the others, once
+    /// all are there: nil read of a key that is a list is an empty list, and what is added to a key
+    /// that is read as a whole is an element of a set.
+    pub fn settle(&mut self) {
+        let mut lists = vec![false; self.key_count()];
+        let mut singles = vec![false; self.key_count()];
+        let mut any_list = false;
+        for operation in &self.operations {
+            match operation {
+                Operation::Append { key, .. } | Operation::ReadList { key, .. } => {
+                    lists[key.index()] = true;
+                    any_list = true;
+                }
+                Operation::Read { key, value } => singles[key.index()] |= !value.is_nil(),
+                Operation::Write { key, .. }
+                | Operation::Insert { key, .. }
+                | Operation::Delete { key }
+                | Operation::CompareAndSet { key, .. } => singles[key.index()] = true,
+                _ => {}
+            }
+        }
+        let empty = List { start: List::SPINE, length: 0 };
+        for operation in &mut self.operations {
+            match *operation {
+                // Of a key that nobody ever touched, its neighbours tell.
+                Operation::Read { key, value }
+                    if value.is_nil()
+                        && (lists[key.index()] || (any_list && !singles[key.index()])) =>
+                {
+                    *operation = Operation::ReadList { key, list: empty };
+                }
+                Operation::Add { key, value } if lists[key.index()] => {
+                    *operation = Operation::Append { key, value };
+                }
+                _ => {}
+            }
+        }
+    }
+
     /// The transactions.
     pub fn transactions(&self) -> &[Transaction] {
         &self.transactions
@@ -508,6 +563,11 @@ impl History {
     /// Every key.
     pub fn keys(&self) -> impl Iterator<Item = Key> + use<> {
         (0..self.keys.names.len() as u32).map(Key)
+    }
+
+    /// The names of the values that do not stand for themselves.
+    pub fn names_of_values(&self) -> impl Iterator<Item = &Name> {
+        self.values.names.iter()
     }
 
     /// The name of a value; none for nil.
