@@ -8,6 +8,7 @@
 //! 3. The events are in order of time, across all lanes: that is the schedule.
 
 pub mod page;
+pub mod recorded;
 pub mod samples;
 pub mod selection;
 pub mod table;
@@ -180,6 +181,13 @@ pub enum Operation {
         upper: Option<Vec<u8>>,
         /// Whether others may not even read it under a lock.
         exclusive: bool,
+    },
+    /// Something that has no name here: a compare-and-set, a transfer.
+    Other {
+        /// The key that it is about, if it is about one.
+        key: Option<Vec<u8>>,
+        /// What was done, as `transfer 5 from a to b`.
+        what: String,
     },
     /// Asks for the commit.
     Commit,

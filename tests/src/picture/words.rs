@@ -312,7 +312,8 @@ impl Event {
             Operation::Read { key, .. }
             | Operation::Write { key, .. }
             | Operation::Merge { key, .. }
-            | Operation::Delete { key } => Some(key),
+            | Operation::Delete { key }
+            | Operation::Other { key: Some(key), .. } => Some(key),
             _ => None,
         }
     }
@@ -326,6 +327,7 @@ impl Event {
                 _ => format!("merged {} into {key} ({})", short(operand), harmless(operator)),
             },
             Operation::Delete { .. } => format!("deleted {key}"),
+            Operation::Other { what, .. } => format!("did “{}”", harmless(what)),
             Operation::DeleteRange { lower, upper } => {
                 format!("deleted {}", span("", lower, upper))
             }
@@ -354,6 +356,7 @@ impl Event {
                 });
             }
             Operation::Scan { predicate, lower, upper } => (predicate, lower, upper),
+            Operation::Other { what, .. } => return Some(format!("did “{}”", harmless(what))),
             _ => return None,
         };
         let what = span(predicate, lower, upper);
@@ -393,6 +396,7 @@ impl Operation {
             Operation::LockRange { lower, upper, .. } => {
                 format!("lock {}", span("", lower, upper))
             }
+            Operation::Other { what, .. } => harmless(what),
             Operation::Commit => "commit".into(),
             Operation::Rollback => "roll back".into(),
             Operation::Round => "decide".into(),
@@ -427,6 +431,7 @@ impl Operation {
                 let how = if *exclusive { "locks" } else { "locks, for reading," };
                 format!("{how} {}", span("", lower, upper))
             }
+            Operation::Other { what, .. } => format!("does: {}", harmless(what)),
             Operation::Commit => "asks for its commit".into(),
             Operation::Rollback => "rolls back".into(),
             Operation::Round => "decides".into(),
