@@ -82,6 +82,10 @@ pub use snapshot::Snapshot;
 pub use stats::{OldestSnapshot, Stats};
 pub use transaction::{Attempt, CommitSteps, Observed, RangeLock, Transaction};
 
+/// Bugs on purpose, in a build that tests the tests.
+#[doc(hidden)]
+pub use isolith_wal::planted;
+
 pub use isolith_index::Slice;
 pub use isolith_txn::{
     Age, BlockedBy, Concurrency, ConflictKind, DeadlockPolicy, Interval, Isolation, KeyBound,

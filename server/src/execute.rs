@@ -390,7 +390,11 @@ impl Session {
         self.inside = true;
         let step = match &mut open.transaction {
             OpenTransaction::ReadOnly(snapshot) => {
-                let outcome = self.run(this.shared, spec, args, reply, Store::Snapshot(snapshot));
+                let store = match isolith::planted!("read-only-at-no-one-point") {
+                    true => Store::Latest,
+                    false => Store::Snapshot(snapshot),
+                };
+                let outcome = self.run(this.shared, spec, args, reply, store);
                 match outcome {
                     Ok(_) => Step::Ready(Flow::Seen(snapshot.timestamp())),
                     Err(error) => Step::Aborted(error),

@@ -63,6 +63,8 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    #[cfg(planted)]
+    plant();
     // clap itself ends with 2 on a wrong command line.
     let line = CommandLine::parse();
     let outcome = match line.command {
@@ -75,6 +77,14 @@ fn main() -> ExitCode {
         failure.exit
     });
     ExitCode::from(exit.code())
+}
+
+/// Plants the bug that `ISOLITH_PLANT` names.
+#[cfg(planted)]
+fn plant() {
+    if let Ok(bug) = std::env::var("ISOLITH_PLANT") {
+        isolith::planted::plant(Some(bug.leak()));
+    }
 }
 
 fn serve(options: &Serve) -> Outcome {

@@ -259,8 +259,12 @@ impl Defaults {
 
     /// What these terms come to.
     pub(crate) fn settle(&self, terms: &Terms) -> TransactionOptions {
+        let isolation = match isolith::planted!("level-named-is-forgotten") {
+            true => Some(Isolation::Snapshot),
+            false => terms.isolation,
+        };
         TransactionOptions {
-            isolation: terms.isolation.unwrap_or_else(|| self.isolation()),
+            isolation: isolation.unwrap_or_else(|| self.isolation()),
             concurrency: terms.concurrency.unwrap_or_else(|| self.concurrency()),
             durability: Some(terms.durability.unwrap_or(self.durability)),
             read_only: terms.read_only.unwrap_or(false),

@@ -98,7 +98,7 @@ impl Wake for Wakeup {
 
     fn wake_by_ref(self: &Arc<Self>) {
         // AcqRel: Release pairs with the Acquire in `parked`.
-        if !self.woken.swap(true, Ordering::AcqRel) {
+        if !self.woken.swap(true, Ordering::AcqRel) && !isolith::planted!("wake-up-not-passed-on") {
             self.client.waits_for(None);
             lock(&self.wakeups.tokens).push(self.token);
             self.wakeups.core.wake_by_ref();

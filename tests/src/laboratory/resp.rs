@@ -2,7 +2,7 @@
 //!
 //! isolith ([`isolith`]) is driven through `BEGIN … COMMIT`, at every level and concurrency control, and
 //! says itself whether a connection's command waits (`CLIENT WAITING`). Any other server ([`watch`]) is
-//! driven through `WATCH`, `GET`, `MULTI`, `SET` and `EXEC`, which is optimistic and serializable over the
+//! driven through `WATCH`, `GET`, `MULTI`, `SET` and `EXEC` (isolith, too, where its address says so), which is optimistic and serializable over the
 //! keys that are watched; that a step is blocked can only be guessed, from a labelled time.
 //!
 //! 1. Only keys below a prefix of the target's own are touched ([`Target::remarks`] tells it), and they are
@@ -37,7 +37,7 @@ pub fn connect(address: &Address, wait: Duration) -> Result<Box<dyn Target>, Fai
     let (dialer, mut control) = Dialer::find(address, wait)?;
     let server = Server::recognise(&mut control)?;
     let label = format!("{address} ({server})");
-    Ok(match server.is_isolith() {
+    Ok(match server.is_isolith() && !address.watches() {
         true => Box::new(isolith::Isolith::new(label, dialer, control)),
         false => Box::new(watch::Watching::new(label, dialer, control)),
     })

@@ -1,4 +1,4 @@
-//! `resp://[user[:password]@]host[:port][/database]`.
+//! `resp://[user[:password]@]host[:port][/database][?transactions=watch]`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,6 +14,8 @@ pub struct Address {
     pub(super) database: u32,
     pub(super) user: Option<String>,
     pub(super) password: Option<String>,
+    /// Whether it is to be used through `WATCH`, `MULTI` and `EXEC`, though it has more.
+    watches: bool,
 }
 
 /// Text that is no address.
@@ -24,7 +26,7 @@ pub struct NoAddress {
 
 impl fmt::Display for NoAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shape = "resp://[user[:password]@]host[:port][/database]";
+        let shape = "resp://[user[:password]@]host[:port][/database][?transactions=watch]";
         write!(f, "not an address like {shape}: {}", self.why)
     }
 }
@@ -34,15 +36,22 @@ impl std::error::Error for NoAddress {}
 /// Without the password.
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Address { host, port, database, .. } = self;
+        let Address { host, port, database, watches, .. } = self;
         match host.contains(':') {
             true => write!(f, "resp://[{host}]:{port}")?,
             false => write!(f, "resp://{host}:{port}")?,
         }
-        match database {
-            0 => Ok(()),
-            database => write!(f, "/{database}"),
+        if *database != 0 {
+            write!(f, "/{database}")?;
         }
+        f.write_str(if *watches { "?transactions=watch" } else { "" })
+    }
+}
+
+impl Address {
+    /// Whether a server is to be used through `WATCH`, `MULTI` and `EXEC`, though it may have more.
+    pub fn watches(&self) -> bool {
+        self.watches
     }
 }
 
@@ -55,6 +64,12 @@ impl FromStr for Address {
             Some(("rediss", _)) => wrong("connections are not encrypted here"),
             _ => wrong("it does not begin with resp://"),
         })?;
+        let (rest, watches) = match rest.rsplit_once('?') {
+            None => (rest, false),
+            Some((rest, "transactions=watch")) => (rest, true),
+            Some((rest, "transactions=begin")) => (rest, false),
+            Some(_) => return Err(wrong("behind the ? may be transactions=watch or =begin")),
+        };
         let (who, rest) = match rest.rsplit_once('@') {
             Some((who, rest)) => (Some(who), rest),
             None => (None, rest),
@@ -88,7 +103,7 @@ impl FromStr for Address {
                 (decoded(user)?, decoded(password)?)
             }
         };
-        Ok(Address { host: host.to_owned(), port, database, user, password })
+        Ok(Address { host: host.to_owned(), port, database, user, password, watches })
     }
 }
 
@@ -133,6 +148,8 @@ mod tests {
         for (text, shown) in [
             ("resp://localhost", "resp://localhost:6379"),
             ("resp://127.0.0.1:7000/3", "resp://127.0.0.1:7000/3"),
+            ("resp://h?transactions=watch", "resp://h:6379?transactions=watch"),
+            ("resp://h/1?transactions=begin", "resp://h:6379/1"),
             ("resp://[::1]:7000", "resp://[::1]:7000"),
             ("resp://[::1]", "resp://[::1]:6379"),
             ("resp://me:se%40cret@host:1/", "resp://host:1"),
@@ -160,6 +177,7 @@ mod tests {
             ("resp://host:0x1", "port"),
             ("resp://host:65536", "port"),
             ("resp://host/db", "database"),
+            ("resp://host?transactions=hope", "may be"),
             ("resp://[::1", "]"),
             ("resp://[::1]x", "]"),
             ("resp://a:%4@host", "%"),
