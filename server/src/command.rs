@@ -4,9 +4,11 @@
 //! (`isolith_testkit`). A new subcommand is a module here with its arguments (`clap::Args`) and a
 //! `run` that answers an [`Outcome`]; `config.rs` lists it, `main.rs` calls it.
 
+pub(crate) mod check;
+pub(crate) mod history;
+
 /// How a command ended, as its exit code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[allow(dead_code, reason = "the subcommands that find something are on their way")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
     /// As asked; the check found nothing.
     Fine,
@@ -43,6 +45,11 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
+    /// It was asked for what makes no sense, or given what is malformed.
+    pub(crate) fn usage(message: impl Into<String>) -> Failure {
+        Failure { exit: Exit::Usage, message: message.into() }
+    }
+
     /// It could not run.
     pub(crate) fn could_not_run(message: impl Into<String>) -> Failure {
         Failure { exit: Exit::CouldNotRun, message: message.into() }

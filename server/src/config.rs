@@ -1,5 +1,7 @@
 //! The command line.
 
+use crate::command::check::Check;
+use crate::command::history::History;
 use crate::terms::{self, Defaults};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use isolith::{Concurrency, Durability, Isolation};
@@ -16,7 +18,8 @@ use std::time::Duration;
     name = "isolith",
     version,
     args_conflicts_with_subcommands = true,
-    after_help = "Exit codes: 0 ended as asked, 2 the command line is wrong, 3 could not run.\n\
+    after_help = "Exit codes: 0 ended as asked, 1 a check found something, 2 the command line or \
+                  a file is wrong, 3 could not run, 4 undecided.\n\
                   Try: redis-cli set greeting hello"
 )]
 pub(crate) struct CommandLine {
@@ -33,6 +36,11 @@ pub(crate) enum Command {
     #[command(after_help = "SIGTERM and SIGINT close cleanly: what is in hand is finished and \
                             answered. After kill -9 everything acknowledged is still there.")]
     Serve(Serve),
+    /// Judges recorded histories: can they come from a system that keeps an isolation level?
+    Check(Check),
+    /// Converts recorded histories, so that other checkers can judge them, too.
+    #[command(subcommand)]
+    History(History),
     /// Prints the reference of all server commands, as Markdown.
     Commands,
 }

@@ -70,6 +70,8 @@ fn main() -> ExitCode {
     let outcome = match line.command {
         Some(Command::Commands) => print_commands(),
         Some(Command::Serve(options)) => serve(&options),
+        Some(Command::Check(options)) => command::check::run(&options),
+        Some(Command::History(command)) => command::history::run(&command),
         None => serve(&line.serve),
     };
     let exit = outcome.unwrap_or_else(|failure| {

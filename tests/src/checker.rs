@@ -19,6 +19,7 @@
 //! | [`anomaly`] | names, and which level forbids which |
 //! | [`question`] | what is asked, and the answer |
 //! | [`witness`] | why one transaction comes before another, in words |
+//! | `guess` | which workload a history is of |
 //! | `graph` | edges, strongly connected components, real time |
 //! | `dependencies` | from a workload's edges to its forbidden cycles |
 //! | `cycles` | the shortest cycle of each kind in a component |
@@ -36,6 +37,7 @@ mod append;
 mod cycles;
 mod dependencies;
 mod graph;
+mod guess;
 mod items;
 mod order;
 

@@ -565,6 +565,11 @@ impl History {
         (0..self.keys.names.len() as u32).map(Key)
     }
 
+    /// Whether operations name no key, as those of one register, set or counter do not.
+    pub fn is_of_one_key(&self) -> bool {
+        matches!(self.keys.names.as_slice(), [Name::Text(name)] if **name == *raw::ONLY)
+    }
+
     /// The names of the values that do not stand for themselves.
     pub fn names_of_values(&self) -> impl Iterator<Item = &Name> {
         self.values.names.iter()

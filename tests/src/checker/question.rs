@@ -54,6 +54,11 @@ impl Workload {
         all
     };
 
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        WORKLOADS.iter().find(|(known, _)| *known == self).map_or("", |(_, name)| *name)
+    }
+
     /// The workload of a name.
     pub fn parse(name: &str) -> Option<Workload> {
         WORKLOADS.iter().find(|(_, known)| *known == name).map(|(workload, _)| *workload)
@@ -62,7 +67,7 @@ impl Workload {
 
 impl fmt::Display for Workload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(WORKLOADS.iter().find(|(known, _)| known == self).map_or("", |(_, name)| *name))
+        f.pad(self.name())
     }
 }
 
