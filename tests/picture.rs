@@ -3,7 +3,8 @@
 //!
 //! The browser is chromium where there is one that starts; without one the test says so and passes.
 //! What `ISOLITH_BROWSER` names has to be there and to start.
-//! `ISOLITH_PICTURES=directory` keeps what was drawn, with screenshots.
+//! `ISOLITH_PICTURES=directory` keeps what was drawn, with screenshots. The tests that pictures were
+//! made into lie in `tests/replayed`; `ISOLITH_PICTURES` keeps those, too.
 
 #![expect(clippy::disallowed_methods, reason = "pictures are files for people, not the engine's")]
 
@@ -13,6 +14,17 @@ use std::time::{Duration, Instant};
 
 use isolith_testkit::picture::terminal::Style;
 use isolith_testkit::picture::{Picture, samples};
+
+// Formatted by whoever writes them, not by a tool: one reads them as they are written.
+#[rustfmt::skip]
+mod replayed {
+    #[path = "../replayed/every_operation.rs"]
+    mod every_operation;
+    #[path = "../replayed/lost_update.rs"]
+    mod lost_update;
+    #[path = "../replayed/write_skew.rs"]
+    mod write_skew;
+}
 
 /// Where to keep what is drawn, if somebody wants to look at it.
 fn keep(name: &str, content: &str) -> Option<PathBuf> {
@@ -223,5 +235,23 @@ fn a_page_is_one_file_and_asks_for_nothing() {
         for target in targets {
             assert!(page.contains(&format!("id=\"{target}\"")), "{name}: {target}");
         }
+    }
+}
+
+/// The modules `replayed` above are these texts: so the tests that they hold run with this one, and
+/// what is written is what runs.
+#[test]
+fn a_picture_becomes_a_test_that_runs() {
+    let replayed = Path::new(env!("CARGO_MANIFEST_DIR")).join("replayed");
+    let samples = [
+        ("write_skew", samples::write_skew()),
+        ("lost_update", samples::wounded()),
+        ("every_operation", samples::every_operation()),
+    ];
+    for (name, picture) in samples {
+        let source = picture.rust_test().unwrap();
+        keep(&format!("{name}.rs"), &source);
+        let stored = std::fs::read_to_string(replayed.join(format!("{name}.rs"))).unwrap();
+        assert!(source == stored, "tests/replayed/{name}.rs is not what is written now:\n{source}");
     }
 }

@@ -9,6 +9,7 @@
 
 pub mod page;
 pub mod recorded;
+pub mod replay;
 pub mod samples;
 pub mod selection;
 pub mod table;
@@ -29,6 +30,8 @@ pub struct Picture {
     pub transactions: Vec<Transaction>,
     /// What is there before the first event.
     pub initial: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The keys that have been fought for before, so that automatic control takes locks for them.
+    pub hot: Vec<Vec<u8>>,
     /// What happened, in order.
     pub events: Vec<Event>,
     /// Which transaction comes before which, and why.
@@ -142,7 +145,8 @@ pub enum Operation {
         predicate: String,
         /// The first key, included. None: from the beginning.
         lower: Option<Vec<u8>>,
-        /// The first key beyond. None: to the end.
+        /// The first key beyond. None: to the end. The last key included is the same as the key
+        /// right behind it (with a zero byte at its end), and is shown as such.
         upper: Option<Vec<u8>>,
     },
     /// Writes a value.
@@ -182,6 +186,10 @@ pub enum Operation {
         /// Whether others may not even read it under a lock.
         exclusive: bool,
     },
+    /// Marks a point that can be gone back to, by its number within the transaction.
+    Savepoint(usize),
+    /// Undoes what was written since a point.
+    RollbackTo(usize),
     /// Something that has no name here: a compare-and-set, a transfer.
     Other {
         /// The key that it is about, if it is about one.

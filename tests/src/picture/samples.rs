@@ -85,6 +85,7 @@ pub fn write_skew() -> Picture {
             transaction(1, "snapshot", "optimistic", End::Committed(Some(3))),
         ],
         initial: vec![(bytes("x"), bytes("1")), (bytes("y"), bytes("1"))],
+        hot: Vec::new(),
         events,
         edges: vec![edge(0, 1, 2, 7), edge(1, 0, 4, 6)],
         cycle: vec![0, 1],
@@ -313,6 +314,66 @@ pub fn aborted_read() -> Picture {
     picture
 }
 
+/// Each operation that the engine has, with keys and values that are not text.
+pub fn every_operation() -> Picture {
+    let some = |text: &str| Some(bytes(text));
+    let step = |operation| simple(0, operation);
+    let odd = b"\"odd\"\x00\xff'\\".to_vec();
+    let scan = |lower, upper| Operation::Scan { predicate: String::new(), lower, upper };
+    let lock = |who, exclusive, outcome| {
+        let (lower, upper) = (some("l"), some("m\0"));
+        Event::new(who, Operation::LockRange { lower, upper, exclusive }, outcome)
+    };
+    let holders = Outcome::Refused { why: Refusal::LockRefused, by: vec![0], said: String::new() };
+    let add =
+        |key| Operation::Merge { key: bytes(key), operator: "add-i64".into(), operand: bytes("5") };
+    let mut events = vec![
+        step(Operation::Begin),
+        step(Operation::Write { key: odd.clone(), value: odd.clone() }),
+        step(Operation::Savepoint(0)),
+        step(Operation::Delete { key: odd.clone() }),
+        step(Operation::RollbackTo(0)),
+        Event::new(
+            0,
+            Operation::Read { key: odd.clone(), intent: Intent::Share },
+            Outcome::Value(Some(odd)),
+        ),
+        step(add("n")),
+        read(0, "n", "7"),
+        Event::new(
+            0,
+            scan(some("k"), some("n")),
+            Outcome::Pairs(vec![(bytes("k1"), bytes("1")), (bytes("k2"), bytes("2"))]),
+        ),
+        step(Operation::DeleteRange { lower: some("k"), upper: some("k9") }),
+        Event::new(0, scan(some("k"), some("n")), Outcome::Pairs(Vec::new())),
+        lock(0, true, Outcome::Done),
+        simple(1, Operation::Begin),
+        lock(1, false, holders),
+        Event::new(0, scan(None, some("a")), Outcome::Done),
+        simple(2, Operation::Begin),
+        read(2, "nobody", ""),
+        simple(2, Operation::Rollback),
+    ];
+    events.extend(commit(0));
+    let mut picture = write_skew();
+    picture.anomaly = Anomaly { title: "every operation".into(), ..Anomaly::default() };
+    picture.verdict = Verdict::Prevented("nothing of it is an anomaly".into());
+    picture.lanes = lanes(3);
+    picture.transactions = vec![
+        transaction(0, "serializable", "optimistic", End::Committed(None)),
+        transaction(1, "repeatable-read", "locking:no-wait", End::Aborted),
+        transaction(2, "read-committed", "auto", End::RolledBack),
+    ];
+    picture.initial =
+        [("k1", "1"), ("k2", "2"), ("n", "2")].map(|(k, v)| (bytes(k), bytes(v))).to_vec();
+    picture.hot = vec![bytes("nobody")];
+    picture.events = events;
+    (picture.edges, picture.cycle, picture.remarks) = Default::default();
+    picture.replay = Vec::new();
+    picture
+}
+
 /// Each of them, with a name for a file.
 pub fn all() -> Vec<(&'static str, Picture)> {
     vec![
@@ -322,6 +383,7 @@ pub fn all() -> Vec<(&'static str, Picture)> {
         ("cycle-of-3", cycle(3)),
         ("cycle-of-12", cycle(12)),
         ("cycle-of-200", cycle(200)),
+        ("every-operation", every_operation()),
         ("hostile", hostile()),
         ("empty", empty()),
     ]

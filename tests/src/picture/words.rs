@@ -201,7 +201,7 @@ impl Picture {
     /// An event as a sentence without its full stop: `T1 reads x and finds 0`.
     pub fn sentence(&self, event: &Event) -> String {
         let Some(transaction) = event.transaction else {
-            return "the engine decides the oldest commit that was asked for".into();
+            return "The engine decides the oldest commit that was asked for".into();
         };
         let who = self.name(transaction);
         let asked = event.operation.sentence();
@@ -301,6 +301,9 @@ fn span(predicate: &str, lower: &Option<Vec<u8>>, upper: &Option<Vec<u8>>) -> St
     let bound = |bound: &Option<Vec<u8>>| bound.as_deref().map(short).unwrap_or_default();
     match (lower, upper) {
         (None, None) => "all keys".into(),
+        (_, Some(beyond)) if beyond.len() > 1 && beyond.ends_with(&[0]) => {
+            format!("{}..={}", bound(lower), short(&beyond[..beyond.len() - 1]))
+        }
         _ => format!("{}..{}", bound(lower), bound(upper)),
     }
 }
@@ -396,6 +399,8 @@ impl Operation {
             Operation::LockRange { lower, upper, .. } => {
                 format!("lock {}", span("", lower, upper))
             }
+            Operation::Savepoint(point) => format!("mark point {point}"),
+            Operation::RollbackTo(point) => format!("go back to point {point}"),
             Operation::Other { what, .. } => harmless(what),
             Operation::Commit => "commit".into(),
             Operation::Rollback => "roll back".into(),
@@ -431,6 +436,8 @@ impl Operation {
                 let how = if *exclusive { "locks" } else { "locks, for reading," };
                 format!("{how} {}", span("", lower, upper))
             }
+            Operation::Savepoint(point) => format!("marks point {point}"),
+            Operation::RollbackTo(point) => format!("goes back to point {point}"),
             Operation::Other { what, .. } => format!("does: {}", harmless(what)),
             Operation::Commit => "asks for its commit".into(),
             Operation::Rollback => "rolls back".into(),
