@@ -18,6 +18,7 @@
 //! | [`explorer`] | drives them through every interleaving |
 //! | [`acknowledged`] | the same for what is decided and not yet acknowledged |
 //! | [`crash`] | ends a database's life at any storage call, and says what must be true afterwards |
+//! | [`stress`] | random transactions by real threads, judged while they run |
 //! | [`threads`] | loads for real threads, and the invariants that they keep |
 //! | [`contention`] | the same where all want the same things |
 //! | [`picture`] | an anomaly as data, and as prose, lanes, a page and a test |
@@ -53,6 +54,8 @@ pub mod acknowledged;
 pub mod crash;
 
 pub mod laboratory;
+
+pub mod stress;
 
 pub mod threads;
 
