@@ -340,9 +340,9 @@ impl EdgeKind {
     /// What it means.
     pub fn meaning(self) -> &'static str {
         match self {
-            EdgeKind::WriteWrite => "the second overwrote what the first wrote",
+            EdgeKind::WriteWrite => "the second overwrote or added to what the first wrote",
             EdgeKind::WriteRead => "the second read what the first wrote",
-            EdgeKind::ReadWrite => "the second overwrote what the first read",
+            EdgeKind::ReadWrite => "the second overwrote or added to what the first read",
             EdgeKind::PredicateReadWrite => {
                 "the second changed what a range or predicate of the first finds"
             }

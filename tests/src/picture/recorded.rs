@@ -4,7 +4,7 @@
 //! The history says when a transaction was invoked and when it was over, not when its operations
 //! happened: they are drawn evenly between.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Edge, EdgeKind, End, Event, Intent, Lane, Operation, Outcome, Picture, Transaction, Verdict,
@@ -21,10 +21,11 @@ const LIST_MAX: usize = 22;
 /// names the history where lines are told (empty: it has no name).
 pub fn of(history: &History, level: Level, found: &Found, file: &str) -> Picture {
     let mut drawing = Drawing::new(history, file);
+    drawing.lanes_of(&found.witness.transactions);
     for place in &found.witness.transactions {
         drawing.transaction(*place);
     }
-    let times = drawing.events();
+    let drawn_as = drawing.events();
     let witness = &found.witness;
     let edges: Vec<Edge> = witness.edges.iter().filter_map(|edge| drawing.edge(edge)).collect();
     let because = Some(&witness.because).filter(|because| !because.is_empty());
@@ -45,9 +46,7 @@ pub fn of(history: &History, level: Level, found: &Found, file: &str) -> Picture
     if !file.is_empty() {
         picture.replay.push(format!("isolith check {} --level {level}", shell(file)));
     }
-    if !times {
-        picture.remarks.push("The history does not say when its transactions ran.".into());
-    }
+    picture.remarks.push(drawn_as.into());
     picture
 }
 
@@ -83,6 +82,17 @@ impl<'a> Drawing<'a> {
             numbers: BTreeMap::new(),
             places: Vec::new(),
             lanes: BTreeMap::new(),
+        }
+    }
+
+    /// Adds the lanes of the processes that take part, in the order of their numbers.
+    fn lanes_of(&mut self, places: &[usize]) {
+        let known = places.iter().filter_map(|place| self.history.transactions().get(*place));
+        let named = known.filter(|one| !one.initial && one.process != history::Transaction::NOBODY);
+        let processes: BTreeSet<u32> = named.map(|one| one.process).collect();
+        for process in processes {
+            self.lanes.insert(process, self.picture.lanes.len());
+            self.picture.lanes.push(Lane { name: format!("process {process}") });
         }
     }
 
@@ -125,10 +135,11 @@ impl<'a> Drawing<'a> {
         });
     }
 
-    /// Adds what the transactions did, in the order of time as far as it is known; whether it is.
-    fn events(&mut self) -> bool {
+    /// Adds what the transactions did, in the order of time as far as it is known; and says how
+    /// far that is.
+    fn events(&mut self) -> &'static str {
         let mut events: Vec<(f64, Event)> = Vec::new();
-        let mut times = true;
+        let (mut begins, mut ends) = (true, true);
         // Who is not known to have ended is drawn as if that was soon.
         let soon = 0.9;
         for (number, place) in self.places.iter().enumerate() {
@@ -136,9 +147,12 @@ impl<'a> Drawing<'a> {
             let ended = about.completed != history::Transaction::NEVER;
             let (from, to) = match (about.invoked, ended) {
                 _ if about.initial => (0.0, soon),
-                (0, true) => (f64::from(about.completed) - soon, f64::from(about.completed)),
+                (0, true) => {
+                    begins = false;
+                    (f64::from(about.completed) - soon, f64::from(about.completed))
+                }
                 (0, false) => {
-                    times = false;
+                    (begins, ends) = (false, false);
                     (number as f64 + 1.0, number as f64 + 1.0 + soon)
                 }
                 (invoked, true) => (f64::from(invoked), f64::from(about.completed)),
@@ -162,7 +176,14 @@ impl<'a> Drawing<'a> {
         }
         events.sort_by(|one, other| one.0.total_cmp(&other.0));
         self.picture.events = events.into_iter().map(|(_, event)| event).collect();
-        times
+        match (begins, ends) {
+            (_, false) => "In which order these transactions ran the history does not say.",
+            (false, true) => "When these transactions began the history does not say.",
+            (true, true) => {
+                "The history says when each transaction began and ended; what it did is drawn \
+                 evenly in between."
+            }
+        }
     }
 
     fn key(&self, key: Key) -> Vec<u8> {

@@ -170,7 +170,9 @@ impl Picture {
     fn below(&self, transaction: usize) -> String {
         let known = self.transactions.get(transaction);
         let lane = known.and_then(|known| self.lanes.get(known.lane));
-        cut(&lane.map_or(String::new(), |lane| harmless(&lane.name)), 18, "…")
+        // A lane of its own is called as it is.
+        let lane = lane.map_or(String::new(), |lane| harmless(&lane.name));
+        if lane == self.name(transaction) { String::new() } else { cut(&lane, 18, "…") }
     }
 
     fn node(&self, body: &mut String, transaction: usize, node: &Node) {
