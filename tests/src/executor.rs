@@ -4,7 +4,7 @@
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 
@@ -33,6 +33,33 @@ impl Wake for Alarm {
         // Relaxed: a count; unpark orders what was done before it.
         self.wakes.fetch_add(1, Ordering::Relaxed);
         self.thread.unpark();
+    }
+}
+
+/// Notes that it was rung, for one thread that polls by itself.
+#[derive(Debug, Default)]
+pub struct Bell(AtomicBool);
+
+impl Bell {
+    /// Whether it was rung since it was silenced.
+    pub fn rung(&self) -> bool {
+        // Relaxed: one thread drives everything.
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Forgets that it was rung.
+    pub fn silence(&self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 

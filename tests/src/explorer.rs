@@ -18,25 +18,25 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Wake, Waker};
+use std::task::Waker;
 use std::time::Duration;
 
 use isolith::{
     Age, BlockedBy, Builder, CommitMode, CommitSteps, Concurrency, Database, DeadlockPolicy, Error,
-    Isolation, Keyspace, RangeLock, Step, Timestamp, Transaction, TransactionOptions, Victim,
-    steps::Steps,
+    Isolation, Keyspace, RangeLock, Step, Timestamp, Transaction, TransactionOptions, steps::Steps,
 };
 
 use isolith::merge::ADD_I64;
 
 use crate::anomalies::{Anomaly, History};
 use crate::dice::Dice;
+use crate::executor::Bell;
 use crate::finding::{Checked, Finding, catching};
 use crate::oracle::{self, End, Statement, Trace, Verdicts, Why};
 use crate::programs::{
     Act, Answer, KEY_MAX, Key, Keys, NOTHING, Program, State, initial, merged_bit, value,
 };
+use crate::refusals;
 use crate::{ensure, ensure_eq};
 
 /// Runs on one database before a new one is taken: their range deletes pile up.
@@ -172,31 +172,6 @@ impl Choices {
             }
         }
         false
-    }
-}
-
-/// Notes that it was rung.
-#[derive(Debug, Default)]
-struct Bell(AtomicBool);
-
-impl Bell {
-    fn rung(&self) -> bool {
-        // Relaxed: one thread drives everything.
-        self.0.load(Ordering::Relaxed)
-    }
-
-    fn silence(&self) {
-        self.0.store(false, Ordering::Relaxed);
-    }
-}
-
-impl Wake for Bell {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.0.store(true, Ordering::Relaxed);
     }
 }
 
@@ -636,41 +611,9 @@ impl Explorer {
         let Some(own) = run.actors[who].age else {
             return Err(Finding::new("it has no age"));
         };
-        let policy = match run.programs[who].concurrency {
-            Concurrency::Locking(policy) => policy,
-            _ => DeadlockPolicy::WoundWait,
-        };
-        let why = match &error {
-            Error::Conflict { .. } => Why::Conflict,
-            Error::Wounded { by } => {
-                ensure!(*by < own, "{own:?} was wounded by {by:?}, which is not older");
-                Why::Wounded
-            }
-            Error::Deadlock { cycle } => {
-                ensure!(cycle.len() > 1, "a cycle of one: {error:?}");
-                let itself = cycle.iter().any(|link| link.age == own);
-                ensure!(itself, "{own:?} is not in the cycle that it was the victim of: {error:?}");
-                let fewest = run.programs.iter().any(|program| {
-                    program.concurrency
-                        == Concurrency::Locking(DeadlockPolicy::Detect(Victim::FewestLocks))
-                });
-                let older = cycle.iter().any(|link| link.age < own);
-                ensure!(older || fewest, "the oldest was the victim of a cycle: {error:?}");
-                Why::Deadlock
-            }
-            Error::LockRefused { holders } => {
-                let there = holders.iter().all(|holder| alive(&holder.age));
-                ensure!(there && !holders.is_empty(), "no such holders: {error:?}");
-                let told = match policy {
-                    DeadlockPolicy::NoWait => true,
-                    DeadlockPolicy::WaitDie => holders.iter().any(|holder| holder.age < own),
-                    _ => false,
-                };
-                ensure!(told, "{policy:?} of {own:?} does not refuse for this: {error:?}");
-                Why::LockRefused
-            }
-            _ => return Err(fail(error)),
-        };
+        let controls: Vec<Concurrency> =
+            run.programs.iter().map(|program| program.concurrency).collect();
+        let why = refusals::why(&error, own, who, &controls, &alive)?;
         run.decided = (self.db.visible().counter() - run.first.counter()) as usize;
         let actor = &mut run.actors[who];
         actor.end = Some(Err(why));

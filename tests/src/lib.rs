@@ -15,6 +15,7 @@
 //! | [`programs`] | small transactions, and what they do alone |
 //! | [`oracle`] | judges a history of them by brute force |
 //! | [`anomalies`] | finds the named anomalies in a history |
+//! | [`refusals`] | whether a refusal says the truth |
 //! | [`explorer`] | drives them through every interleaving |
 //! | [`acknowledged`] | the same for what is decided and not yet acknowledged |
 //! | [`crash`] | ends a database's life at any storage call, and says what must be true afterwards |
@@ -46,6 +47,8 @@ pub mod programs;
 pub mod oracle;
 
 pub mod anomalies;
+
+pub mod refusals;
 
 pub mod explorer;
 

@@ -9,7 +9,7 @@ use std::fmt;
 use super::target::Span;
 
 /// The largest value that a scenario can hold; the smallest is its negative.
-pub const VALUE_MAX: i64 = (1 << 38) - 1;
+pub const VALUE_MAX: i64 = (1 << 34) - 1;
 
 /// An expression. Sessions are places in the scenario's list.
 #[derive(Clone, Debug, PartialEq, Eq)]

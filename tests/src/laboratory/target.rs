@@ -267,6 +267,7 @@ pub trait Target {
     /// Every session is over: what is there now. Looks for what was left behind.
     fn finish(&mut self) -> Result<Contents, Failure>;
 
-    /// Ends a run in the middle: whatever is open is rolled back.
-    fn abandon(&mut self);
+    /// Ends a run in the middle: whatever is open is rolled back. `broken`: because of a failure, so
+    /// that the target had better begin afresh.
+    fn abandon(&mut self, broken: bool);
 }
