@@ -14,6 +14,7 @@
 //! | [`play`] | plays a scenario once |
 //! | [`explore`] | through all schedules |
 //! | [`judge`] | what happened: who depends on whom, and what must not be |
+//! | [`matrix`] | every scenario at every level under every control |
 
 pub mod expression;
 pub mod provenance;
@@ -32,3 +33,5 @@ pub mod play;
 pub mod explore;
 
 pub mod judge;
+
+pub mod matrix;
