@@ -29,7 +29,7 @@ fn matrix(fine: bool, runs_max: u64) -> Vec<Cell> {
 
 fn assert_kept(cells: &[Cell]) {
     for cell in cells {
-        let first = cell.first.as_ref().map(|broken| (&broken.what, &broken.run.moves));
+        let first = cell.first.as_ref().map(|broken| (&broken.fault, &broken.run.moves));
         assert_eq!(cell.broken, 0, "{} {}: {first:?}", cell.scenario, cell.protection);
         if cell.declared == Declared::Forbidden {
             assert_eq!(cell.observed, 0, "{} {}", cell.scenario, cell.protection);

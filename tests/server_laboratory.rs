@@ -178,7 +178,7 @@ fn a_run_that_is_given_up_is_gone_when_the_next_begins() {
         assert_eq!(target.submit(1, &put("x", 5)), Ok(Answer::Blocked));
         assert_eq!(target.submit(2, &get("x")), Ok(Answer::Blocked));
         assert_eq!(target.waits_for(2), [0, 1]);
-        target.abandon();
+        target.abandon(true);
     }
     begin(&mut *target, &[wound]);
     assert_eq!(target.submit(0, &get("x")), value(1));

@@ -4,28 +4,32 @@
 //! | module | its one job |
 //! |---|---|
 //! | [`scenario`] | a scenario: setup, sessions, steps, what is to hold; and its text form |
-//! | [`catalogue`] | the named anomalies as scenarios |
 //! | [`expression`] | what a scenario computes and asks |
-//! | [`resp`] | targets across a network: isolith, and whoever else speaks the Redis protocol |
 //! | [`provenance`] | who wrote a value |
+//! | [`catalogue`] | the named anomalies as scenarios |
 //! | [`target`] | the seam: whatever runs transactions and can be asked how far they are |
 //! | [`embedded`] | the engine behind it, one step at a time |
+//! | [`resp`] | targets across a network: isolith, and whoever else speaks the Redis protocol |
 //! | [`weak`] | stores that promise little, to compare with |
 //! | [`play`] | plays a scenario once |
 //! | [`explore`] | through all schedules |
 //! | [`judge`] | what happened: who depends on whom, and what must not be |
+//! | [`faults`] | what is wrong with a run |
 //! | [`matrix`] | every scenario at every level under every control |
+//! | [`shrink`] | the smallest scenario and schedule that still show something |
+//! | [`drawing`] | a run as a picture |
+//! | [`report`] | all of it for people and programs |
 
 pub mod expression;
 pub mod provenance;
 pub mod scenario;
 
-pub mod resp;
 pub mod catalogue;
 
 pub mod target;
 
 pub mod embedded;
+pub mod resp;
 pub mod weak;
 
 pub mod play;
@@ -34,4 +38,12 @@ pub mod explore;
 
 pub mod judge;
 
+pub mod faults;
+
 pub mod matrix;
+
+pub mod shrink;
+
+pub mod drawing;
+
+pub mod report;

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use isolith::{Concurrency, Isolation};
 
 use super::explore::{Limits, explore};
+use super::faults::{Fault, fault};
 use super::judge::Judge;
 use super::play::{Given, Player, Run, Staging};
 use super::scenario::Scenario;
@@ -155,7 +156,9 @@ pub struct Broken {
     /// Which scenario.
     pub scenario: Scenario,
     /// What is wrong.
-    pub what: String,
+    pub fault: Fault,
+    /// What its level says to its anomaly.
+    pub declared: Declared,
     /// The terms, and the rest of the stage.
     pub staging: Staging,
     /// What happened.
@@ -376,47 +379,24 @@ struct Counting<'a> {
     cell: &'a mut Cell,
 }
 
-/// What is wrong with a run, if anything: what the target broke, what the judge says, an anomaly
-/// that is declared forbidden, an invariant that does not hold where everybody is serializable.
-pub fn wrong(
-    scenario: &Scenario,
-    staging: &Staging,
-    declared: Declared,
-    judge: &Judge,
-    run: &Run,
-    played: &Result<(), Failure>,
-) -> Option<String> {
-    if let Err(failure) = played {
-        return Some(failure.to_string());
-    }
-    if let Some(found) = judge.judge(run, staging).forbidden() {
-        let says = if found.says.is_empty() { String::new() } else { format!(": {}", found.says) };
-        return Some(format!("{}{says}", found.full_name()));
-    }
-    if declared == Declared::Forbidden && scenario.anomaly.as_ref().is_some_and(|it| it.holds(run))
-    {
-        return Some(format!("{} ({})", scenario.phenomenon, scenario.title));
-    }
-    None
-}
-
 impl Counting<'_> {
     fn count(&mut self, run: &Run, played: Result<(), Failure>) {
         self.cell.runs += 1;
         let declared = self.cell.declared;
-        let wrong = wrong(self.scenario, self.staging, declared, self.judge, run, &played);
-        if let Some(what) = wrong {
+        let (judged, fault) =
+            fault(self.scenario, self.staging, declared, self.judge, run, &played);
+        if let Some(fault) = fault {
             self.cell.broken += 1;
             self.cell.first.get_or_insert_with(|| {
                 let (scenario, staging, run) =
                     (self.scenario.clone(), self.staging.clone(), run.clone());
-                Box::new(Broken { scenario, what, staging, run })
+                Box::new(Broken { scenario, fault, declared, staging, run })
             });
         }
         if played.is_err() {
             return;
         }
-        for found in self.judge.judge(run, self.staging).found {
+        for found in judged.found {
             *self.cell.met.entry(found.full_name()).or_default() += 1;
         }
         for session in 0..run.sessions.len() {

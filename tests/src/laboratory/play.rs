@@ -194,7 +194,7 @@ pub struct Given {
 impl Given {
     /// These moves.
     pub fn new(moves: &[usize]) -> Given {
-        Given { moves: moves.to_vec().into_iter() }
+        Given { moves: Vec::from(moves).into_iter() }
     }
 }
 

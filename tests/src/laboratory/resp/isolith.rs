@@ -316,7 +316,7 @@ impl Target for Isolith {
 
     fn start(&mut self, start: &Start<'_>) -> Result<(), Failure> {
         if self.sessions.iter().any(|session| !matches!(session.state, State::Idle)) {
-            self.abandon();
+            self.abandon(true);
         }
         let begun = self.clean().and_then(|()| {
             self.keys.next_run();
@@ -375,7 +375,7 @@ impl Target for Isolith {
         self.take_contents().map_err(|failure| self.told(failure))
     }
 
-    fn abandon(&mut self) {
+    fn abandon(&mut self, _: bool) {
         // A connection that goes is rolled back, whatever it waits for.
         self.sessions.clear();
     }
@@ -383,7 +383,7 @@ impl Target for Isolith {
 
 impl Drop for Isolith {
     fn drop(&mut self) {
-        self.abandon();
+        self.abandon(true);
         // Who cannot be reached any more was told of it before.
         let _ = self.clean();
     }

@@ -206,7 +206,7 @@ impl Target for Watching {
 
     fn start(&mut self, start: &Start<'_>) -> Result<(), Failure> {
         if self.sessions.iter().any(|session| session.open || session.sent.is_some()) {
-            self.abandon();
+            self.abandon(true);
         }
         let begun = self.clean().and_then(|()| {
             self.keys.next_run();
@@ -250,7 +250,7 @@ impl Target for Watching {
         cleaned.map_err(|failure| self.told(failure))
     }
 
-    fn abandon(&mut self) {
+    fn abandon(&mut self, _: bool) {
         // A connection that goes watches nothing any more.
         self.sessions.clear();
     }
@@ -258,7 +258,7 @@ impl Target for Watching {
 
 impl Drop for Watching {
     fn drop(&mut self) {
-        self.abandon();
+        self.abandon(true);
         // Who cannot be reached any more was told of it before.
         let _ = self.clean();
     }

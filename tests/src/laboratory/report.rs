@@ -1,0 +1,1 @@
+//! All of it for people and programs.
