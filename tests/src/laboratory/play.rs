@@ -118,6 +118,13 @@ impl Run {
         }
     }
 
+    fn timestamp(&self, session: usize) -> Option<u64> {
+        match self.sessions[session].end {
+            Some((_, End::Committed(at))) => at,
+            _ => None,
+        }
+    }
+
     /// Whether anybody waited.
     pub fn waited(&self) -> bool {
         self.events.iter().any(|event| matches!(event.came, Came::Waits(_)))
@@ -168,7 +175,10 @@ impl Scope for Run {
     }
 
     fn before(&self, first: usize, second: usize) -> bool {
-        matches!((self.told[first], self.told[second]), (Some(one), Some(other)) if one < other)
+        match (self.timestamp(first), self.timestamp(second)) {
+            (Some(one), Some(other)) => one < other,
+            _ => matches!((self.told[first], self.told[second]), (Some(a), Some(b)) if a < b),
+        }
     }
 
     fn precedes(&self, first: usize, second: usize) -> bool {
