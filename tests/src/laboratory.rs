@@ -15,6 +15,7 @@
 //! | [`explore`] | through all schedules |
 //! | [`judge`] | what happened: who depends on whom, and what must not be |
 //! | [`faults`] | what is wrong with a run |
+//! | [`examine`] | one scenario through all its interleavings, counted |
 //! | [`matrix`] | every scenario at every level under every control |
 //! | [`shrink`] | the smallest scenario and schedule that still show something |
 //! | [`drawing`] | a run as a picture |
@@ -39,6 +40,8 @@ pub mod explore;
 pub mod judge;
 
 pub mod faults;
+
+pub mod examine;
 
 pub mod matrix;
 
