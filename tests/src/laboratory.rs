@@ -19,6 +19,7 @@
 //! | [`matrix`] | every scenario at every level under every control |
 //! | [`shrink`] | the smallest scenario and schedule that still show something |
 //! | [`drawing`] | a run as a picture |
+//! | [`files`] | scenario files in, pages and tests out |
 //! | [`report`] | all of it for people and programs |
 
 pub mod expression;
@@ -49,4 +50,5 @@ pub mod shrink;
 
 pub mod drawing;
 
+pub mod files;
 pub mod report;
