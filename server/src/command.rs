@@ -6,6 +6,7 @@
 
 pub(crate) mod check;
 pub(crate) mod history;
+pub(crate) mod anomalies;
 
 /// How a command ended, as its exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

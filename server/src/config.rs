@@ -2,6 +2,7 @@
 
 use crate::command::check::Check;
 use crate::command::history::History;
+use crate::command::anomalies::Anomalies;
 use crate::terms::{self, Defaults};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use isolith::{Concurrency, Durability, Isolation};
@@ -43,6 +44,10 @@ pub(crate) enum Command {
     History(History),
     /// Prints the reference of all server commands, as Markdown.
     Commands,
+    /// Shows what isolation levels allow and forbid: plays small concurrent transactions through all
+    /// their interleavings, on the embedded engine or on a server.
+    #[command(subcommand)]
+    Anomalies(Anomalies),
 }
 
 /// How to serve.

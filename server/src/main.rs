@@ -72,6 +72,7 @@ fn main() -> ExitCode {
         Some(Command::Serve(options)) => serve(&options),
         Some(Command::Check(options)) => command::check::run(&options),
         Some(Command::History(command)) => command::history::run(&command),
+        Some(Command::Anomalies(command)) => command::anomalies::run(&command),
         None => serve(&line.serve),
     };
     let exit = outcome.unwrap_or_else(|failure| {

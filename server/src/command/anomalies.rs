@@ -100,9 +100,6 @@ pub(crate) struct Playing {
     /// Writes the picture of what was found (or explained) as a page for a browser.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
-    /// Writes a Rust test that shows it again.
-    #[arg(long, value_name = "FILE")]
-    rust: Option<PathBuf>,
 }
 
 /// What the matrix is of.
@@ -265,7 +262,9 @@ impl Playing {
         }
         let expected = "expected embedded or resp://[user[:password]@]host:port[/db]";
         let parsed = self.target.parse::<Address>();
-        parsed.map(Some).map_err(|why| usage(format!("--target {}: {why}; {expected}", self.target)))
+        parsed
+            .map(Some)
+            .map_err(|why| usage(format!("--target {}: {why}; {expected}", self.target)))
     }
 
     fn limits(&self) -> Limits {
@@ -278,10 +277,6 @@ impl Playing {
     fn write(&self, picture: &Picture) -> Result<(), Failure> {
         if let Some(path) = &self.html {
             files::write_text(path, &picture.html()).map_err(of_file)?;
-        }
-        if let Some(path) = &self.rust {
-            let test = picture.rust_test().map_err(|why| Failure::could_not_run(why.to_string()))?;
-            files::write_text(path, &test).map_err(of_file)?;
         }
         Ok(())
     }
@@ -353,8 +348,7 @@ fn smallest(
     let Broken { scenario, fault: first, declared, staging, run } = broken;
     let mut scenario = scenario.clone();
     scenario.schedule.clone_from(&run.moves);
-    let replay =
-        vec![report::replay(&scenario.name, &cell.protection, staging, &run.moves, other)];
+    let replay = vec![report::replay(&scenario.name, &cell.protection, staging, &run.moves, other)];
     let label = first.label();
     let shows = |scenario: &Scenario, staging: &Staging, run: &_, played: &_| {
         let (_, found) = fault(scenario, staging, *declared, &Judge::of(scenario), run, played);
@@ -463,8 +457,7 @@ impl<'a> Prepared<'a> {
 
     fn examine(&self, target: &mut dyn Target) -> Result<Examined, Failure> {
         let limits = self.single.playing.limits();
-        examine(&self.scenario, &self.staging, &self.protection, target, &limits)
-            .map_err(of_target)
+        examine(&self.scenario, &self.staging, &self.protection, target, &limits).map_err(of_target)
     }
 
     fn summary(&self, examined: &Examined) -> Outcome {

@@ -87,8 +87,7 @@ pub fn examine(
     };
     let mut outcomes = BTreeSet::new();
     examined.explored = explore(scenario, staging, target, limits, &mut |run, played| {
-        let (judged, fault) =
-            fault(scenario, staging, examined.declared, &judge, run, &played);
+        let (judged, fault) = fault(scenario, staging, examined.declared, &judge, run, &played);
         let seen = || Seen { run: run.clone(), judged: judged.clone(), fault: fault.clone() };
         if outcomes.len() < OUTCOMES_MAX {
             outcomes.insert(run.outcome());

@@ -28,7 +28,8 @@ pub fn read_scenario(path: &Path) -> Result<Scenario, FileError> {
         let line = error.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
         FileError::Malformed(format!("{shown}: line {line}: it is not UTF-8 text"))
     })?;
-    let name = path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
+    let name =
+        path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
     parse(&name, &text).map_err(|error| FileError::Malformed(format!("{shown}: {error}")))
 }
 
