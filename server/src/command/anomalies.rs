@@ -105,8 +105,9 @@ pub(crate) struct Playing {
 /// What the matrix is of.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Matrix {
-    /// Scenarios of the catalogue; all if none is named.
-    names: Vec<String>,
+    /// Scenarios of the catalogue, or files; the whole catalogue if none is named.
+    #[arg(value_name = "NAME|FILE")]
+    subjects: Vec<String>,
     /// Levels, with commas between them; all, or mixed: every combination.
     #[arg(long, value_name = "LEVELS", default_value = "all", value_parser = parse_choices::<Isolation>)]
     isolation: Choices<Isolation>,
@@ -224,6 +225,20 @@ fn named(name: &str) -> Result<Scenario, Failure> {
     })
 }
 
+/// A scenario of the catalogue, or one in a file.
+fn subject(text: &str) -> Result<Scenario, Failure> {
+    if let Some(scenario) = catalogue::find(text) {
+        return Ok(scenario);
+    }
+    let path = PathBuf::from(text);
+    if !path.exists() {
+        return Err(usage(format!(
+            "'{text}' is neither a file nor in the catalogue (isolith anomalies list)"
+        )));
+    }
+    files::read_scenario(&path).map_err(of_file)
+}
+
 /// Prints; a reader that went away is no failure.
 fn print(text: &str) -> Outcome {
     let mut out = std::io::stdout().lock();
@@ -293,9 +308,9 @@ fn connect(address: Option<&Address>) -> Result<Box<dyn Target>, target::Failure
 
 fn play_matrix(matrix: &Matrix) -> Outcome {
     let playing = &matrix.playing;
-    let scenarios = match matrix.names.is_empty() {
+    let scenarios = match matrix.subjects.is_empty() {
         true => catalogue::all(),
-        false => matrix.names.iter().map(|name| named(name)).collect::<Result<_, _>>()?,
+        false => matrix.subjects.iter().map(|one| subject(one)).collect::<Result<_, _>>()?,
     };
     let address = playing.address()?;
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
@@ -382,19 +397,7 @@ struct Prepared<'a> {
 
 impl<'a> Prepared<'a> {
     fn of(single: &'a Single) -> Result<Prepared<'a>, Failure> {
-        let mut scenario = match catalogue::find(&single.subject) {
-            Some(scenario) => scenario,
-            None => {
-                let path = PathBuf::from(&single.subject);
-                if !path.exists() {
-                    return Err(usage(format!(
-                        "'{}' is neither a file nor in the catalogue (isolith anomalies list)",
-                        single.subject
-                    )));
-                }
-                files::read_scenario(&path).map_err(of_file)?
-            }
-        };
+        let mut scenario = subject(&single.subject)?;
         let sessions = scenario.sessions.len();
         if let Some(text) = &single.schedule {
             scenario.schedule =
