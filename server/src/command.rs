@@ -4,9 +4,9 @@
 //! (`isolith_testkit`). A new subcommand is a module here with its arguments (`clap::Args`) and a
 //! `run` that answers an [`Outcome`]; `config.rs` lists it, `main.rs` calls it.
 
+pub(crate) mod anomalies;
 pub(crate) mod check;
 pub(crate) mod history;
-pub(crate) mod anomalies;
 
 /// How a command ended, as its exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

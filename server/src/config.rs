@@ -1,8 +1,8 @@
 //! The command line.
 
+use crate::command::anomalies::Anomalies;
 use crate::command::check::Check;
 use crate::command::history::History;
-use crate::command::anomalies::Anomalies;
 use crate::terms::{self, Defaults};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use isolith::{Concurrency, Durability, Isolation};

@@ -214,6 +214,15 @@ pub(crate) fn run(command: &Anomalies) -> Outcome {
     }
 }
 
+/// For tables: nothing is cut in a pipe.
+fn wide() -> Style {
+    let style = Style::of_stdout();
+    match std::io::stdout().is_terminal() {
+        true => style,
+        false => Style { width: usize::from(u8::MAX), ..style },
+    }
+}
+
 fn usage(message: impl Into<String>) -> Failure {
     Failure { exit: Exit::Usage, message: message.into() }
 }
@@ -338,7 +347,7 @@ fn play_matrix(matrix: &Matrix) -> Outcome {
     let cells = cells?;
     match playing.format {
         Format::Json => print(&(report::matrix_json(&cells) + "\n"))?,
-        Format::Text => print(&report::matrix_text(&cells, &Style::of_stdout()))?,
+        Format::Text => print(&report::matrix_text(&cells, &wide()))?,
     };
     let mut broken = cells.iter().filter_map(|cell| Some((cell, cell.first.as_deref()?)));
     let Some((cell, first)) = broken.next() else { return Ok(Exit::Fine) };
@@ -347,7 +356,7 @@ fn play_matrix(matrix: &Matrix) -> Outcome {
     if playing.format == Format::Text {
         let style = Style::of_stdout();
         let head = format!("\n{} at {}:\n\n", cell.scenario, cell.protection);
-        print(&format!("{head}{}\n{}\n", picture.text(&style), picture.prose()))?;
+        print(&format!("{head}{}", picture.text(&style)))?;
     }
     playing.write(&picture)?;
     Ok(Exit::Found)
@@ -451,8 +460,7 @@ impl<'a> Prepared<'a> {
         let picture = self.picture(seen);
         let playing = &self.single.playing;
         if playing.format == Format::Text {
-            let (lanes, prose) = (picture.text(&Style::of_stdout()), picture.prose());
-            print(&format!("{lanes}\n{prose}\n"))?;
+            print(&picture.text(&Style::of_stdout()))?;
         }
         playing.write(&picture)?;
         Ok(if seen.fault.is_some() { Exit::Found } else { Exit::Fine })

@@ -122,7 +122,10 @@ fn level_table(cells: &[&Cell]) -> Table {
             names.push(&cell.scenario);
         }
     }
-    let short = |control: &String| control.strip_prefix("locking:").unwrap_or(control).to_owned();
+    let short = |control: &String| {
+        let word = control.strip_prefix("locking:").unwrap_or(control);
+        word.strip_prefix("detect:").unwrap_or(word).to_owned()
+    };
     let heads: Vec<String> = ["phenomenon".to_owned(), "declared".to_owned()]
         .into_iter()
         .chain(controls.iter().map(short))
@@ -145,7 +148,9 @@ fn level_table(cells: &[&Cell]) -> Table {
         let of = || cells.iter().filter(|cell| cell.protection.control() == *control);
         let (needless, aborted) =
             of().fold((0, 0), |(n, a), cell| (n + cell.needless, a + cell.aborted));
-        row.push(table::Cell::new(format!("{needless}/{aborted}")).faint());
+        let percent = (needless * 100).checked_div(aborted);
+        let percent = percent.map_or("-".into(), |percent| format!("{percent}%"));
+        row.push(table::Cell::new(percent).faint());
     }
     table.row(row);
     table
