@@ -1,13 +1,20 @@
 //! The catalogue through all its interleavings on the engine itself: what is promised is kept, what
 //! is allowed happens; and that the exploration loses nothing by what it leaves out.
 
+use std::collections::BTreeSet;
+use std::path::Path;
+
 use isolith::{Concurrency, Isolation};
 use isolith_testkit::dice::effort;
 use isolith_testkit::laboratory::catalogue;
 use isolith_testkit::laboratory::embedded::Embedded;
-use isolith_testkit::laboratory::explore::Limits;
+use isolith_testkit::laboratory::explore::{Limits, explore, schedules};
+use isolith_testkit::laboratory::files::read_scenario;
 use isolith_testkit::laboratory::matrix::{Cell, Choice, Declared, Plan, play, protections};
-use isolith_testkit::laboratory::target::Target;
+use isolith_testkit::laboratory::play::{Given, Player, Run, Staging};
+use isolith_testkit::laboratory::scenario::{Scenario, parse};
+use isolith_testkit::laboratory::shrink::shrink;
+use isolith_testkit::laboratory::target::{Failure, Target, Terms};
 
 fn controls() -> Vec<Choice<Concurrency>> {
     Concurrency::ALL.map(Choice::One).to_vec()
@@ -62,4 +69,157 @@ fn what_is_forbidden_never_happens_and_what_is_allowed_does() {
 #[test]
 fn the_same_with_commits_decided_apart() {
     assert_kept(&matrix(true, 60 * effort() as u64));
+}
+
+/// What can come of a scenario, by all schedules or by those that reduction leaves.
+fn outcomes(scenario: &Scenario, staging: &Staging, reduce: bool) -> (BTreeSet<String>, u64) {
+    let mut target = Embedded::new().unwrap();
+    let limits = Limits { reduce, ..Limits::default() };
+    let mut seen = BTreeSet::new();
+    let explored = explore(scenario, staging, &mut target, &limits, &mut |run, played| {
+        played.unwrap();
+        seen.insert(run.outcome());
+        Ok(true)
+    });
+    let explored = explored.unwrap();
+    assert!(explored.complete, "{}", scenario.name);
+    (seen, explored.runs)
+}
+
+/// Partial-order reduction leaves out schedules, and no outcome: for every small scenario at every
+/// level under every control.
+#[test]
+fn reduction_loses_no_outcome() {
+    let small = |scenario: &Scenario| schedules(scenario, false) <= 300;
+    let (mut all, mut left) = (0, 0);
+    for scenario in catalogue::all().iter().chain(&fixtures()).filter(|scenario| small(scenario)) {
+        for isolation in Isolation::ALL {
+            for concurrency in Concurrency::ALL {
+                let terms = scenario.terms(Terms { isolation, concurrency });
+                for hot in [false, true] {
+                    if hot && concurrency != Concurrency::Auto {
+                        continue;
+                    }
+                    let staging = Staging { hot, ..Staging::new(terms.clone()) };
+                    let (whole, runs) = outcomes(scenario, &staging, false);
+                    let (reduced, fewer) = outcomes(scenario, &staging, true);
+                    assert_eq!(reduced, whole, "{} {staging:?}", scenario.name);
+                    assert!(fewer <= runs);
+                    (all, left) = (all + runs, left + fewer);
+                }
+            }
+        }
+    }
+    println!("{left} runs show what {all} show");
+    assert!(left * 3 < all * 2, "{left} of {all}: nothing to speak of is left out");
+}
+
+/// The scenarios of `tests/scenarios`.
+fn fixtures() -> Vec<Scenario> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+    let mut paths: Vec<_> =
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    paths.iter().map(|path| read_scenario(path).unwrap()).collect()
+}
+
+#[test]
+fn what_else_is_promised_is_kept() {
+    let levels = Isolation::ALL.map(Choice::One);
+    for fine in [false, true] {
+        let plan = Plan {
+            scenarios: fixtures(),
+            protections: protections(&levels, &controls()),
+            limits: Limits { runs_max: 100 * effort() as u64, ..Limits::default() },
+            fine,
+            threads: 2,
+        };
+        let factory = || Embedded::new().map(|engine| Box::new(engine) as Box<dyn Target>);
+        assert_kept(&play(&plan, &factory, &|_, _| {}).unwrap());
+    }
+}
+
+#[test]
+fn levels_and_controls_mix() {
+    let plan = Plan {
+        scenarios: ["g0", "p4", "g2-item", "g2", "pmp", "p2"]
+            .map(|one| catalogue::find(one).unwrap())
+            .to_vec(),
+        protections: protections(&[Choice::Mixed], &[Choice::Mixed]),
+        limits: Limits { runs_max: 4 * effort() as u64, ..Limits::default() },
+        fine: false,
+        threads: 2,
+    };
+    let factory = || Embedded::new().map(|engine| Box::new(engine) as Box<dyn Target>);
+    assert_kept(&play(&plan, &factory, &|_, _| {}).unwrap());
+}
+
+/// Random schedules are the same for the same seed, and a schedule plays the same run again.
+#[test]
+fn runs_repeat() {
+    let scenario = catalogue::find("read-only").unwrap();
+    let staging = Staging::new(scenario.terms(Terms::default()));
+    let sample = |seed| {
+        let mut moves = Vec::new();
+        let limits = Limits { runs_max: 20, reduce: false, seed };
+        let mut target = Embedded::new().unwrap();
+        explore(&scenario, &staging, &mut target, &limits, &mut |run, _| {
+            moves.push((run.moves.clone(), run.outcome()));
+            Ok(true)
+        })
+        .unwrap();
+        moves
+    };
+    let first = sample(7);
+    assert_eq!(first, sample(7));
+    assert_ne!(first, sample(8));
+    let mut target = Embedded::new().unwrap();
+    for (moves, outcome) in first {
+        let mut player = Player::new(&scenario, &staging, &mut target);
+        let (run, played) = player.play(&mut Given::new(&moves));
+        played.unwrap();
+        assert_eq!((run.moves.clone(), run.outcome()), (moves, outcome));
+    }
+}
+
+/// What does not belong to the finding goes, and the same is left every time.
+#[test]
+fn shrinking_leaves_what_matters() {
+    let text = "\
+setup: x = 1, y = 1, z = 1
+session idle
+  get z
+  put z = 5
+session t1
+  get z
+  get x
+  get y
+  put x = 0 if x + y == 2
+session t2
+  get x
+  get y
+  scan x..z as all
+  put y = 0 if x + y == 2
+  put w = 9
+invariant: x + y >= 1
+";
+    let scenario = parse("long", text).unwrap();
+    let terms = Terms { isolation: Isolation::Snapshot, concurrency: Concurrency::Optimistic };
+    let staging = Staging::new(scenario.terms(terms));
+    let shows = |scenario: &Scenario, _: &Staging, run: &Run, played: &Result<(), Failure>| {
+        played.is_ok() && !scenario.invariants[0].holds(run)
+    };
+    let small = || {
+        let mut target = Embedded::new().unwrap();
+        shrink(&scenario, &staging, &mut target, &shows).unwrap().unwrap()
+    };
+    let shrunk = small();
+    assert_eq!(shrunk, small());
+    let text = shrunk.scenario.to_string();
+    assert_eq!(shrunk.scenario.sessions.len(), 2, "{text}");
+    let steps: usize = shrunk.scenario.sessions.iter().map(|one| one.steps.len()).sum();
+    assert!(steps <= 8 && !text.contains('w') && !text.contains("idle"), "{text}");
+    let changes = shrunk.run.moves.windows(2).filter(|pair| pair[0] != pair[1]).count();
+    assert!(changes <= 2, "{:?}", shrunk.run.moves);
+    assert_eq!(parse("long", &text).unwrap(), shrunk.scenario);
 }

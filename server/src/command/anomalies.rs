@@ -100,6 +100,9 @@ pub(crate) struct Playing {
     /// Writes the picture of what was found (or explained) as a page for a browser.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
+    /// Writes a Rust test that does it again with the embedded engine.
+    #[arg(long, value_name = "FILE")]
+    rust: Option<PathBuf>,
 }
 
 /// What the matrix is of.
@@ -301,6 +304,12 @@ impl Playing {
     fn write(&self, picture: &Picture) -> Result<(), Failure> {
         if let Some(path) = &self.html {
             files::write_text(path, &picture.html()).map_err(of_file)?;
+        }
+        if let Some(path) = &self.rust {
+            let test = picture.rust_test().map_err(|why| {
+                Failure::could_not_run(format!("it cannot be made a Rust test: {why}"))
+            })?;
+            files::write_text(path, &test).map_err(of_file)?;
         }
         Ok(())
     }

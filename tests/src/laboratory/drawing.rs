@@ -1,6 +1,6 @@
 //! A run as a [`Picture`].
 
-use isolith::Isolation;
+use isolith::{Concurrency, Isolation};
 
 use super::faults::Fault;
 use super::judge::{Edge, Found, Judgement};
@@ -59,8 +59,16 @@ pub fn draw(
         cycle,
         remarks,
         replay,
+        hot: hot(scenario, staging),
         left_out: 0,
     }
+}
+
+/// The keys that have been fought for before, where that makes a difference.
+fn hot(scenario: &Scenario, staging: &Staging) -> Vec<Vec<u8>> {
+    let auto = staging.terms.iter().any(|terms| terms.concurrency == Concurrency::Auto);
+    let keys = if auto && staging.hot { scenario.keys() } else { Vec::new() };
+    keys.into_iter().map(String::into_bytes).collect()
 }
 
 /// The finding that the picture is about.
@@ -190,7 +198,8 @@ fn operation(action: &Action) -> Option<Operation> {
         }
         Action::HandIn | Action::Commit => Operation::Commit,
         Action::Rollback => Operation::Rollback,
-        Action::Savepoint(_) | Action::RollbackTo(_) => return None,
+        Action::Savepoint(number) => Operation::Savepoint(*number),
+        Action::RollbackTo(number) => Operation::RollbackTo(*number),
     })
 }
 
