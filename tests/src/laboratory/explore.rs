@@ -255,11 +255,19 @@ impl Dependence {
         if first.commits && second.commits && self.ordered {
             return true;
         }
+        if self.locks {
+            // Who waits, who is wounded and where it learns of it hang together through others, too.
+            let apart = |who: usize, own: &Move| match ends(own) {
+                true => self.sessions[who].iter().all(|step| !step.contested),
+                false => !own.contested,
+            };
+            return !(apart(one.0, first) && apart(other.0, second));
+        }
         match (ends(first), ends(second)) {
             (true, true) => self.meet(one.0, other.0),
             (true, false) => self.touches(one.0, second),
             (false, true) => self.touches(other.0, first),
-            (false, false) => self.locks && first.contested && second.contested,
+            (false, false) => false,
         }
     }
 
@@ -268,14 +276,12 @@ impl Dependence {
         self.sessions[other].iter().any(|theirs| self.touches(one, theirs))
     }
 
-    /// Whether a session touches what a move touches, and one of the two changes it or may lock it.
+    /// Whether a session touches what a move touches, and one of the two changes it.
     fn touches(&self, who: usize, theirs: &Move) -> bool {
         let Some(reach) = &theirs.reach else { return false };
-        // A wait may end, or a circle of waiting be closed, whoever holds the lock.
-        self.locks && theirs.contested
-            || self.sessions[who].iter().any(|own| {
-                let overlaps = own.reach.as_ref().is_some_and(|own| overlap(own, reach));
-                overlaps && (own.writes || theirs.writes || self.locks)
-            })
+        self.sessions[who].iter().any(|own| {
+            let overlaps = own.reach.as_ref().is_some_and(|own| overlap(own, reach));
+            overlaps && (own.writes || theirs.writes)
+        })
     }
 }

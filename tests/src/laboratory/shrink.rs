@@ -1,6 +1,9 @@
 //! The smallest scenario and schedule that still show something: sessions, steps and what was there
 //! at first are left out as long as it stays, then the schedule with the fewest changes of session is
 //! looked for. The same every time.
+//!
+//! What no serial order of the sessions shows at first, none shows in what is left: so what is left is
+//! still about what happens side by side.
 
 use super::explore::{Limits, explore};
 use super::expression::{Expression, Pairs};
@@ -36,7 +39,8 @@ pub fn shrink(
     target: &mut dyn Target,
     shows: &Shows<'_>,
 ) -> Result<Option<Shrunk>, Failure> {
-    let mut shrinking = Shrinking { target, shows, attempts: 0 };
+    let mut shrinking = Shrinking { target, shows, attempts: 0, concurrent: false };
+    shrinking.concurrent = !shrinking.shown_serially(scenario, staging)?;
     let Some(mut best) = shrinking.attempt(scenario, staging)? else { return Ok(None) };
     while let Some(smaller) = shrinking.smaller(&best)? {
         best = smaller;
@@ -50,9 +54,26 @@ struct Shrinking<'a> {
     target: &'a mut dyn Target,
     shows: &'a Shows<'a>,
     attempts: u64,
+    /// Whether it takes sessions side by side to show it.
+    concurrent: bool,
 }
 
 impl Shrinking<'_> {
+    /// Whether one session after the other shows it, too, in some order.
+    fn shown_serially(&mut self, scenario: &Scenario, staging: &Staging) -> Result<bool, Failure> {
+        let steps = |who: usize| scenario.sessions[who].steps.len() + 1;
+        for order in orders(scenario.sessions.len()) {
+            let moves: Vec<usize> = order.iter().flat_map(|who| vec![*who; steps(*who)]).collect();
+            let mut given = Given::new(&moves);
+            let (run, played) = Player::new(scenario, staging, self.target).play(&mut given);
+            let played = ours(played)?;
+            if (self.shows)(scenario, staging, &run, &played) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// A run that shows it: by the scenario's schedule, or else by any.
     fn attempt(
         &mut self,
@@ -84,6 +105,9 @@ impl Shrinking<'_> {
             if !scenario.is_sound() {
                 continue;
             }
+            if self.concurrent && self.shown_serially(&scenario, &staging)? {
+                continue;
+            }
             if let Some(found) = self.attempt(&scenario, &staging)? {
                 return Ok(Some(found));
             }
@@ -109,6 +133,23 @@ impl Shrinking<'_> {
         })?;
         Ok(best)
     }
+}
+
+/// Orders of so many sessions: all of them for a few, else each rotation.
+fn orders(sessions: usize) -> Vec<Vec<usize>> {
+    if sessions > 4 {
+        let turned = |by: usize| (0..sessions).map(|who| (who + by) % sessions).collect();
+        return (0..sessions).map(turned).collect();
+    }
+    let mut all = vec![Vec::new()];
+    for who in 0..sessions {
+        let placed = |order: &Vec<usize>| {
+            let insert = |at: usize| [&order[..at], &[who], &order[at..]].concat();
+            (0..=order.len()).map(insert).collect::<Vec<_>>()
+        };
+        all = all.iter().flat_map(placed).collect();
+    }
+    all
 }
 
 fn ours(played: Result<(), Failure>) -> Result<Result<(), Failure>, Failure> {
