@@ -20,6 +20,7 @@
 //! | [`question`] | what is asked, and the answer |
 //! | [`witness`] | why one transaction comes before another, in words |
 //! | `guess` | which workload a history is of |
+//! | [`simulated`] | histories of stores that keep a level |
 //! | `graph` | edges, strongly connected components, real time |
 //! | `dependencies` | from a workload's edges to its forbidden cycles |
 //! | `cycles` | the shortest cycle of each kind in a component |
@@ -31,6 +32,7 @@
 
 pub mod anomaly;
 pub mod question;
+pub mod simulated;
 pub mod witness;
 
 mod append;
@@ -38,7 +40,9 @@ mod cycles;
 mod dependencies;
 mod graph;
 mod guess;
+mod invariants;
 mod items;
+mod linear;
 mod order;
 
 pub use anomaly::{Anomaly, Phenomenon};
@@ -52,7 +56,12 @@ pub fn judge(history: &History, question: &Question) -> Report {
     match question.workload {
         Workload::Append => append::judge(history, question),
         Workload::Register | Workload::Predicate => order::judge(history, question),
-        _ => Report::undecided("this workload has no judge"),
+        Workload::Bank => invariants::bank(history, question),
+        Workload::Set => invariants::set(history),
+        Workload::SetFull => invariants::set_full(history, question),
+        Workload::Counter => invariants::counter(history, question),
+        Workload::LongFork => invariants::long_fork(history),
+        Workload::CompareAndSet => linear::judge(history, question),
     }
 }
 

@@ -223,7 +223,7 @@ impl<'a> Items<'a> {
         self.of_key[key.index()] as usize..self.of_key[key.index() + 1] as usize
     }
 
-    fn unborn(&self, key: Key) -> u32 {
+    pub(super) fn unborn(&self, key: Key) -> u32 {
         self.of_key[key.index()]
     }
 
@@ -239,7 +239,7 @@ impl<'a> Items<'a> {
     }
 
     /// The version of a value; of nil, if only one can have been read.
-    fn version(&self, key: Key, value: Value) -> Option<u32> {
+    pub(super) fn version(&self, key: Key, value: Value) -> Option<u32> {
         let range = self.range(key);
         let deletions = self.deletions[key.index()] as usize;
         if value.is_nil() {
@@ -268,10 +268,10 @@ impl<'a> Items<'a> {
                 match *operation {
                     Operation::Read { key, value } => {
                         self.own(place, operations, at, (key, value), gathered);
+                        self.seen(place, key, value, question.closed, gathered);
                         if wrote(operations, at, key) {
                             continue;
                         }
-                        self.seen(place, key, value, question.closed, gathered);
                         if let Some(version) = self.version(key, value) {
                             self.readers.push((version, place as u32));
                             self.lost_update(place, at, version, &mut replaced, gathered);

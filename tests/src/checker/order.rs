@@ -2,9 +2,13 @@
 //!
 //! First the order that is known by itself: a cycle under it is a cycle under every order. Then whole
 //! orders that commit timestamps or the times of the writers suggest; the first one without a
-//! forbidden cycle proves that the level is kept. If none is, the cycle of such an order names two
-//! neighbours that could also be the other way round, and both ways are tried in turn, to the end or
-//! until the budget is spent.
+//! forbidden cycle proves that the level is kept. If none is, each cycle of such an order names two
+//! neighbours that could also be the other way round. At first all of them are turned at once, as long
+//! as that leads on; then both ways are tried in turn, to the end or until the budget is spent.
+//!
+//! What times suggest: a transaction took effect before it was acknowledged, and before everything
+//! that depends on it took effect. The earliest of these is its deadline, and versions whose order is
+//! open are put in the order of their writers' deadlines.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -15,7 +19,7 @@ use super::dependencies::{gather, timestamps};
 use super::graph::Levels;
 use super::items::{Items, NONE};
 use super::question::{Found, Gathered, Question, Report, Verdict};
-use super::witness::{Edge, Witness};
+use super::witness::{Dependency, Edge, Witness};
 
 /// Judges a history of registers, with or without predicates.
 pub(super) fn judge(history: &History, question: &Question) -> Report {
@@ -236,7 +240,7 @@ impl Partial {
     }
 }
 
-/// By what versions are sorted where their order is not known.
+/// What a writer's deadline is made of.
 #[derive(Clone, Copy)]
 enum Hint {
     Commit,
@@ -244,13 +248,24 @@ enum Hint {
     Invocation,
 }
 
+/// What is forbidden under an order, if anything: the shortest case, and every cycle that was met.
+type Forbidden = Option<(Found, Vec<Witness>)>;
+
 struct Search<'a> {
     items: &'a Items<'a>,
     question: &'a Question,
     /// Keys whose order is asked for.
     keys: Vec<Key>,
+    /// Per hint, the deadline of each transaction.
+    deadlines: HashMap<u8, Vec<u64>>,
     steps: u64,
 }
+
+/// What an attempt costs however small the history is.
+const ATTEMPT_STEPS: u64 = 2000;
+
+/// In so many rounds at most all cycles are turned at once.
+const ROUNDS_MAX: usize = 64;
 
 impl<'a> Search<'a> {
     fn new(items: &'a Items<'a>, question: &'a Question) -> Search<'a> {
@@ -260,7 +275,7 @@ impl<'a> Search<'a> {
             .keys()
             .filter(|key| !items.open.contains(key) && !total(items, &order, *key))
             .collect();
-        Search { items, question, keys, steps: 0 }
+        Search { items, question, keys, deadlines: HashMap::new(), steps: 0 }
     }
 
     fn report(mut self) -> Report {
@@ -269,32 +284,22 @@ impl<'a> Search<'a> {
         }
         let mut first: Option<Found> = None;
         for hint in [Hint::Commit, Hint::Completion, Hint::Invocation] {
-            let Some((_, found)) = self.attempt(&[], hint) else { break };
-            match found {
-                None => return Report::new(Vec::new(), Verdict::Holds),
-                Some(found) => {
-                    first.get_or_insert(found);
-                }
+            if self.repair(hint, &mut first) {
+                return Report::new(Vec::new(), Verdict::Holds);
             }
         }
         // Each entry is a set of decisions that is still to be tried.
         let mut open: Vec<Vec<(u32, u32)>> = vec![Vec::new()];
         while let Some(decided) = open.pop() {
             if self.steps > self.question.budget.steps {
-                let names = self.keys.len();
-                return Report::undecided(&format!(
-                    "no order of the versions of {names} keys was found that keeps the level, and \
-                     not all were tried within the budget of {} steps",
-                    self.question.budget.steps
-                ));
+                return self.exhausted();
             }
-            let Some((order, found)) = self.attempt(&decided, Hint::Completion) else { continue };
-            let Some(found) = found else {
+            let Some(attempt) = self.attempt(&decided, Hint::Completion) else { continue };
+            let Some((found, _)) = attempt else {
                 return Report::new(Vec::new(), Verdict::Holds);
             };
-            let Some((before, after)) = self.choice(&decided, &order, &found.witness) else {
-                continue;
-            };
+            let partial = self.partial(&decided);
+            let Some((before, after)) = self.choice(&partial, &found.witness) else { continue };
             for pair in [(before, after), (after, before)] {
                 let mut decided = decided.clone();
                 decided.push(pair);
@@ -302,10 +307,58 @@ impl<'a> Search<'a> {
             }
         }
         let mut found = first.unwrap_or_else(|| self.impossible());
-        found.witness.because = "every order of the versions that were written has a cycle like \
-                                 this one"
-            .to_owned();
+        found.witness.because =
+            "every order of the versions that were written has such a cycle; one of them:"
+                .to_owned();
         Report::new(vec![found], Verdict::Holds)
+    }
+
+    fn exhausted(&self) -> Report {
+        Report::undecided(&format!(
+            "no order of the versions of {} keys was found that keeps the level, and not all were \
+             tried within the budget of {} steps",
+            self.keys.len(),
+            self.question.budget.steps
+        ))
+    }
+
+    /// Turns what a hint suggests until nothing is forbidden under it; gives whether that succeeds.
+    fn repair(&mut self, hint: Hint, first: &mut Option<Found>) -> bool {
+        let mut decided: Vec<(u32, u32)> = Vec::new();
+        let mut sure = 0;
+        let known = self.partial(&[]);
+        for _ in 0..ROUNDS_MAX {
+            let Some(attempt) = self.attempt(&decided, hint) else {
+                // What was turned last contradicts itself: only the first of it, then.
+                if decided.len() <= sure + 1 {
+                    return false;
+                }
+                decided.truncate(sure + 1);
+                continue;
+            };
+            let Some((found, all)) = attempt else { return true };
+            first.get_or_insert(found);
+            sure = decided.len();
+            let partial = self.partial(&decided);
+            let mut turned = Vec::new();
+            for witness in &all {
+                if let Some((before, after)) = self.choice(&partial, witness) {
+                    turned.push((after, before));
+                } else if let Some((before, after)) = self.choice(&known, witness) {
+                    // Turned the wrong way before: what was decided of that key is taken back.
+                    let key = self.items.versions[before as usize].key;
+                    decided.retain(|pair| self.items.versions[pair.0 as usize].key != key);
+                    turned.insert(0, (after, before));
+                }
+            }
+            sure = sure.min(decided.len());
+            let idle = turned.is_empty();
+            decided.extend(turned);
+            if idle || self.steps > self.question.budget.steps / 2 {
+                return false;
+            }
+        }
+        false
     }
 
     /// What is said where not even one order keeps what is known.
@@ -314,72 +367,90 @@ impl<'a> Search<'a> {
         Found { anomaly, count: 1, witness: Witness::of(Vec::new(), String::new()) }
     }
 
-    /// Completes the order and looks what is forbidden under it. None if the decisions contradict
-    /// what is known.
-    fn attempt(
-        &mut self,
-        decided: &[(u32, u32)],
-        hint: Hint,
-    ) -> Option<(Vec<(u32, u32)>, Option<Found>)> {
+    fn partial(&self, decided: &[(u32, u32)]) -> Partial {
         let all: Vec<(u32, u32)> = self.items.known.iter().chain(decided).copied().collect();
-        let partial = Partial::new(self.items, &all);
-        let mut order = Vec::new();
-        for key in &self.keys {
-            let sorted =
-                partial.sort(self.items.range(*key), |version| self.rank(version, hint))?;
-            order.extend(sorted.windows(2).map(|pair| (pair[0], pair[1])));
-        }
-        let mut gathered = Gathered::default();
-        let mut steps = 0;
-        let edges = |visit: &mut dyn FnMut(Edge)| self.items.edges(&order, visit);
-        edges(&mut |_| steps += 4);
-        gather(self.items.history, self.items.levels, self.question, &edges, &mut gathered);
-        self.steps += steps;
-        let mut found = gathered.into_found();
-        found.sort_by_key(|found| found.witness.transactions.len());
-        Some((order, found.into_iter().next()))
+        Partial::new(self.items, &all)
     }
 
-    fn rank(&self, version: u32, hint: Hint) -> u64 {
-        let writer = self.items.versions[version as usize].writer;
-        let Some(writer) = self.items.history.transactions().get(writer as usize) else { return 0 };
-        match hint {
-            Hint::Commit => writer.commit.map_or(u64::MAX, std::num::NonZeroU64::get),
-            Hint::Completion => writer.completed.into(),
-            Hint::Invocation => writer.invoked.into(),
+    /// Completes the order and looks what is forbidden under it. None if the decisions contradict
+    /// what is known.
+    fn attempt(&mut self, decided: &[(u32, u32)], hint: Hint) -> Option<Forbidden> {
+        let partial = self.partial(decided);
+        if !self.deadlines.contains_key(&(hint as u8)) {
+            let deadlines = self.deadlines_by(hint);
+            self.deadlines.insert(hint as u8, deadlines);
         }
+        let deadlines = &self.deadlines[&(hint as u8)];
+        let rank = |version: u32| {
+            let writer = self.items.versions[version as usize].writer;
+            deadlines.get(writer as usize).copied().unwrap_or(0)
+        };
+        let mut order = Vec::new();
+        for key in &self.keys {
+            let sorted = partial.sort(self.items.range(*key), rank)?;
+            order.extend(sorted.windows(2).map(|pair| (pair[0], pair[1])));
+        }
+        let mut gathered = Gathered::with_all();
+        let mut steps = ATTEMPT_STEPS;
+        let edges = |visit: &mut dyn FnMut(Edge)| self.items.edges(&order, visit);
+        edges(&mut |_| steps += 1);
+        gather(self.items.history, self.items.levels, self.question, &edges, &mut gathered);
+        self.steps += steps;
+        let all = gathered.take_all();
+        let mut found = gathered.into_found();
+        found.sort_by_key(|found| found.witness.transactions.len());
+        Some(found.into_iter().next().map(|found| (found, all)))
+    }
+
+    fn deadlines_by(&self, hint: Hint) -> Vec<u64> {
+        let transactions = self.items.history.transactions();
+        let own = |transaction: &Transaction| match hint {
+            Hint::Commit => transaction.commit.map_or(u64::MAX, std::num::NonZeroU64::get),
+            Hint::Completion => transaction.completed.into(),
+            Hint::Invocation => transaction.invoked.into(),
+        };
+        let mut deadlines: Vec<u64> = transactions.iter().map(own).collect();
+        let mut pairs = Vec::new();
+        self.items.edges(&[], &mut |edge| {
+            let fixed =
+                matches!(hint, Hint::Commit) && transactions[edge.from as usize].commit.is_some();
+            if !fixed {
+                pairs.push((edge.from, edge.to));
+            }
+        });
+        for _ in 0..ROUNDS_MAX {
+            let mut changed = false;
+            for (from, to) in pairs.iter().rev() {
+                let (known, next) = (deadlines[*from as usize], deadlines[*to as usize]);
+                if next < known {
+                    deadlines[*from as usize] = next;
+                    changed = true;
+                }
+            }
+            if !changed {
+                break;
+            }
+        }
+        deadlines
     }
 
     /// Two versions that the cycle has in an order that is not known.
-    fn choice(
-        &self,
-        decided: &[(u32, u32)],
-        order: &[(u32, u32)],
-        witness: &Witness,
-    ) -> Option<(u32, u32)> {
-        let all: Vec<(u32, u32)> = self.items.known.iter().chain(decided).copied().collect();
-        let partial = Partial::new(self.items, &all);
-        let versions = &self.items.versions;
-        let of_edge = |edge: &Edge| {
-            let kind = edge.kind;
-            let ordered = kind.is_anti() || kind == super::witness::Dependency::Ww;
-            ordered.then_some((edge.key, edge.to))
+    fn choice(&self, partial: &Partial, witness: &Witness) -> Option<(u32, u32)> {
+        let free = |pair: &(u32, u32)| !partial.leads(pair.0, pair.1);
+        witness.edges.iter().filter_map(|edge| self.pair(edge)).find(free)
+    }
+
+    /// The versions because of whose order an edge is there.
+    fn pair(&self, edge: &Edge) -> Option<(u32, u32)> {
+        let before = match edge.kind {
+            Dependency::Ww => self.items.written_by(edge.from, edge.key)?,
+            Dependency::Rw | Dependency::RwPredicate => {
+                let version = self.items.version(edge.key, edge.before);
+                version.unwrap_or_else(|| self.items.unborn(edge.key))
+            }
+            _ => return None,
         };
-        let wanted: HashSet<(Key, u32)> = witness.edges.iter().filter_map(of_edge).collect();
-        // An anti-dependency on a predicate may lie further along: every pair of its key counts.
-        let keys: HashSet<Key> = wanted.iter().map(|(key, _)| *key).collect();
-        let exact = |pair: &&(u32, u32)| {
-            let after = versions[pair.1 as usize];
-            wanted.contains(&(after.key, after.writer))
-        };
-        let near = |pair: &&(u32, u32)| keys.contains(&versions[pair.1 as usize].key);
-        let free = |pair: &&(u32, u32)| !partial.leads(pair.0, pair.1);
-        order
-            .iter()
-            .filter(exact)
-            .find(free)
-            .or_else(|| order.iter().filter(near).find(free))
-            .copied()
+        Some((before, self.items.written_by(edge.to, edge.key)?))
     }
 }
 

@@ -189,6 +189,8 @@ impl Report {
 #[derive(Debug, Default)]
 pub(super) struct Gathered {
     found: Vec<Found>,
+    /// Every witness, where that is asked for.
+    all: Option<Vec<Witness>>,
 }
 
 impl Gathered {
@@ -199,6 +201,14 @@ impl Gathered {
         length: usize,
         witness: impl FnOnce() -> Witness,
     ) {
+        let witness: Box<dyn FnOnce() -> Witness> = match &mut self.all {
+            None => Box::new(witness),
+            Some(all) => {
+                let witness = witness();
+                all.push(witness.clone());
+                Box::new(|| witness)
+            }
+        };
         match self.found.iter_mut().find(|found| found.anomaly == anomaly) {
             None => self.found.push(Found { anomaly, count: 1, witness: witness() }),
             Some(found) => {
@@ -208,6 +218,16 @@ impl Gathered {
                 }
             }
         }
+    }
+
+    /// One that keeps every witness.
+    pub(super) fn with_all() -> Gathered {
+        Gathered { found: Vec::new(), all: Some(Vec::new()) }
+    }
+
+    /// Every witness, if they were kept.
+    pub(super) fn take_all(&mut self) -> Vec<Witness> {
+        self.all.take().unwrap_or_default()
     }
 
     pub(super) fn into_found(self) -> Vec<Found> {

@@ -2,7 +2,7 @@
 
 use crate::history::{History, Key, Level, Operation, Outcome, Transaction, Value};
 
-use super::{Inference, Question, Verdict, Workload, judge};
+use super::{Budget, Inference, Question, Verdict, Workload, judge};
 
 /// A history in words, one transaction a line, in the order of invocation: `p1` its process, `@2-5`
 /// its invocation and completion (without: one after the other), `abort`, `info`, `init`, `c7` a
@@ -282,6 +282,7 @@ fn cycles_of_registers_are_named() {
 fn reads_of_registers_can_be_wrong_by_themselves() {
     assert_eq!(registers("read-committed", &["wx1 abort", "vx1"]), "G1a");
     assert_eq!(registers("read-committed", &["wx1 wx2", "vx1"]), "G1b");
+    assert_eq!(registers("read-committed", &["wx1 abort", "wx2 vx1"]), "G1a");
     assert_eq!(registers("read-atomic", &["wx1", "wx2", "@1-9 vx1 vx2"]), "internal");
     assert_eq!(registers("read-committed", &["vx1 wx1"]), "future-read");
 }
@@ -353,4 +354,185 @@ fn reads_by_a_predicate_depend_on_what_they_did_not_return() {
     assert_eq!(predicates(strict, &["init wu1", "p:%2=0{} vu-"]), "G-single-item");
     let deleted = ["init wx0 wy0", "dy wz8 dx wt9", "p:true{z8,y0}"];
     assert_eq!(predicates("snapshot", &deleted), "G-single");
+}
+
+#[test]
+fn what_simulated_stores_do_keeps_their_level() {
+    use super::simulated::{Shape, Simulation};
+    use crate::history::Base;
+    for base in [Base::Serializable, Base::Snapshot, Base::ReadCommitted] {
+        for (shape, workload) in [
+            (Shape::Lists, Workload::Append),
+            (Shape::Registers, Workload::Register),
+            (Shape::Items, Workload::Predicate),
+        ] {
+            for (seed, unknown) in (0..20).flat_map(|seed| [(seed, 0), (seed, 20)]) {
+                let simulation = Simulation {
+                    shape,
+                    base,
+                    seed,
+                    unknown,
+                    transactions: 300,
+                    ..Simulation::default()
+                };
+                let history = simulation.run();
+                let question = Question {
+                    closed: true,
+                    budget: Budget { steps: 1_000_000 },
+                    ..Question::new(workload, simulation.level())
+                };
+                let report = judge(&history, &question);
+                let prose = report.found.first().map(|found| found.witness.prose(&history));
+                assert_ne!(report.verdict, Verdict::Violated, "{simulation:?}: {prose:?}");
+                // With everything known, commit timestamps suggest the right order.
+                assert!(unknown > 0 || report.verdict == Verdict::Holds, "{simulation:?}");
+            }
+        }
+    }
+}
+
+/// What makes the one operation of a transaction, and how that ended.
+type Single<'a> = (&'a dyn Fn(&mut History) -> Operation, Outcome);
+
+/// A history of one operation a transaction, one after the other: what makes it, and how it ended.
+fn single(make: &[Single<'_>]) -> History {
+    let mut history = History::new();
+    for (number, (operation, outcome)) in make.iter().enumerate() {
+        let invoked = 2 * number as u32 + 1;
+        let completed = if *outcome == Outcome::Unknown { Transaction::NEVER } else { invoked + 1 };
+        let operation = operation(&mut history);
+        let about =
+            Transaction { invoked, completed, outcome: *outcome, ..Transaction::of(number as u32) };
+        history.push(about, &[operation]);
+    }
+    history.finish();
+    history
+}
+
+fn verdict(history: &History, workload: Workload) -> String {
+    let report = judge(history, &Question::new(workload, Level::STRICT_SERIALIZABLE));
+    match report.verdict {
+        Verdict::Holds => "ok".to_owned(),
+        Verdict::Undecided(why) => why,
+        Verdict::Violated => report.names().join(" "),
+    }
+}
+
+#[test]
+fn balances_of_a_bank_sum_up() {
+    use crate::history::Predicate;
+    let read = |balances: &'static [i64]| {
+        move |history: &mut History| {
+            let found: Vec<(Key, Value)> = balances
+                .iter()
+                .enumerate()
+                .map(|(account, balance)| {
+                    (history.integer_key(account as i64), Value::small(*balance).unwrap())
+                })
+                .collect();
+            history.read_where(Predicate::All, &found)
+        }
+    };
+    let bank = |reads: &[&'static [i64]]| {
+        let reads: Vec<_> = reads.iter().map(|balances| read(balances)).collect();
+        let made: Vec<Single<'_>> = reads
+            .iter()
+            .map(|read| (read as &dyn Fn(&mut History) -> _, Outcome::Committed))
+            .collect();
+        verdict(&single(&made), Workload::Bank)
+    };
+    assert_eq!(bank(&[&[5, 5], &[3, 7]]), "ok");
+    assert_eq!(bank(&[&[5, 5], &[4, 5]]), "wrong-total");
+    assert_eq!(bank(&[&[5, 5], &[11, -1]]), "negative-balance");
+    assert_eq!(bank(&[&[5, 5], &[5, 4, 1]]), "unexpected-account");
+    assert_ne!(bank(&[]), "ok");
+}
+
+#[test]
+fn elements_of_a_set_stay() {
+    let set = |lines: &[&str], workload| verdict(&history(lines), workload);
+    assert_eq!(set(&["ax1", "ax2", "rx=1,2"], Workload::Set), "ok");
+    assert_eq!(set(&["ax1", "ax2", "rx=2"], Workload::Set), "lost-element");
+    assert_eq!(set(&["ax1", "rx=1,3"], Workload::Set), "garbage-read");
+    assert_eq!(set(&["ax1 abort", "rx=1"], Workload::Set), "G1a");
+    assert_eq!(set(&["ax1 info", "ax2", "rx=2"], Workload::Set), "ok");
+    assert_eq!(set(&["ax1", "rx=1", "ax2", "rx=2,1"], Workload::SetFull), "ok");
+    assert_eq!(set(&["ax1", "rx=1", "rx="], Workload::SetFull), "lost-element");
+    assert_eq!(set(&["ax1", "rx=", "rx=1"], Workload::SetFull), "stale-element");
+    assert_eq!(set(&["@1-9 ax1", "@2-3 rx=", "@10-11 rx=1"], Workload::SetFull), "ok");
+}
+
+#[test]
+fn a_counter_lies_between_what_was_and_what_may_have_been_added() {
+    let add = |amount: i64| {
+        move |history: &mut History| {
+            let key = history.key("c");
+            Operation::Add { key, value: Value::small(amount).unwrap() }
+        }
+    };
+    let read = |seen: i64| {
+        move |history: &mut History| {
+            let key = history.key("c");
+            Operation::Read { key, value: Value::small(seen).unwrap() }
+        }
+    };
+    let (one, two) = (add(1), add(2));
+    let ends = [
+        (3, Outcome::Committed, "ok"),
+        (2, Outcome::Committed, "counter-bounds"),
+        (1, Outcome::Unknown, "ok"),
+        (3, Outcome::Unknown, "ok"),
+        (4, Outcome::Unknown, "counter-bounds"),
+        (3, Outcome::Aborted, "counter-bounds"),
+    ];
+    for (seen, outcome, expected) in ends {
+        let read = read(seen);
+        let history =
+            single(&[(&one, Outcome::Committed), (&two, outcome), (&read, Outcome::Committed)]);
+        assert_eq!(verdict(&history, Workload::Counter), expected, "{seen} {outcome:?}");
+    }
+}
+
+#[test]
+fn two_reads_fork() {
+    let forks = |lines: &[&str]| verdict(&history(lines), Workload::LongFork);
+    assert_eq!(forks(&["wx1", "wy1", "vx1 vy-", "vy1 vx1"]), "ok");
+    assert_eq!(forks(&["vx1 vy-", "vy1 vx-"]), "long-fork");
+    assert_eq!(forks(&["vx1 vy1 vz-", "vz1 vx1 vy-"]), "long-fork");
+}
+
+#[test]
+fn compare_and_set_has_an_order_or_none() {
+    let set = |old: i64, new: i64| {
+        move |history: &mut History| {
+            let key = history.key("r");
+            let value =
+                |value: i64| if value < 0 { Value::NIL } else { Value::small(value).unwrap() };
+            history.compare_and_set(key, value(old), value(new))
+        }
+    };
+    let read = |seen: i64| {
+        move |history: &mut History| {
+            let key = history.key("r");
+            Operation::Read { key, value: Value::small(seen).unwrap() }
+        }
+    };
+    let judge_of = |made: &[Single<'_>]| verdict(&single(made), Workload::CompareAndSet);
+    let (made, raised, back) = (set(-1, 0), set(0, 1), set(1, 0));
+    let (zero, one) = (read(0), read(1));
+    let ok = Outcome::Committed;
+    assert_eq!(judge_of(&[(&made, ok), (&raised, ok), (&one, ok), (&back, ok), (&zero, ok)]), "ok");
+    assert_eq!(judge_of(&[(&made, ok), (&raised, ok), (&zero, ok)]), "not-linearizable");
+    assert_eq!(judge_of(&[(&made, ok), (&raised, ok), (&raised, ok)]), "not-linearizable");
+    // What crashed may happen later, or never.
+    let crashed = Outcome::Unknown;
+    assert_eq!(judge_of(&[(&made, ok), (&raised, crashed), (&zero, ok), (&one, ok)]), "ok");
+    assert_eq!(
+        judge_of(&[(&made, ok), (&raised, crashed), (&one, ok), (&zero, ok)]),
+        "not-linearizable"
+    );
+    // Without real time a read may come before what it misses.
+    let history = single(&[(&made, ok), (&raised, ok), (&zero, ok)]);
+    let question = Question::new(Workload::CompareAndSet, Level::SERIALIZABLE);
+    assert_eq!(judge(&history, &question).verdict, Verdict::Holds);
 }
