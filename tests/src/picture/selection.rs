@@ -67,7 +67,8 @@ impl Selection {
             edge(place).is_some_and(|one| drawn.contains(&one.from) && drawn.contains(&one.to))
         };
         edges.extend(picture.cycle.iter().copied().filter(both));
-        let rest = (0..picture.edges.len()).filter(|place| !picture.cycle.contains(place));
+        let of_cycle: BTreeSet<usize> = picture.cycle.iter().copied().collect();
+        let rest = (0..picture.edges.len()).filter(|place| !of_cycle.contains(place));
         edges.extend(rest.filter(both));
         edges.truncate(EDGES_MAX);
         Selection {
