@@ -68,7 +68,7 @@ pub enum Verdict {
     /// It happened, and whoever met it had not asked to be spared.
     #[default]
     Allowed,
-    /// It happened, and must not have: which promise was broken, as `serializable`.
+    /// It happened, and must not have: the level that forbids it, as `serializable`, or several.
     Forbidden(String),
     /// It did not happen. How it was prevented, as a clause: `T2's commit was refused, because x had
     /// changed since T2 read it`.

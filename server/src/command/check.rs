@@ -212,7 +212,11 @@ impl Judged {
         match self {
             Judged::Judged { history, report, .. } => {
                 let gravest = report.found.first()?;
-                Some(picture::recorded::of(history, options.level, gravest, file).html())
+                let mut picture = picture::recorded::of(history, options.level, gravest, file);
+                if options.own_levels {
+                    picture = picture.at_own_levels();
+                }
+                Some(picture.html())
             }
             _ => None,
         }

@@ -50,6 +50,15 @@ pub fn of(history: &History, level: Level, found: &Found, file: &str) -> Picture
     picture
 }
 
+impl Picture {
+    /// The same of a history in which each transaction was judged at its own level.
+    pub fn at_own_levels(mut self) -> Picture {
+        self.verdict = Verdict::Forbidden("the levels of these transactions".into());
+        self.replay.iter_mut().for_each(|command| command.push_str(" --own-levels"));
+        self
+    }
+}
+
 /// A word of a command line.
 fn shell(word: &str) -> String {
     let plain = |char: char| char.is_ascii_alphanumeric() || "-_./=:".contains(char);

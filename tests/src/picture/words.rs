@@ -63,7 +63,7 @@ impl Picture {
                 "It happened, and must not have: a promise is broken.".into()
             }
             Verdict::Forbidden(promise) => {
-                format!("It happened, although {} forbids it: a promise is broken.", clean(promise))
+                format!("It happened, and is forbidden at {}: a promise is broken.", clean(promise))
             }
             Verdict::Prevented(how) if how.is_empty() => "It was prevented.".into(),
             Verdict::Prevented(how) => format!("It was prevented: {}.", clean(how)),
