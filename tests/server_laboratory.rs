@@ -2,12 +2,16 @@
 //! is installed).
 
 use isolith::{Concurrency, DeadlockPolicy, Isolation, Victim};
+use isolith_testkit::dice::{effort, run_seed};
 use isolith_testkit::laboratory::resp::{self, Address};
 use isolith_testkit::laboratory::target::{
     AbortKind, Action, Answer, Contents, Failure, Feature, Hold, Reply, Span, Start, Target, Terms,
 };
 use isolith_testkit::redis::Redis;
 use isolith_testkit::server::{Server, script};
+use isolith_testkit::stress::resp::Network;
+use isolith_testkit::stress::workload::Workload;
+use isolith_testkit::stress::{Length, Options, run};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -205,6 +209,42 @@ fn a_server_that_dies_ends_the_run() {
     server.kill();
     let Err(Failure::Target(why)) = target.submit(0, &get("x")) else { panic!("it answers") };
     assert!(why.contains("closed the connection") && why.contains("may be left there"), "{why}");
+}
+
+/// Every workload that the target has, in every mixture that it has.
+fn stress(address: &str) {
+    let address: Address = address.parse().expect("an address");
+    let mut target = Network::connect(&address, WAIT).expect("a server");
+    let seed = run_seed("stress");
+    let mut workloads = Workload::ALL.to_vec();
+    // A server tells no commit timestamps: the order of blind writes would have to be searched for.
+    workloads.retain(|workload| target.runs(*workload) && *workload != Workload::Register);
+    for workload in workloads {
+        let length = Length::Transactions(400 * effort() as u64);
+        let mix = target.mix();
+        let options = Options { workload, length, threads: 4, mix, seed, window: 200, judges: 1 };
+        let report = run(&mut target, &options, None, |_| {}).expect("it runs");
+        if let Some((_, violation)) = &report.violation {
+            panic!("{workload}, window {}: {}", violation.window, violation.what);
+        }
+        assert_eq!((report.held, report.undecided), (report.windows, None), "{workload}");
+        assert!(report.tallies.iter().any(|tally| tally.committed > 0), "{workload}");
+    }
+}
+
+#[test]
+fn isolith_is_stressed() {
+    let server = isolith();
+    stress(&format!("resp://{}/3", server.address()));
+    stress(&format!("resp+watch://{}/3", server.address()));
+    script(&mut server.connect(), "SELECT 3 => +OK\nKEYS * => []");
+}
+
+#[test]
+fn redis_is_stressed() {
+    let Some(redis) = Redis::start() else { return };
+    stress(&format!("resp://{}/3", redis.address()));
+    script(&mut redis.connect(), "SELECT 3 => +OK\nKEYS * => []");
 }
 
 #[test]

@@ -24,6 +24,7 @@
 //! | [`judge`] | the judges and their queue |
 //! | [`embedded`] | the library as target |
 //! | [`crash`] | the same on a disk that crashes |
+//! | [`resp`] | a server as target |
 
 pub mod mix;
 
@@ -44,6 +45,8 @@ pub mod judge;
 pub mod embedded;
 
 pub mod crash;
+
+pub mod resp;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

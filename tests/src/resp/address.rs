@@ -1,8 +1,12 @@
-//! `resp://[user[:password]@]host[:port][/database][?transactions=watch]`.
+//! `resp://[user[:password]@]host[:port][/database]`; `resp+watch://…` for a server that has more than
+//! `WATCH`, `MULTI` and `EXEC`, and is to be used through these.
 
 use std::fmt;
 use std::str::FromStr;
 
+/// What an address begins with.
+const BEGINS: &str = "resp://";
+const WATCHES: &str = "resp+watch://";
 /// The port of who says none.
 const PORT: u16 = 6379;
 
@@ -26,7 +30,7 @@ pub struct NoAddress {
 
 impl fmt::Display for NoAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shape = "resp://[user[:password]@]host[:port][/database][?transactions=watch]";
+        let shape = "resp://[user[:password]@]host[:port][/database]";
         write!(f, "not an address like {shape}: {}", self.why)
     }
 }
@@ -37,14 +41,15 @@ impl std::error::Error for NoAddress {}
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Address { host, port, database, watches, .. } = self;
+        let scheme = if *watches { WATCHES } else { BEGINS };
         match host.contains(':') {
-            true => write!(f, "resp://[{host}]:{port}")?,
-            false => write!(f, "resp://{host}:{port}")?,
+            true => write!(f, "{scheme}[{host}]:{port}")?,
+            false => write!(f, "{scheme}{host}:{port}")?,
         }
-        if *database != 0 {
-            write!(f, "/{database}")?;
+        match database {
+            0 => Ok(()),
+            database => write!(f, "/{database}"),
         }
-        f.write_str(if *watches { "?transactions=watch" } else { "" })
     }
 }
 
@@ -60,15 +65,13 @@ impl FromStr for Address {
 
     fn from_str(text: &str) -> Result<Address, NoAddress> {
         let wrong = |why: &str| NoAddress { why: why.to_owned() };
-        let rest = text.strip_prefix("resp://").ok_or_else(|| match text.split_once("://") {
-            Some(("rediss", _)) => wrong("connections are not encrypted here"),
-            _ => wrong("it does not begin with resp://"),
-        })?;
-        let (rest, watches) = match rest.rsplit_once('?') {
-            None => (rest, false),
-            Some((rest, "transactions=watch")) => (rest, true),
-            Some((rest, "transactions=begin")) => (rest, false),
-            Some(_) => return Err(wrong("behind the ? may be transactions=watch or =begin")),
+        let (rest, watches) = match (text.strip_prefix(BEGINS), text.strip_prefix(WATCHES)) {
+            (Some(rest), _) => (rest, false),
+            (_, Some(rest)) => (rest, true),
+            _ if text.starts_with("rediss://") => {
+                return Err(wrong("connections are not encrypted here"));
+            }
+            _ => return Err(wrong("it does not begin with resp:// or resp+watch://")),
         };
         let (who, rest) = match rest.rsplit_once('@') {
             Some((who, rest)) => (Some(who), rest),
@@ -148,8 +151,7 @@ mod tests {
         for (text, shown) in [
             ("resp://localhost", "resp://localhost:6379"),
             ("resp://127.0.0.1:7000/3", "resp://127.0.0.1:7000/3"),
-            ("resp://h?transactions=watch", "resp://h:6379?transactions=watch"),
-            ("resp://h/1?transactions=begin", "resp://h:6379/1"),
+            ("resp+watch://h/1", "resp+watch://h:6379/1"),
             ("resp://[::1]:7000", "resp://[::1]:7000"),
             ("resp://[::1]", "resp://[::1]:6379"),
             ("resp://me:se%40cret@host:1/", "resp://host:1"),
@@ -177,7 +179,7 @@ mod tests {
             ("resp://host:0x1", "port"),
             ("resp://host:65536", "port"),
             ("resp://host/db", "database"),
-            ("resp://host?transactions=hope", "may be"),
+            ("resp://host/?x", "database"),
             ("resp://[::1", "]"),
             ("resp://[::1]x", "]"),
             ("resp://a:%4@host", "%"),
