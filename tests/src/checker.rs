@@ -25,6 +25,7 @@
 //! | `dependencies` | from a workload's edges to its forbidden cycles |
 //! | `cycles` | the shortest cycle of each kind in a component |
 //! | `append` | list-append: orders from reads |
+//! | `unread` | appends that nobody read, under snapshot isolation |
 //! | `items` | registers and predicates: versions from unique writes |
 //! | `order` | the same: an order of versions that the level allows |
 //! | `invariants` | bank, sets, counters and long forks |
@@ -44,6 +45,7 @@ mod invariants;
 mod items;
 mod linear;
 mod order;
+mod unread;
 
 pub use anomaly::{Anomaly, Phenomenon};
 pub use question::{Budget, Found, Inference, Question, Report, Verdict, Workload};

@@ -15,6 +15,7 @@ use super::anomaly::Phenomenon;
 use super::dependencies::{gather, timestamps};
 use super::graph::{Levels, possible};
 use super::question::{Gathered, Question, Report, Verdict};
+use super::unread::{self, Group};
 use super::witness::{Dependency, Edge, Witness, list, value};
 
 /// No place.
@@ -25,6 +26,8 @@ const NONE: u32 = u32::MAX;
 struct Element {
     value: Value,
     transaction: u32,
+    /// How many the transaction appended to this key before.
+    nth: u32,
     /// Whether it is the transaction's last one of this key.
     last: bool,
     /// Whether it is in the order of the key.
@@ -37,6 +40,8 @@ struct Bad {
     aborted: u32,
     garbage: u32,
     duplicate: u32,
+    /// An element without the one that its transaction appended before it.
+    misplaced: u32,
 }
 
 /// A history of list-append, prepared.
@@ -77,12 +82,14 @@ pub(super) fn judge(history: &History, question: &Question) -> Report {
     let edges = |visit: &mut dyn FnMut(Edge)| lists.edges(visit);
     let any = gather(history, &levels, question, &edges, &mut gathered);
     timestamps(history, &edges, &mut gathered);
-    let otherwise = if any {
-        Verdict::Holds
+    let found = gathered.into_found();
+    if !found.is_empty() {
+        Report::new(found, Verdict::Holds)
+    } else if !any {
+        Report::undecided("no transaction depends on another")
     } else {
-        Verdict::Undecided("no transaction depends on another".to_owned())
-    };
-    Report::new(gathered.into_found(), otherwise)
+        unread::judge(history, &levels, question, &edges, &lists.unread_groups())
+    }
 }
 
 impl<'a> Lists<'a> {
@@ -112,7 +119,7 @@ impl<'a> Lists<'a> {
 
     /// Puts the elements of a key into its order.
     fn place(&mut self, key: Key) -> Bad {
-        let mut bad = Bad { aborted: NONE, garbage: NONE, duplicate: NONE };
+        let mut bad = Bad { aborted: NONE, garbage: NONE, duplicate: NONE, misplaced: NONE };
         let values = match self.other_orders.get(&key) {
             Some(values) => values.as_slice(),
             None => self.history.spine(key),
@@ -148,7 +155,35 @@ impl<'a> Lists<'a> {
         if !unread.is_empty() {
             self.unread.insert(key, unread);
         }
-        bad
+        Bad { misplaced: self.misplaced(key), ..bad }
+    }
+
+    /// The first place in the order of a key, which was put last, of an element that is there
+    /// without the one that its transaction appended before it.
+    fn misplaced(&self, key: Key) -> u32 {
+        let order = &self.order[self.order_of_key[key.index()] as usize..];
+        let at = |place: usize| self.elements.get(order[place] as usize);
+        let follows = |before: &Element, element: &Element| {
+            before.transaction == element.transaction && before.nth + 1 == element.nth
+        };
+        let mut seen: Option<HashMap<(u32, u32), usize>> = None;
+        for place in 0..order.len() {
+            let Some(element) = at(place).filter(|element| element.nth > 0) else { continue };
+            let before = place.checked_sub(1).and_then(at);
+            if before.is_some_and(|before| follows(before, element)) {
+                continue;
+            }
+            let seen = seen.get_or_insert_with(|| {
+                let known = (0..order.len()).filter_map(|place| at(place).map(|at| (at, place)));
+                known.rev().map(|(at, place)| ((at.transaction, at.nth), place)).collect()
+            });
+            let before = seen.get(&(element.transaction, element.nth - 1));
+            let writer = &self.history.transactions()[element.transaction as usize];
+            if possible(writer) && before.is_none_or(|before| *before > place) {
+                return place as u32;
+            }
+        }
+        NONE
     }
 
     /// For each place, finds who of those that may have happened is there or next.
@@ -197,6 +232,31 @@ impl<'a> Lists<'a> {
         Placed { stray, length: list.len() }
     }
 
+    /// Keys to which several transactions appended what nobody read.
+    fn unread_groups(&self) -> Vec<Group> {
+        let mut groups: Vec<Group> = Vec::new();
+        for (key, unread) in &self.unread {
+            let mut writers: Vec<(u32, u32, Value)> = unread
+                .iter()
+                .map(|element| self.elements[*element as usize])
+                .map(|element| (element.transaction, element.nth, element.value))
+                .collect();
+            writers.sort_unstable();
+            let mut last: Vec<(u32, Value)> = Vec::with_capacity(writers.len());
+            for (writer, _, value) in writers {
+                match last.last_mut().filter(|(before, _)| *before == writer) {
+                    Some((_, before)) => *before = value,
+                    None => last.push((writer, value)),
+                }
+            }
+            if last.len() > 1 {
+                groups.push(Group { key: *key, writers: last });
+            }
+        }
+        groups.sort_unstable_by_key(|group| group.key);
+        groups
+    }
+
     /// Calls `visit` for each edge of data.
     fn edges(&self, visit: &mut dyn FnMut(Edge)) {
         for key in self.history.keys() {
@@ -237,11 +297,16 @@ impl<'a> Lists<'a> {
     fn read_edges(&self, reader: u32, key: Key, read: List, visit: &mut dyn FnMut(Edge)) {
         let placed = self.placed(key, read);
         let range = self.range(key);
+        let foreign = |place: &usize| {
+            let element = self.elements.get(self.order[*place] as usize);
+            element.is_none_or(|element| element.transaction != reader)
+        };
         let (last, next) = match placed.stray {
             None => {
                 let at = range.start + placed.length;
-                let last = if placed.length > 0 { self.order[at - 1] } else { NONE };
-                (last, Some(at))
+                // Behind the reader's own elements is what it saw of others.
+                let last = (range.start..at).rev().find(foreign);
+                (last.map_or(NONE, |last| self.order[last]), Some(at))
             }
             Some(list) => {
                 let last = list.last().and_then(|value| self.element(key, *value)).unwrap_or(NONE);
@@ -345,6 +410,17 @@ impl<'a> Lists<'a> {
                 let because = format!(
                     "T1 read {} in {}, which T2 appended, and T2 aborted",
                     show(bad.aborted),
+                    name()
+                );
+                Witness::of(vec![place, writer.transaction as usize], because)
+            });
+        }
+        if bad.misplaced < length && forbidden(Phenomenon::IncompatibleOrder) {
+            let writer = self.elements[self.order[range.start + bad.misplaced as usize] as usize];
+            gathered.meet(Phenomenon::IncompatibleOrder.into(), 2, || {
+                let because = format!(
+                    "T1 read {} in {} without what T2 had appended before it",
+                    show(bad.misplaced),
                     name()
                 );
                 Witness::of(vec![place, writer.transaction as usize], because)
@@ -621,7 +697,7 @@ fn elements(history: &History) -> Result<(Vec<Element>, Vec<u32>), String> {
         of_key[key] += of_key[key - 1];
     }
     let count = of_key.last().copied().unwrap_or(0) as usize;
-    let nothing = Element { value: Value::NIL, transaction: NONE, last: true, read: false };
+    let nothing = Element { value: Value::NIL, transaction: NONE, nth: 0, last: true, read: false };
     let mut elements = vec![nothing; count];
     let mut slots = of_key[1..].to_vec();
     for place in 0..history.transactions().len() {
@@ -629,12 +705,15 @@ fn elements(history: &History) -> Result<(Vec<Element>, Vec<u32>), String> {
             let Operation::Append { key, value } = *operation else { continue };
             let slot = slots[key.index()] as usize;
             // The transaction's own earlier element of the key, if any, is the one just before.
+            let mut nth = 0;
             if slot > of_key[key.index() + 1] as usize
                 && elements[slot - 1].transaction == place as u32
             {
                 elements[slot - 1].last = false;
+                nth = elements[slot - 1].nth + 1;
             }
-            elements[slot] = Element { value, transaction: place as u32, last: true, read: false };
+            let transaction = place as u32;
+            elements[slot] = Element { value, transaction, nth, last: true, read: false };
             slots[key.index()] += 1;
         }
     }

@@ -180,22 +180,32 @@ impl<'a> Fractured<'a> {
         })
     }
 
-    /// Whom a reader has seen, each with the edge that leads on to the reader.
+    /// Whom a reader has seen, each with the edge that leads on to the reader: who comes before it in
+    /// its session, whom it read from, and for causality also whom these have seen.
     fn seen(&self, reader: u32) -> HashMap<u32, Edge> {
         let mut seen = HashMap::new();
-        let mut queue = std::collections::VecDeque::from([reader]);
         let through = self.levels.of(reader).base == Base::Causal;
+        self.follow(reader, &mut seen, |edge, _| through || edge.kind == Dependency::Process);
+        self.follow(reader, &mut seen, |_, node| through || node == reader);
+        seen
+    }
+
+    /// Goes back from a reader along the edges of information that are wanted.
+    fn follow(
+        &self,
+        reader: u32,
+        seen: &mut HashMap<u32, Edge>,
+        wanted: impl Fn(&Edge, u32) -> bool,
+    ) {
+        let mut queue = std::collections::VecDeque::from([reader]);
         while let Some(node) = queue.pop_front() {
             for edge in self.informed.get(&node).into_iter().flatten() {
-                if edge.from != reader && !seen.contains_key(&edge.from) {
+                if wanted(edge, node) && edge.from != reader && !seen.contains_key(&edge.from) {
                     seen.insert(edge.from, *edge);
-                    if through {
-                        queue.push_back(edge.from);
-                    }
+                    queue.push_back(edge.from);
                 }
             }
         }
-        seen
     }
 
     fn back(&self, seen: &HashMap<u32, Edge>, from: u32, reader: u32, path: &mut Vec<Edge>) {

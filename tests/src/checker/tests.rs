@@ -195,6 +195,49 @@ fn reads_of_lists_can_be_wrong_by_themselves() {
 }
 
 #[test]
+fn elements_of_a_transaction_stay_in_the_order_in_which_it_appended_them() {
+    for level in ["read-committed", "snapshot", "strict-serializable"] {
+        assert!(lists(level, &["ax1 ax2", "rx=2"]).starts_with("incompatible-order"), "{level}");
+        assert_eq!(lists(level, &["ax1 ax2", "ax3 rx=2,1,3"]), "incompatible-order", "{level}");
+        assert_eq!(lists(level, &["ax1 ax2", "rx=1,2"]), "ok", "{level}");
+    }
+    assert_eq!(lists("read-committed", &["ax1 ax2 abort", "rx=2"]), "G1a");
+}
+
+#[test]
+fn what_is_read_behind_the_own_elements_was_seen() {
+    let fractured = ["@1-9 ax1 ay1", "@1-9 ry= ax2 rx=1,2"];
+    assert_eq!(lists("read-atomic", &fractured), "G-single-item");
+    assert_eq!(lists("causal", &fractured), "G-single-item");
+    assert_eq!(lists("read-committed", &fractured), "ok");
+}
+
+#[test]
+fn a_session_is_seen_as_far_back_as_it_goes() {
+    let forgotten = ["p0 ax1", "p0 ay1", "p0 rx="];
+    assert_eq!(lists("strong-session-read-atomic", &forgotten), "G-single-item-process");
+    let through_a_read = ["p0 ax1", "p0 ay1", "p0 ry=1 rx="];
+    assert_eq!(lists("strong-session-read-atomic", &through_a_read), "G-single-item-process");
+    assert_eq!(lists("read-atomic", &through_a_read), "ok");
+}
+
+#[test]
+fn snapshot_isolation_asks_for_an_order_of_appends_that_nobody_read() {
+    let skew = ["@1-9 rx= ay1", "@1-9 ry= ax1"];
+    assert_eq!(lists("snapshot", &skew), "ok");
+    let conflict = ["@1-9 rx= ay1 az1", "@1-9 ry= ax1 az2"];
+    assert_eq!(lists("snapshot", &conflict), "G-single-item");
+    // One way round is fine, whoever was acknowledged first.
+    for (first, second) in [("@1-8", "@2-9"), ("@1-9", "@2-8")] {
+        let (first, second) = (format!("{first} az1 ax1"), format!("{second} rx= az2"));
+        assert_eq!(lists("snapshot", &[&first, &second]), "ok");
+    }
+    let session = ["@1-9 p0 rx= ay1 ax1", "@2-3 p1 ax2", "@4-5 p1 ry="];
+    assert_eq!(lists("snapshot", &session), "ok");
+    assert_eq!(lists("strong-session-snapshot", &session), "G-single-item-process");
+}
+
+#[test]
 fn whose_outcome_is_unknown_may_have_happened_or_not() {
     assert_eq!(lists("strict-serializable", &["ax1 info", "rx=", "rx=1"]), "ok");
     assert_eq!(lists("strict-serializable", &["ax1 info", "rx=", "ax2", "rx=2"]), "ok");
