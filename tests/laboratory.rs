@@ -8,6 +8,7 @@ use isolith::{Concurrency, Isolation};
 use isolith_testkit::dice::effort;
 use isolith_testkit::laboratory::catalogue;
 use isolith_testkit::laboratory::embedded::Embedded;
+use isolith_testkit::laboratory::examine::look;
 use isolith_testkit::laboratory::explore::{Limits, explore, schedules};
 use isolith_testkit::laboratory::files::read_scenario;
 use isolith_testkit::laboratory::matrix::{Cell, Choice, Declared, Plan, play, protections};
@@ -126,9 +127,19 @@ fn fixtures() -> Vec<Scenario> {
 #[test]
 fn what_else_is_promised_is_kept() {
     let levels = Isolation::ALL.map(Choice::One);
+    // Where a schedule is given, what must hold is about that one.
+    let (one, all): (Vec<_>, Vec<_>) =
+        fixtures().into_iter().partition(|scenario| !scenario.schedule.is_empty());
+    let mut target = Embedded::new().unwrap();
+    for scenario in &one {
+        let staging = Staging::new(scenario.terms(Terms::default()));
+        let (depends, moves) = (Declared::Depends, &scenario.schedule);
+        let seen = look(scenario, &staging, depends, &mut target, moves).unwrap();
+        assert_eq!(seen.fault, None, "{}", scenario.name);
+    }
     for fine in [false, true] {
         let plan = Plan {
-            scenarios: fixtures(),
+            scenarios: all.clone(),
             protections: protections(&levels, &controls()),
             limits: Limits { runs_max: 100 * effort() as u64, ..Limits::default() },
             fine,

@@ -68,6 +68,4 @@ pub fn judge(history: &History, question: &Question) -> Report {
 }
 
 #[cfg(test)]
-mod planting;
-#[cfg(test)]
 mod tests;

@@ -8,7 +8,7 @@
 use super::expression::Expression;
 use super::play::{Choose, Player, Run, Staging};
 use super::scenario::{Act, Scenario, overlap};
-use super::target::{Failure, Span, Target};
+use super::target::{Failure, Hold, Span, Target};
 use crate::dice::Dice;
 use isolith::Concurrency;
 
@@ -202,6 +202,10 @@ struct Move {
     contested: bool,
 }
 
+fn is_for_update(act: &Act) -> bool {
+    matches!(act, Act::Get { hold: Hold::Update, .. })
+}
+
 impl Dependence {
     /// That of a scenario.
     pub fn of(scenario: &Scenario, staging: &Staging) -> Dependence {
@@ -224,7 +228,8 @@ impl Dependence {
                 });
                 Move {
                     reach,
-                    writes: step.act.writes(),
+                    // An optimistic read for update leaves a mark that others meet like a write.
+                    writes: step.act.writes() || is_for_update(&step.act),
                     begins: Some(place) <= first,
                     commits: matches!(step.act, Act::Commit),
                     rolls_back: matches!(step.act, Act::Rollback),

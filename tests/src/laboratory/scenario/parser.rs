@@ -405,7 +405,13 @@ impl Line {
             return Ok(None);
         }
         let (at, name) = self.name("a name")?;
-        if Context::reads(session, &name) || Context::scans(session, &name) {
+        let spelled = |step: &Step| match &step.act {
+            Act::Get { key, label, .. } => *key == name || label.as_ref() == Some(&name),
+            Act::Put { key, .. } | Act::Delete(key) => *key == name,
+            Act::Scan { label, .. } => label.as_ref() == Some(&name),
+            _ => false,
+        };
+        if session.steps.iter().any(spelled) {
             let what = format!("'{}' has read something called '{name}' before", session.name);
             return error(self.number, at, what);
         }
