@@ -70,9 +70,9 @@ fn main() -> ExitCode {
     let outcome = match line.command {
         Some(Command::Commands) => print_commands(),
         Some(Command::Serve(options)) => serve(&options),
+        Some(Command::Anomalies(command)) => command::anomalies::run(&command),
         Some(Command::Check(options)) => command::check::run(&options),
         Some(Command::History(command)) => command::history::run(&command),
-        Some(Command::Anomalies(command)) => command::anomalies::run(&command),
         None => serve(&line.serve),
     };
     let exit = outcome.unwrap_or_else(|failure| {

@@ -218,6 +218,11 @@ pub struct Progress {
     pub held: u64,
 }
 
+/// A seed for a run that has none.
+pub fn random_seed() -> u64 {
+    isolith_wal::random_seed()
+}
+
 /// Runs a stress and judges it. `record` gets each window's history, in order; `progress` is called
 /// now and then.
 ///

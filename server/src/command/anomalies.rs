@@ -1,6 +1,8 @@
 //! `isolith anomalies`: what isolation levels allow and forbid, seen and not believed. What is played
 //! and judged is `isolith_testkit::laboratory`.
 
+mod stress;
+
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -56,6 +58,9 @@ pub(crate) enum Anomalies {
     Replay(Single),
     /// Looks for the smallest scenario and schedule that still show what is wrong, and prints it.
     Shrink(Single),
+    /// Runs random transactions on real threads and judges them while they run. Ends with 1 if a
+    /// promise is broken.
+    Stress(Box<stress::Stress>),
 }
 
 const MATRIX_HELP: &str = "\
@@ -214,6 +219,7 @@ pub(crate) fn run(command: &Anomalies) -> Outcome {
         Anomalies::Explore(single) => explore(&Prepared::of(single)?),
         Anomalies::Replay(single) => replay(&Prepared::of(single)?),
         Anomalies::Shrink(single) => shrink_it(&Prepared::of(single)?),
+        Anomalies::Stress(arguments) => stress::run(arguments),
     }
 }
 

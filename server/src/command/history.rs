@@ -110,6 +110,6 @@ fn open(path: &Path) -> std::io::Result<File> {
 }
 
 #[expect(clippy::disallowed_methods, reason = "a history is a user's file, not the database's")]
-fn create(path: &Path) -> std::io::Result<File> {
+pub(super) fn create(path: &Path) -> std::io::Result<File> {
     File::create(path)
 }

@@ -141,12 +141,49 @@ impl fmt::Display for WriteError {
 
 impl std::error::Error for WriteError {}
 
+/// A history that is written part by part, as its parts come to an end.
+#[derive(Debug)]
+pub struct Parts<W> {
+    to: W,
+    notation: Notation,
+    next: usize,
+}
+
+impl<W: Write> Parts<W> {
+    /// Parts in a format that has an event a line; `None` for the others.
+    pub fn new(format: Format, to: W) -> Option<Parts<W>> {
+        let notation = match format {
+            Format::Jsonl => Notation::Json,
+            Format::Edn => Notation::Edn,
+            Format::Plain | Format::Dbcop => return None,
+        };
+        Some(Parts { to, notation, next: 0 })
+    }
+
+    /// Writes the next part, all of whose transactions come after those of the parts before.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn write(&mut self, history: &History) -> Result<(), WriteError> {
+        self.next = jepsen::write(history, self.notation, self.next, &mut self.to)?;
+        Ok(())
+    }
+
+    /// Writes what is still in buffers.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn flush(&mut self) -> Result<(), WriteError> {
+        Ok(self.to.flush()?)
+    }
+}
+
 /// Writes a history in this format; says what the format could not keep.
 pub fn write(history: &History, format: Format, to: impl Write) -> Result<Vec<String>, WriteError> {
     let mut to = io::BufWriter::new(to);
     let remarks = match format {
-        Format::Jsonl => jepsen::write(history, Notation::Json, &mut to).map(|()| Vec::new()),
-        Format::Edn => jepsen::write(history, Notation::Edn, &mut to).map(|()| Vec::new()),
+        Format::Jsonl => jepsen::write(history, Notation::Json, 0, &mut to).map(|_| Vec::new()),
+        Format::Edn => jepsen::write(history, Notation::Edn, 0, &mut to).map(|_| Vec::new()),
         Format::Plain => plain::write(history, &mut to),
         Format::Dbcop => dbcop::write(history, &mut to),
     }?;

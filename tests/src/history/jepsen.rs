@@ -18,15 +18,18 @@ pub(crate) enum Notation {
     Edn,
 }
 
-/// Writes a history.
+/// Writes a history, its events numbered from `first`; the number of the event after the last.
 pub(crate) fn write(
     history: &History,
     notation: Notation,
+    first: usize,
     mut to: impl Write,
-) -> Result<(), WriteError> {
+) -> Result<usize, WriteError> {
     let writer = Writer::new(history, notation)?;
     let mut line = String::new();
-    for (index, (place, kind)) in writer.events().into_iter().enumerate() {
+    let events = writer.events();
+    let next = first + events.len();
+    for (index, (place, kind)) in (first..).zip(events) {
         let event = writer.event(index, place, kind)?;
         line.clear();
         match notation {
@@ -36,7 +39,7 @@ pub(crate) fn write(
         line.push('\n');
         to.write_all(line.as_bytes())?;
     }
-    Ok(())
+    Ok(next)
 }
 
 struct Writer<'a> {

@@ -1,6 +1,5 @@
 //! The judges: threads that take windows from a short queue, while the load makes the next ones.
 
-use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,7 +15,7 @@ use crate::finding::{Finding, catching};
 use crate::history::{History, Level};
 
 /// Who gets each window's history, in their order; nobody if there is none.
-pub type Record<'a> = Option<&'a mut (dyn FnMut(&History) -> io::Result<()> + Send)>;
+pub type Record<'a> = Option<&'a mut (dyn FnMut(&History) -> Result<(), String> + Send)>;
 
 /// What was found wrong.
 #[derive(Debug)]
@@ -114,7 +113,7 @@ impl<'a> Bench<'a> {
             && let Some(record) = lock(&self.record).as_mut()
             && let Err(error) = record(&history)
         {
-            lock(&self.verdicts).not_recorded = Some(error.to_string());
+            lock(&self.verdicts).not_recorded = Some(error);
             self.stop.store(true, Ordering::Relaxed);
         }
         if let Err(finding) = invariants::check(window) {

@@ -81,11 +81,6 @@ impl Workload {
         }
     }
 
-    /// Whether it cannot be run without scans.
-    pub fn needs_scans(self) -> bool {
-        matches!(self, Workload::Predicate | Workload::Queue)
-    }
-
     /// How many keys, groups, banks or queues a window of so many transactions uses in turn.
     fn places(self, transactions: usize) -> usize {
         let each = match self {
