@@ -68,4 +68,6 @@ pub fn judge(history: &History, question: &Question) -> Report {
 }
 
 #[cfg(test)]
+mod planting;
+#[cfg(test)]
 mod tests;
