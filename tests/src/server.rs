@@ -27,6 +27,8 @@ pub struct Server {
     directory: Directory,
     binary: PathBuf,
     arguments: Vec<String>,
+    /// Planted in it.
+    bug: Option<String>,
 }
 
 enum Directory {
@@ -38,19 +40,27 @@ impl Server {
     /// Starts `binary` on a free port with an empty directory of its own.
     pub fn start(binary: &str, arguments: &[&str]) -> Server {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        Server::launch(binary, Directory::Temporary(directory), arguments)
+        Server::launch(binary, Directory::Temporary(directory), arguments, None)
+    }
+
+    /// As [`Server::start`], with a bug planted; `binary` is one of a planted build.
+    pub fn start_planted(binary: &str, arguments: &[&str], bug: Option<&str>) -> Server {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        Server::launch(binary, Directory::Temporary(directory), arguments, bug)
     }
 
     /// Starts `binary` on a free port in `directory`, which stays.
     pub fn start_in(binary: &str, directory: &Path, arguments: &[&str]) -> Server {
-        Server::launch(binary, Directory::Given(directory.to_owned()), arguments)
+        Server::launch(binary, Directory::Given(directory.to_owned()), arguments, None)
     }
 
-    fn launch(binary: &str, directory: Directory, arguments: &[&str]) -> Server {
+    fn launch(binary: &str, directory: Directory, arguments: &[&str], bug: Option<&str>) -> Server {
         let arguments: Vec<String> =
             arguments.iter().map(|&argument| argument.to_owned()).collect();
-        let (child, address) = spawn(Path::new(binary), directory.path(), &arguments);
-        Server { child, address, directory, binary: binary.into(), arguments }
+        let bug = bug.map(str::to_owned);
+        let (child, address) =
+            spawn(Path::new(binary), directory.path(), &arguments, bug.as_deref());
+        Server { child, address, directory, binary: binary.into(), arguments, bug }
     }
 
     /// Where it listens.
@@ -93,7 +103,9 @@ impl Server {
 
     /// Starts it again, after it has ended, on the same directory (and another port).
     pub fn restart(&mut self) {
-        (self.child, self.address) = spawn(&self.binary, self.directory.path(), &self.arguments);
+        let bug = self.bug.as_deref();
+        (self.child, self.address) =
+            spawn(&self.binary, self.directory.path(), &self.arguments, bug);
     }
 }
 
@@ -114,11 +126,17 @@ impl Directory {
     }
 }
 
-fn spawn(binary: &Path, directory: &Path, arguments: &[String]) -> (Child, SocketAddr) {
+fn spawn(
+    binary: &Path,
+    directory: &Path,
+    arguments: &[String],
+    bug: Option<&str>,
+) -> (Child, SocketAddr) {
     let mut child = Command::new(binary)
         .args(["serve", "--listen", "127.0.0.1:0", "--dir"])
         .arg(directory.join("data"))
         .args(arguments)
+        .envs(bug.map(|bug| ("ISOLITH_PLANT", bug)))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()

@@ -5,7 +5,6 @@ mod stress;
 
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use isolith::{Concurrency, Isolation};
@@ -323,10 +322,18 @@ impl Playing {
 
 /// A target that is ready.
 fn connect(address: Option<&Address>) -> Result<Box<dyn Target>, target::Failure> {
-    const WAIT: Duration = Duration::from_secs(10);
     match address {
         None => Ok(Box::new(Embedded::new()?)),
-        Some(address) => resp::connect(address, WAIT),
+        Some(address) => resp::connect(address, resp::WAIT),
+    }
+}
+
+/// What a target is and how it is used, where there is something to be said.
+fn introduction(target: &dyn Target) -> String {
+    let remarks = target.remarks();
+    match remarks.is_empty() {
+        true => String::new(),
+        false => format!("{}\n- {}\n\n", target.label(), remarks.join("\n- ")),
     }
 }
 
@@ -346,6 +353,10 @@ fn play_matrix(matrix: &Matrix) -> Outcome {
         fine: playing.fine,
         threads: matrix.threads.map_or(usual, usize::from),
     };
+    if playing.format == Format::Text {
+        let target = connect(address.as_ref()).map_err(of_target)?;
+        print(&introduction(&*target))?;
+    }
     let factory = || connect(address.as_ref());
     let terminal = std::io::stderr().is_terminal();
     let progress = |done: usize, of: usize| {

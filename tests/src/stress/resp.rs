@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use isolith::{Concurrency, Durability, Isolation};
@@ -68,7 +68,8 @@ impl Network {
         let (dialer, server) = found().map_err(|unusable| unusable.0)?;
         let begins = server.is_isolith() && !address.watches();
         let dialect = if begins { Dialect::Begin } else { Dialect::Watch };
-        let names = Names { prefix: own_prefix().into(), beyond: Arc::new(AtomicU32::new(0)) };
+        let names =
+            Names { prefix: own_prefix().into(), beyond: Arc::default(), failed: Arc::default() };
         Ok(Network { dialer, label: format!("{address} ({server})"), dialect, names, dirty: false })
     }
 
@@ -172,8 +173,8 @@ impl Target for Network {
 
 impl Drop for Network {
     fn drop(&mut self) {
-        if self.dirty {
-            // Who cannot be reached any more was told of it before.
+        // What is left at a server that failed is told with the failure.
+        if self.dirty && !self.names.failed.load(Ordering::Relaxed) {
             let _ = self.delete_all();
         }
     }
@@ -185,6 +186,8 @@ struct Names {
     prefix: Arc<str>,
     /// No key at or beyond it was ever written.
     beyond: Arc<AtomicU32>,
+    /// The server has failed: nothing more is asked of it.
+    failed: Arc<AtomicBool>,
 }
 
 impl Names {
@@ -208,6 +211,11 @@ impl Names {
     fn note(&self, key: Key) {
         // Relaxed, here and below: read when no session is open.
         self.beyond.fetch_max(key.saturating_add(1), Ordering::Relaxed);
+    }
+
+    fn failed<T>(&self, result: Result<T, Unusable>) -> Answer<T> {
+        self.failed.fetch_or(result.is_err(), Ordering::Relaxed);
+        Ok(result?)
     }
 
     fn used(&self) -> Range<Key> {
@@ -254,7 +262,7 @@ impl Session {
     /// ends the transaction.
     fn ask(&mut self, commands: Vec<Command>) -> Answer<Reply> {
         let commands: Vec<Command> = self.begin.take().into_iter().chain(commands).collect();
-        let replies = self.line.ask_all(&commands)?;
+        let replies = self.names.failed(self.line.ask_all(&commands))?;
         let wrong = replies.iter().position(|reply| matches!(reply, Reply::Error(_)));
         let place = wrong.unwrap_or(replies.len() - 1);
         match replies.into_iter().nth(place) {
@@ -305,7 +313,7 @@ impl Session {
         let word = |word: &str| vec![word.as_bytes().to_vec()];
         let writes = std::mem::take(&mut self.writes);
         let commands = [vec![word("MULTI")], writes, vec![word("EXEC")]].concat();
-        let replies = self.line.ask_all(&commands)?;
+        let replies = self.names.failed(self.line.ask_all(&commands))?;
         if let Some(Reply::Error(text)) =
             replies.iter().find(|reply| matches!(reply, Reply::Error(_)))
         {

@@ -33,6 +33,8 @@ pub(super) struct Isolith {
     sessions: Vec<Session>,
     /// Keys of the present run may be there.
     dirty: bool,
+    /// The target has failed: nothing more is asked of it.
+    failed: bool,
 }
 
 #[derive(Debug)]
@@ -77,7 +79,7 @@ impl Session {
 impl Isolith {
     pub(super) fn new(label: String, dialer: Dialer, control: Line) -> Isolith {
         let keys = Keys::new();
-        Isolith { label, dialer, control, keys, sessions: Vec::new(), dirty: false }
+        Isolith { label, dialer, control, keys, sessions: Vec::new(), dirty: false, failed: false }
     }
 
     /// A step as a command.
@@ -285,7 +287,8 @@ impl Isolith {
         Ok(())
     }
 
-    fn told(&self, failure: Failure) -> Failure {
+    fn told(&mut self, failure: Failure) -> Failure {
+        self.failed |= matches!(failure, Failure::Target(_));
         self.keys.told(failure, self.dirty)
     }
 }
@@ -384,8 +387,10 @@ impl Target for Isolith {
 impl Drop for Isolith {
     fn drop(&mut self) {
         self.abandon(true);
-        // Who cannot be reached any more was told of it before.
-        let _ = self.clean();
+        // What is left at a target that failed was told with the failure.
+        if !self.failed {
+            let _ = self.clean();
+        }
     }
 }
 

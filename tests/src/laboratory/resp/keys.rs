@@ -21,10 +21,9 @@ impl Keys {
 
     /// What users are told.
     pub(super) fn remark(&self) -> String {
-        format!(
-            "only keys that begin with {} are touched, and deleted after each run",
-            self.of_target
-        )
+        "only keys that begin with isolith-laboratory: and a random number are touched, and they \
+         are deleted after each run"
+            .to_owned()
     }
 
     /// A failure of the target, with what it leaves behind.

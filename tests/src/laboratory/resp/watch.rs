@@ -30,6 +30,8 @@ pub(super) struct Watching {
     sessions: Vec<Session>,
     /// The keys of the present run, as long as they may be there.
     dirty: Vec<String>,
+    /// The target has failed: nothing more is asked of it.
+    failed: bool,
 }
 
 #[derive(Debug)]
@@ -46,7 +48,15 @@ struct Session {
 impl Watching {
     pub(super) fn new(label: String, dialer: Dialer, control: Line) -> Watching {
         let keys = Keys::new();
-        Watching { label, dialer, control, keys, sessions: Vec::new(), dirty: Vec::new() }
+        Watching {
+            label,
+            dialer,
+            control,
+            keys,
+            sessions: Vec::new(),
+            dirty: Vec::new(),
+            failed: false,
+        }
     }
 
     /// A write that waits for the commit.
@@ -167,7 +177,8 @@ impl Watching {
         Ok(contents)
     }
 
-    fn told(&self, failure: Failure) -> Failure {
+    fn told(&mut self, failure: Failure) -> Failure {
+        self.failed |= matches!(failure, Failure::Target(_));
         self.keys.told(failure, !self.dirty.is_empty())
     }
 }
@@ -259,7 +270,9 @@ impl Target for Watching {
 impl Drop for Watching {
     fn drop(&mut self) {
         self.abandon(true);
-        // Who cannot be reached any more was told of it before.
-        let _ = self.clean();
+        // What is left at a target that failed was told with the failure.
+        if !self.failed {
+            let _ = self.clean();
+        }
     }
 }
