@@ -12,6 +12,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use isolith::{Concurrency, DeadlockPolicy, Isolation, Victim};
+use isolith_testkit::dice::Dice;
+use isolith_testkit::laboratory::embedded::Embedded;
+use isolith_testkit::laboratory::judge::Judge;
+use isolith_testkit::laboratory::play::{Given, Player, Staging};
+use isolith_testkit::laboratory::target::Terms;
+use isolith_testkit::laboratory::{catalogue, drawing};
 use isolith_testkit::picture::terminal::Style;
 use isolith_testkit::picture::{Picture, samples};
 
@@ -254,4 +261,88 @@ fn a_picture_becomes_a_test_that_runs() {
         let stored = std::fs::read_to_string(replayed.join(format!("{name}.rs"))).unwrap();
         assert!(source == stored, "tests/replayed/{name}.rs is not what is written now:\n{source}");
     }
+}
+
+/// The scenarios of the catalogue, each by some schedule at each level under some control, as a crate
+/// of tests: what a picture says happens again. It takes a build, so it is not of every day.
+#[test]
+fn pictures_of_the_catalogue_become_tests_that_run() {
+    if std::env::var_os("ISOLITH_EFFORT").is_none() {
+        eprintln!(
+            "SKIPPED: the catalogue as Rust tests, which takes a build; ISOLITH_EFFORT=1 runs it"
+        );
+        return;
+    }
+    let controls = [
+        (Concurrency::Optimistic, false),
+        (Concurrency::Locking(DeadlockPolicy::WoundWait), false),
+        (Concurrency::Locking(DeadlockPolicy::WaitDie), false),
+        (Concurrency::Locking(DeadlockPolicy::Detect(Victim::Youngest)), false),
+        (Concurrency::Auto, true),
+    ];
+    let mut target = Embedded::new().unwrap();
+    let mut sources = Vec::new();
+    let mut dice = Dice::new(7);
+    for scenario in catalogue::all() {
+        let judge = Judge::of(&scenario);
+        for isolation in Isolation::ALL {
+            let (concurrency, hot) = *dice.pick(&controls);
+            let sessions = scenario.sessions.len();
+            let terms = vec![Terms { isolation, concurrency }; sessions];
+            let staging = Staging { hot, fine: dice.is(1, 2), ..Staging::new(terms) };
+            let moves: Vec<usize> = (0..40).map(|_| dice.below(sessions)).collect();
+            let mut player = Player::new(&scenario, &staging, &mut target);
+            let (run, played) = player.play(&mut Given::new(&moves));
+            played.unwrap();
+            let judged = judge.judge(&run, &staging);
+            let picture = drawing::draw(&scenario, &staging, &run, &judged, None, Vec::new());
+            let source = picture.rust_test();
+            let name = &scenario.name;
+            sources.push(
+                source.unwrap_or_else(|why| panic!("{name} at {isolation} {concurrency}: {why}")),
+            );
+        }
+    }
+    run_as_a_crate(&sources);
+}
+
+/// Builds and runs tests as a crate of their own, which knows nothing of this workspace but where the
+/// engine is.
+fn run_as_a_crate(sources: &[String]) {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap();
+    let scratch = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(scratch.path().join(name), text).unwrap();
+    let mut all = String::from("//! Written by a test.\n");
+    for (number, source) in sources.iter().enumerate() {
+        write(&format!("replayed_{number}.rs"), source);
+        all.push_str(&format!("mod replayed_{number};\n"));
+    }
+    write("all.rs", &all);
+    write("lib.rs", "//! Nothing.\n");
+    let engine = workspace.join("engine");
+    write(
+        "Cargo.toml",
+        &format!(
+            "[package]\nname = \"replayed\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\
+             [lib]\npath = \"lib.rs\"\n[[test]]\nname = \"all\"\npath = \"all.rs\"\n[workspace]\n\
+             [dependencies]\nisolith = {{ path = {:?} }}\n\
+             [profile.dev]\nopt-level = 1\ndebug = \"line-tables-only\"\n",
+            engine.display().to_string()
+        ),
+    );
+    std::fs::copy(workspace.join("Cargo.lock"), scratch.path().join("Cargo.lock")).unwrap();
+    // Beside the workspace's own output, so that what is built already is not built again.
+    let target = std::env::current_exe().unwrap();
+    let target = target.ancestors().nth(3).unwrap();
+    let output = Command::new(env!("CARGO"))
+        .args(["test", "--offline", "--quiet", "--test", "all"])
+        .current_dir(scratch.path())
+        .env("CARGO_TARGET_DIR", target)
+        .output()
+        .unwrap();
+    let (said, complained) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{said}\n{complained}");
+    assert!(said.contains(&format!("{} passed", sources.len())), "{said}");
+    assert!(!complained.contains("warning"), "{complained}");
 }
