@@ -290,11 +290,18 @@ impl Picture {
         let same = self.protection_of_all().is_some();
         let protection = !same && known(&|one| self.protection(one));
         let place = known(&|one| self.transactions[one].place.clone());
+        let lane_of = |one: usize| {
+            let lane = self.lanes.get(self.transactions[one].lane);
+            lane.map_or(String::new(), |lane| harmless(&lane.name))
+        };
+        // Lanes that are called as their transactions are say nothing new.
+        let lanes = shown.iter().any(|one| lane_of(*one) != self.name(*one));
         page.push_str(
             "<section aria-labelledby=\"transactions\">\n<h2 id=\"transactions\">The transactions</h2>\n\
              <div class=\"scroll wide\" tabindex=\"0\" role=\"region\" aria-label=\"The transactions\" style=\"border:0\">\n<table>\n<thead><tr><th \
-             scope=\"col\">transaction</th><th scope=\"col\">session</th>",
+             scope=\"col\">transaction</th>",
         );
+        page.push_str(if lanes { "<th scope=\"col\">session</th>" } else { "" });
         page.push_str(if protection { "<th scope=\"col\">level, concurrency</th>" } else { "" });
         page.push_str(if place { "<th scope=\"col\">in the history</th>" } else { "" });
         page.push_str(
@@ -302,13 +309,14 @@ impl Picture {
         );
         for one in shown {
             let transaction = &self.transactions[one];
-            let lane = self.lanes.get(transaction.lane).map_or("", |lane| &lane.name);
             let _ = write!(
                 page,
-                "<tr id=\"transaction-{one}\" class=\"t{one}\"><th scope=\"row\">{}</th><td>{}</td>",
-                esc(&self.name(one)),
-                esc(&harmless(lane))
+                "<tr id=\"transaction-{one}\" class=\"t{one}\"><th scope=\"row\">{}</th>",
+                esc(&self.name(one))
             );
+            if lanes {
+                let _ = write!(page, "<td>{}</td>", esc(&lane_of(one)));
+            }
             if protection {
                 let _ = write!(page, "<td>{}</td>", esc(&self.protection(one)));
             }
@@ -339,7 +347,7 @@ impl Picture {
             let _ = writeln!(
                 page,
                 "<li id=\"event-{place}\"{engine}>{}</li>",
-                esc(&capitalised(&self.sentence(event)))
+                esc(&self.sentence(event))
             );
         }
         page.push_str("</ol>\n</section>\n");

@@ -137,7 +137,16 @@ impl Picture {
         };
         let mut nodes = BTreeMap::new();
         let mut gap = None;
-        let on_ellipse = selection.in_cycle + usize::from(selection.gap.is_some());
+        // Without a cycle those with edges, which come first, lie there.
+        let touched = |transaction: &&usize| {
+            let edges = selection.edges.iter().map(|edge| &self.edges[*edge]);
+            edges.clone().any(|edge| edge.from == **transaction || edge.to == **transaction)
+        };
+        let around = match selection.in_cycle {
+            0 => selection.transactions.iter().take_while(touched).count(),
+            in_cycle => in_cycle,
+        };
+        let on_ellipse = around + usize::from(selection.gap.is_some());
         let (wide, high) = radii(on_ellipse);
         let mut place = 0;
         let mut spot = || {
@@ -147,14 +156,13 @@ impl Picture {
             place += 1;
             Point { x: wide * angle.cos(), y: high * angle.sin() }
         };
-        for (number, transaction) in selection.transactions[..selection.in_cycle].iter().enumerate()
-        {
+        for (number, transaction) in selection.transactions[..around].iter().enumerate() {
             if selection.gap.is_some_and(|(first, _)| first == number) {
                 gap = Some(Node { at: spot(), half: 62.0 });
             }
             nodes.insert(*transaction, Node { at: spot(), half: half(*transaction) });
         }
-        let others = &selection.transactions[selection.in_cycle..];
+        let others = &selection.transactions[around..];
         let below = if on_ellipse == 0 { 0.0 } else { high + 2.0 * HALF + 78.0 };
         for (number, transaction) in others.iter().enumerate() {
             let in_row = others.len().min(ROW_MAX);

@@ -227,12 +227,15 @@ impl Picture {
     /// From who waits to whom it waits for.
     fn waits_for(&self, page: &mut String, place: usize, x: f64, layout: &Layout) {
         let Outcome::Waits(whom) = &self.events[place].outcome else { return };
-        let y = layout.y(place);
+        let (y, own) = (layout.y(place), self.lane_of(&self.events[place]));
         for one in whom {
             let lane = self.transactions.get(*one).map(|known| known.lane);
             let Some(to) = lane.and_then(|lane| layout.x.get(&lane)) else { continue };
             let side = if *to < x { 1.0 } else { -1.0 };
             let end = to + side * 6.0;
+            // The label is to the right.
+            let label = layout.fit(own, &self.timeline_label(&self.events[place]));
+            let x = if side < 0.0 { x + INDENT + width(&label) as f64 * CHAR + 6.0 } else { x };
             let _ = writeln!(
                 page,
                 "<path class=\"waits\" d=\"M{x:.1} {y:.1}H{end:.1}\"/><path d=\"M{:.1} {:.1}L{end:.1} \
