@@ -106,14 +106,17 @@ fn workloads() -> impl TypedValueParser<Value = Workload> {
 
 /// What became of a file.
 enum Judged {
-    Judged {
-        history: History,
-        workload: Workload,
-        report: Report,
-    },
+    Decided(Box<Decided>),
     Unreadable(ReadError),
     /// It was read, but not judged, and why.
     Refused(String),
+}
+
+/// A history and what was said of it.
+struct Decided {
+    history: History,
+    workload: Workload,
+    report: Report,
 }
 
 /// Judges every file, and prints what came out.
@@ -181,13 +184,13 @@ fn judge(options: &Check, file: &Path) -> Judged {
         ..Question::new(workload, options.level)
     };
     let report = checker::judge(&history, &question);
-    Judged::Judged { history, workload, report }
+    Judged::Decided(Box::new(Decided { history, workload, report }))
 }
 
 impl Judged {
     fn exit(&self) -> Exit {
         match self {
-            Judged::Judged { report, .. } => match report.verdict {
+            Judged::Decided(decided) => match decided.report.verdict {
                 Verdict::Holds => Exit::Fine,
                 Verdict::Violated => Exit::Found,
                 Verdict::Undecided(_) => Exit::Undecided,
@@ -210,7 +213,8 @@ impl Judged {
     /// What was found, as a page.
     fn html(&self, file: &str, options: &Check) -> Option<String> {
         match self {
-            Judged::Judged { history, report, .. } => {
+            Judged::Decided(decided) => {
+                let Decided { history, report, .. } = &**decided;
                 let gravest = report.found.first()?;
                 let mut picture = picture::recorded::of(history, options.level, gravest, file);
                 if options.own_levels {
@@ -226,7 +230,8 @@ impl Judged {
     fn text(&self, file: &str, options: &Check) -> String {
         let mut text = format!("{}: {}", harmless(file), self.verdict());
         match self {
-            Judged::Judged { history, workload, report } => {
+            Judged::Decided(decided) => {
+                let Decided { history, workload, report } = &**decided;
                 let own = if options.own_levels { " or its own level" } else { "" };
                 let _ = writeln!(
                     text,
@@ -259,7 +264,8 @@ impl Judged {
     fn json(&self, file: &str, options: &Check) -> String {
         let mut fields = vec![field("file", text(file)), field("verdict", text(self.verdict()))];
         match self {
-            Judged::Judged { history, workload, report } => {
+            Judged::Decided(decided) => {
+                let Decided { history, workload, report } = &**decided;
                 let count = |count: usize| Datum::Int(count as i64);
                 fields.push(field("level", text(&options.level.to_string())));
                 fields.push(field("own-levels", Datum::Bool(options.own_levels)));

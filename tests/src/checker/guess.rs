@@ -14,6 +14,8 @@ struct Seen {
     write: bool,
     item: bool,
     by_predicate: bool,
+    /// There is a first state.
+    first: bool,
     add: bool,
     compare: bool,
     transfer: bool,
@@ -44,8 +46,8 @@ impl Workload {
             }
             Seen { add: true, .. } => None,
             Seen { append: false, list: false, item: true, .. } => Some(Workload::Predicate),
-            Seen { append: false, list: false, by_predicate: true, write, .. } => {
-                Some(if write { Workload::Predicate } else { Workload::Bank })
+            Seen { append: false, list: false, by_predicate: true, write, first, .. } => {
+                Some(if write || first { Workload::Predicate } else { Workload::Bank })
             }
             Seen { item: true, .. } | Seen { by_predicate: true, .. } => None,
             Seen { append: true, write: false, alone: true, lists, .. }
@@ -69,6 +71,7 @@ impl Seen {
         let mut seen = Seen { alone: history.is_of_one_key(), ..Seen::default() };
         let mut written = HashSet::new();
         for (place, transaction) in history.transactions().iter().enumerate() {
+            seen.first |= transaction.initial;
             for operation in history.operations(place) {
                 match operation {
                     Operation::Append { .. } => seen.append = true,
