@@ -1,8 +1,10 @@
-//! `isolith history`: recorded histories from one format into another.
+//! `isolith history`: recorded histories from one format into another, and simulated ones.
 
 use super::{Exit, Failure, Outcome};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand};
+use isolith_testkit::checker::simulated::{Shape, Simulation};
+use isolith_testkit::history::Base;
 use isolith_testkit::history::convert::{self, Format, WriteError};
 use isolith_testkit::history::{self, Fault, ReadError};
 use std::fs::File;
@@ -14,6 +16,48 @@ use std::path::{Path, PathBuf};
 pub(crate) enum History {
     /// Reads a history in one format and writes it in another.
     Convert(Convert),
+    /// Writes a history of a store that exists only here and keeps its level.
+    Generate(Generate),
+}
+
+/// What kind of history, and how long.
+#[derive(Clone, Debug, Args)]
+#[command(
+    long_about = "Writes a history of a store that exists only here and keeps its level: something \
+                  to try a checker with, or to measure one.\n\n\
+                  The same options write the same history.",
+    after_help = "Exit codes: 0 written, 2 wrong options, 3 cannot be written.\n\
+                  Try: isolith history generate big.jsonl --transactions 1000000"
+)]
+pub(crate) struct Generate {
+    /// Where to write it; `-` is standard output.
+    #[arg(value_name = "OUT")]
+    output: PathBuf,
+    /// How many transactions.
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    transactions: u32,
+    /// What they do: appends to lists, reads and writes of registers, or these with deletions and
+    /// reads by predicates.
+    #[arg(long, default_value = "list-append", value_parser = ["list-append", "rw-register", "closed-predicate"])]
+    workload: String,
+    /// The level that the store keeps.
+    #[arg(long, default_value = "serializable", value_parser = ["read-committed", "snapshot", "serializable"])]
+    level: String,
+    /// How many sessions take turns.
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    sessions: u16,
+    /// How many keys are in use at a time.
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    keys: u16,
+    /// After how many writes a key is retired for a new one.
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    writes_per_key: u16,
+    /// Which history.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// The format that is written; what OUT ends with if not given.
+    #[arg(long, value_name = "FORMAT", value_parser = formats())]
+    to: Option<Format>,
 }
 
 /// From where to where.
@@ -55,29 +99,65 @@ pub(super) fn formats() -> impl TypedValueParser<Value = Format> {
 pub(crate) fn run(command: &History) -> Outcome {
     match command {
         History::Convert(options) => convert(options),
+        History::Generate(options) => generate(options),
     }
 }
 
-fn convert(options: &Convert) -> Outcome {
-    let to = options.to.or_else(|| Format::of_path(&options.output)).ok_or_else(|| {
-        let output = options.output.display();
+/// The format to write: what was said, or what the file's name ends with.
+fn format_of(said: Option<Format>, output: &Path) -> Result<Format, Failure> {
+    said.or_else(|| Format::of_path(output)).ok_or_else(|| {
+        let output = output.display();
         Failure::usage(format!("{output} does not tell its format: say --to"))
-    })?;
+    })
+}
+
+fn generate(options: &Generate) -> Outcome {
+    let to = format_of(options.to, &options.output)?;
+    let shape = match options.workload.as_str() {
+        "rw-register" => Shape::Registers,
+        "closed-predicate" => Shape::Items,
+        _ => Shape::Lists,
+    };
+    let base = match options.level.as_str() {
+        "read-committed" => Base::ReadCommitted,
+        "snapshot" => Base::Snapshot,
+        _ => Base::Serializable,
+    };
+    let simulation = Simulation {
+        shape,
+        base,
+        transactions: options.transactions as usize,
+        sessions: usize::from(options.sessions.max(1)),
+        keys: usize::from(options.keys.max(1)),
+        writes_per_key: usize::from(options.writes_per_key.max(1)),
+        seed: options.seed,
+        ..Simulation::default()
+    };
+    write(&simulation.run(), to, &options.output, "the history")
+}
+
+fn convert(options: &Convert) -> Outcome {
+    let to = format_of(options.to, &options.output)?;
     let input = options.input.display();
     let history = read(&options.input, options.from).map_err(|error| match error.is_io() {
         true => Failure::could_not_run(format!("{input}: {error}")),
         false => Failure::usage(format!("{input}: {error}")),
     })?;
-    let output = options.output.display();
-    let written = match is_standard(&options.output) {
-        true => convert::write(&history, to, std::io::stdout().lock()),
-        false => create(&options.output)
-            .map_err(WriteError::Io)
-            .and_then(|file| convert::write(&history, to, file)),
+    write(&history, to, &options.output, &input.to_string())
+}
+
+/// Writes a history, and says what the format cannot keep of it.
+fn write(history: &history::History, to: Format, path: &Path, what: &str) -> Outcome {
+    let output = path.display();
+    let written = match is_standard(path) {
+        true => convert::write(history, to, std::io::stdout().lock()),
+        false => {
+            create(path).map_err(WriteError::Io).and_then(|file| convert::write(history, to, file))
+        }
     };
     let remarks = written.map_err(|error| match error {
         WriteError::Io(_) => Failure::could_not_run(format!("{output}: {error}")),
-        _ => Failure::usage(format!("{input}: {error}")),
+        _ => Failure::usage(format!("{what}: {error}")),
     })?;
     for remark in remarks {
         eprintln!("isolith: {output}: {remark}");
