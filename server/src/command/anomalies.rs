@@ -27,6 +27,7 @@ use isolith_testkit::laboratory::shrink::shrink;
 use isolith_testkit::laboratory::target::{self, Target, Terms};
 use isolith_testkit::picture::Picture;
 use isolith_testkit::picture::terminal::Style;
+use isolith_testkit::picture::text::harmless;
 
 use super::{Exit, Failure, Outcome};
 
@@ -337,6 +338,13 @@ fn introduction(target: &dyn Target) -> String {
     }
 }
 
+/// Tells what a server is, and what holds of it alone: beside the output, not in it.
+fn told_about(target: &dyn Target) {
+    for line in [target.label()].into_iter().chain(target.remarks()) {
+        eprintln!("{}", harmless(&line));
+    }
+}
+
 fn play_matrix(matrix: &Matrix) -> Outcome {
     let playing = &matrix.playing;
     let scenarios = match matrix.subjects.is_empty() {
@@ -365,6 +373,9 @@ fn play_matrix(matrix: &Matrix) -> Outcome {
             eprint!("\r{done} of {of} cells{end}");
         }
     };
+    if let Some(address) = &address {
+        told_about(&*connect(Some(address)).map_err(of_target)?);
+    }
     // A panic inside the engine is a finding, and told as one.
     let quiet = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
@@ -457,6 +468,9 @@ impl<'a> Prepared<'a> {
 
     fn target(&self) -> Result<Box<dyn Target>, Failure> {
         let target = connect(self.address.as_ref()).map_err(of_target)?;
+        if self.address.is_some() {
+            told_about(&*target);
+        }
         if !self.scenario.fits(&*target, &self.staging.terms) {
             let terms: Vec<String> = self.staging.terms.iter().map(Terms::to_string).collect();
             let label = target.label();
