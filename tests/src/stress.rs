@@ -355,9 +355,11 @@ impl<'a> Run<'a> {
         let (mix, durabilities) = (&options.mix, durabilities.as_slice());
         let job = Job { course, mix, durabilities, clock: &clock, stop };
         self.begin_window(judges);
-        clerk(&mut self.clerk, &mut target.client()?, &job, |hand| {
-            workload::set_up(hand, &course)
-        })?;
+        if course.workload.has_first_state() {
+            clerk(&mut self.clerk, &mut target.client()?, &job, |hand| {
+                workload::set_up(hand, &course)
+            })?;
+        }
         target.unleash();
         while load(&mut self.workers, target, &job)? {
             let recovery = target.recover()?;

@@ -81,6 +81,11 @@ impl Workload {
         }
     }
 
+    /// Whether a window begins with keys that have values.
+    pub fn has_first_state(self) -> bool {
+        matches!(self, Workload::Bank | Workload::Predicate)
+    }
+
     /// How many keys, groups, banks or queues a window of so many transactions uses in turn.
     fn places(self, transactions: usize) -> usize {
         let each = match self {

@@ -337,12 +337,38 @@ impl<'a> Run<'a> {
         json
     }
 
+    /// The command that does it again, as far as the seed decides.
+    fn again(&self) -> String {
+        let Options { workload, threads, mix, seed, .. } = &self.options;
+        let arguments = self.arguments;
+        let mut command = format!("isolith anomalies stress --workload {workload}");
+        let mut add = |words: String| command.push_str(&words);
+        match (arguments.transactions, arguments.seconds) {
+            (Some(count), _) => add(format!(" --transactions {count}")),
+            (None, Some(seconds)) => add(format!(" --seconds {seconds}")),
+            (None, None) => {}
+        }
+        add(format!(" --threads {threads} --mix {mix} --seed {seed}"));
+        if arguments.crash {
+            add(" --crash".to_owned());
+        }
+        if let Some(window) = arguments.window {
+            add(format!(" --window {window}"));
+        }
+        if self.arguments.target != "embedded" {
+            add(format!(" --target {}", self.target.split(' ').next().unwrap_or_default()));
+        }
+        command
+    }
+
     fn draw(&self, page: &Path, report: &Report) -> Result<(), Failure> {
         let violation = report.violation.as_ref().map(|(_, violation)| violation);
         let drawn = violation.and_then(|violation| {
             let (history, found) = (violation.history.as_ref()?, violation.found.as_ref()?);
-            let name = format!("stress, seed {}", self.options.seed);
-            Some(picture::recorded::of(history, Level::STRICT_SERIALIZABLE, found, &name).html())
+            let level = Level::STRICT_SERIALIZABLE;
+            let mut picture = picture::recorded::of(history, level, found, "").at_own_levels();
+            picture.replay = vec![self.again()];
+            Some(picture.html())
         });
         match drawn {
             Some(html) => super::super::history::write_page(page, &html),
