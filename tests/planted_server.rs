@@ -18,16 +18,12 @@ mod planted {
     use std::path::Path;
     use std::process::Command;
 
-    use isolith_testkit::laboratory::resp::WAIT;
     use isolith_testkit::server::Server;
-    use isolith_testkit::stress::resp::Network;
-    use isolith_testkit::stress::workload::Workload;
-    use isolith_testkit::stress::{self, Length, Options};
 
     const BINARY: &str = env!("CARGO_BIN_EXE_isolith");
 
     /// Each bug, and the command that finds it at the address that is put for ADDRESS.
-    const BUGS: [(&str, &str); 4] = [
+    const BUGS: [(&str, &str); 5] = [
         (
             "level-named-is-forgotten",
             "matrix g2-item --isolation serializable --target resp://ADDRESS",
@@ -44,6 +40,10 @@ mod planted {
             "wake-up-not-passed-on",
             "matrix p4c --isolation read-committed --concurrency locking:wound-wait --target resp://ADDRESS",
         ),
+        (
+            "read-only-at-no-one-point",
+            "stress --workload append --transactions 20000 --threads 4 --seed 1 --target resp://ADDRESS",
+        ),
     ];
 
     /// The exit code of `isolith anomalies …`.
@@ -54,25 +54,6 @@ mod planted {
         child.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
         child.arg("anomalies").args(command.split(' ')).env_remove("ISOLITH_PLANT");
         child.output().expect("the command runs").status.code()
-    }
-
-    /// Whether a stress of the server finds something.
-    fn stress(bug: Option<&str>) -> bool {
-        let server = Server::start_planted(BINARY, &["--durability", "buffered"], bug);
-        let address = format!("resp://{}", server.address()).parse().expect("an address");
-        let mut target = Network::connect(&address, WAIT).expect("a server");
-        let (workload, mix) = (Workload::Append, target.mix());
-        let length = Length::Transactions(10_000);
-        let options =
-            Options { workload, length, threads: 4, mix, seed: 1, window: 500, judges: 1 };
-        let report = stress::run(&mut target, &options, None, |_| {}).expect("it runs");
-        report.violation.is_some()
-    }
-
-    #[test]
-    fn the_stress_finds_readers_of_no_one_point() {
-        assert!(!stress(None));
-        assert!(stress(Some("read-only-at-no-one-point")));
     }
 
     #[test]
