@@ -4,12 +4,12 @@
 //! and values, for those few that lie inside a component. So a history without cycles keeps no
 //! evidence in memory.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use crate::history::{Base, History, Order};
+use crate::history::{Base, History, Order, Outcome};
 
 use super::anomaly::{Anomaly, Phenomenon};
-use super::cycles::Component;
+use super::cycles::{Component, classify};
 use super::graph::{Adjacency, Chain, Levels, components, possible, sessions};
 use super::question::{Gathered, Question};
 use super::witness::{Dependency, Edge, Witness};
@@ -118,13 +118,10 @@ fn fractures(history: &History, levels: &Levels, edges: &Edges<'_>, gathered: &m
     };
     let (found, _) = cut(history, levels, edges, &counts);
     within(history, levels, edges, &counts, found, &mut |members, edges| {
-        let fractured = Fractured::new(levels, edges);
+        let fractured = Fractured::new(history, levels, &members, edges);
         for reader in members {
             if let Some(cycle) = fractured.of(reader) {
-                let order = match cycle.iter().any(|edge| edge.kind.is_order()) {
-                    true => Order::Session,
-                    false => Order::Any,
-                };
+                let order = classify(&cycle).order;
                 let anomaly = Anomaly { phenomenon: Phenomenon::GSingleItem, order };
                 gathered.meet(anomaly, cycle.len(), || Witness::cycle(cycle));
             }
@@ -134,6 +131,7 @@ fn fractures(history: &History, levels: &Levels, edges: &Edges<'_>, gathered: &m
 
 /// A component, to look for fractured reads in.
 struct Fractured<'a> {
+    history: &'a History,
     levels: &'a Levels,
     /// Edges of information, by where they end.
     informed: HashMap<u32, Vec<Edge>>,
@@ -141,10 +139,17 @@ struct Fractured<'a> {
     overtaken: HashMap<u32, Vec<Edge>>,
     /// Write dependencies, by where they start.
     replaced: HashMap<u32, Vec<Edge>>,
+    /// When members were acknowledged, in that order.
+    ended: Vec<(u32, u32)>,
 }
 
 impl<'a> Fractured<'a> {
-    fn new(levels: &'a Levels, edges: &[Edge]) -> Fractured<'a> {
+    fn new(
+        history: &'a History,
+        levels: &'a Levels,
+        members: &[u32],
+        edges: &[Edge],
+    ) -> Fractured<'a> {
         let (mut informed, mut overtaken, mut replaced) =
             (HashMap::new(), HashMap::new(), HashMap::new());
         for edge in edges {
@@ -155,33 +160,51 @@ impl<'a> Fractured<'a> {
             };
             map.entry(at).or_default().push(*edge);
         }
-        Fractured { levels, informed, overtaken, replaced }
+        let mut ended: Vec<(u32, u32)> = members
+            .iter()
+            .map(|member| (&history.transactions()[*member as usize], *member))
+            .filter(|(transaction, _)| transaction.outcome == Outcome::Committed)
+            .map(|(transaction, member)| (transaction.completed, member))
+            .collect();
+        ended.sort_unstable();
+        Fractured { history, levels, informed, overtaken, replaced, ended }
     }
 
     /// The cycle of a reader whose reads are fractured.
     fn of(&self, reader: u32) -> Option<Vec<Edge>> {
         let overtaken = self.overtaken.get(&reader)?;
         let seen = self.seen(reader);
-        overtaken.iter().find_map(|edge| {
-            let mut path = vec![*edge];
-            loop {
-                let last = path[path.len() - 1];
-                if seen.contains_key(&last.to) {
-                    self.back(&seen, last.to, reader, &mut path);
-                    return Some(path);
-                }
-                let next = self.replaced.get(&last.to)?;
-                let next = next.iter().find(|next| next.key == edge.key)?;
-                if path.iter().any(|before| before.from == next.from) {
-                    return None;
-                }
-                path.push(*next);
+        overtaken.iter().find_map(|edge| self.newer(reader, edge, &seen))
+    }
+
+    /// The cycle by which a reader has seen who wrote what overtook one of its reads, or a later
+    /// version of the same key.
+    fn newer(&self, reader: u32, overtaken: &Edge, seen: &HashMap<u32, Edge>) -> Option<Vec<Edge>> {
+        const NONE: usize = usize::MAX;
+        let mut steps = vec![(*overtaken, NONE)];
+        let mut met = HashSet::from([reader, overtaken.to]);
+        let mut at = 0;
+        while let Some((last, _)) = steps.get(at).copied() {
+            if seen.contains_key(&last.to) {
+                let before = |at: &usize| Some(steps[*at].1).filter(|before| *before != NONE);
+                let mut path: Vec<Edge> =
+                    std::iter::successors(Some(at), before).map(|at| steps[at].0).collect();
+                path.reverse();
+                self.back(seen, last.to, reader, &mut path);
+                return Some(path);
             }
-        })
+            for next in self.replaced.get(&last.to).into_iter().flatten() {
+                if next.key == overtaken.key && met.insert(next.to) {
+                    steps.push((*next, at));
+                }
+            }
+            at += 1;
+        }
+        None
     }
 
     /// Whom a reader has seen, each with the edge that leads on to the reader: who comes before it in
-    /// its session, whom it read from, and for causality also whom these have seen.
+    /// its session or in real time, whom it read from, and for causality also whom these have seen.
     fn seen(&self, reader: u32) -> HashMap<u32, Edge> {
         let mut seen = HashMap::new();
         let through = self.levels.of(reader).base == Base::Causal;
@@ -197,12 +220,25 @@ impl<'a> Fractured<'a> {
         seen: &mut HashMap<u32, Edge>,
         wanted: impl Fn(&Edge, u32) -> bool,
     ) {
+        let level = self.levels.of(reader);
+        let mut ended = self.ended.iter().peekable();
         let mut queue = std::collections::VecDeque::from([reader]);
         while let Some(node) = queue.pop_front() {
-            for edge in self.informed.get(&node).into_iter().flatten() {
-                if wanted(edge, node) && edge.from != reader && !seen.contains_key(&edge.from) {
-                    seen.insert(edge.from, *edge);
+            let mut meet = |edge: Edge| {
+                if edge.from != reader && !seen.contains_key(&edge.from) {
+                    seen.insert(edge.from, edge);
                     queue.push_back(edge.from);
+                }
+            };
+            for edge in self.informed.get(&node).into_iter().flatten() {
+                if wanted(edge, node) {
+                    meet(*edge);
+                }
+            }
+            if level.order == Order::RealTime && (level.base == Base::Causal || node == reader) {
+                let began = self.history.transactions()[node as usize].invoked;
+                while let Some((_, before)) = ended.next_if(|(ended, _)| *ended < began) {
+                    meet(Edge::order(*before as usize, node as usize, Dependency::RealTime));
                 }
             }
         }

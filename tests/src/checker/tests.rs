@@ -222,6 +222,26 @@ fn a_session_is_seen_as_far_back_as_it_goes() {
 }
 
 #[test]
+fn whatever_comes_after_what_was_read_is_newer() {
+    let several = ["@1-9 p0 ax1", "@2-3 p1 ax2", "@4-7 p2 ax3 rx=3", "@5-8 p1 rx="];
+    assert_eq!(lists("causal", &several), "G-single-item-process");
+}
+
+#[test]
+fn strong_weak_levels_keep_real_time() {
+    let stale = ["p0 ax1", "p1 rx="];
+    for level in ["strong-read-atomic", "strong-causal"] {
+        assert_eq!(lists(level, &stale), "G-single-item-realtime", "{level}");
+        assert_eq!(lists(level, &["@1-3 p0 ax1", "@2-4 p1 rx="]), "ok", "{level}");
+    }
+    assert_eq!(lists("strong-read-committed", &stale), "ok");
+    // Who is seen through another one began after it was acknowledged.
+    let through = ["@1-2 p0 ax1", "@3-9 p1 ay1", "@1-9 p2 ry=1 rx="];
+    assert_eq!(lists("strong-causal", &through), "G-single-item-realtime");
+    assert_eq!(lists("strong-read-atomic", &through), "ok");
+}
+
+#[test]
 fn snapshot_isolation_asks_for_an_order_of_appends_that_nobody_read() {
     let skew = ["@1-9 rx= ay1", "@1-9 ry= ax1"];
     assert_eq!(lists("snapshot", &skew), "ok");
