@@ -549,6 +549,16 @@ fn contradictions_are_told_with_their_line() {
             "completes cas, but line 1 began txn",
         ),
         (format!("{begin}{{\"type\":\"ok\",\"value\":[]}}"), 2, "some operations name their"),
+        (
+            format!("{begin}{}", line("ok", 0, "").replace("1,1]", "1,2]")),
+            2,
+            "other operations than those that line 1 began",
+        ),
+        (
+            format!("{begin}{}", line("ok", 0, "").replace("]]", "],[\"append\",2,2]]")),
+            2,
+            "other operations than those that line 1 began",
+        ),
         (format!("{begin}\n\n{{\"type\":\"maybe\",\"process\":0}}"), 4, "the type is :maybe"),
         (format!("{begin}{{\"process\":0}}"), 2, "without its type"),
         (line("invoke", 0, "\"process\":0,"), 1, "twice"),

@@ -3,7 +3,7 @@
 //! 1. A process has at most one operation open. A completion closes it; what is open at the end, or
 //!    was closed by `info`, has an unknown outcome and no completion.
 //! 2. What a transaction did is told by its completion if that is `ok`, otherwise by its invocation;
-//!    only an `ok` knows what was read.
+//!    only an `ok` knows what was read, and in all else it repeats its invocation.
 //! 3. A source without any invocation (some tests and formats record only what became of
 //!    transactions) tells no real time. One that has some must have one for each completion.
 //! 4. Operations that do not name their process follow each other; no session's order is known.
@@ -12,8 +12,8 @@ use std::collections::HashMap;
 use std::num::NonZeroU64;
 
 use super::fault::{Fault, Location, ReadError};
-use super::raw::{Asked, Batch, Event, Function, Kind, RawOperation, Scalar};
-use super::{History, Key, Operation, Outcome, Predicate, Transaction, Value};
+use super::raw::{Asked, Batch, Event, Function, Kind, ONLY, RawOperation, Scalar};
+use super::{History, Key, Name, Operation, Outcome, Predicate, Transaction, Value};
 
 /// An operation that has begun.
 #[derive(Debug)]
@@ -177,35 +177,36 @@ impl Assembly {
             Kind::Fail => (Outcome::Aborted, false),
             Kind::Info | Kind::Invoke => (Outcome::Unknown, false),
         };
-        let open = self.open.remove(&event.process);
-        let (invoked, mut known) = match open {
-            Some(Open { function, line, .. }) if function != event.function => {
-                return Err(Fault::OtherFunction {
-                    invoked: function.name().to_owned(),
-                    completed: event.function.name().to_owned(),
-                    since: line,
-                });
-            }
-            Some(Open { invoked, operations, .. }) if !done => (Some((invoked, None)), operations),
-            Some(Open { invoked, mut operations, level, commit, .. }) => {
-                operations.clear();
-                (Some((invoked, Some((level, commit)))), operations)
-            }
-            None if self.invocations => {
-                let ended = self.ended.get(&event.process).copied();
-                return Err(Fault::NotOpen { process: event.process, ended });
-            }
-            None if !event.told => return Err(Fault::Missing("value")),
-            None => {
-                self.alone.get_or_insert((event.place, event.process));
-                (None, self.spare.pop().unwrap_or_default())
-            }
-        };
-        if done || invoked.is_none() {
+        let begun = self.open.remove(&event.process);
+        if let Some(begun) = &begun
+            && begun.function != event.function
+        {
+            return Err(Fault::OtherFunction {
+                invoked: begun.function.name().to_owned(),
+                completed: event.function.name().to_owned(),
+                since: begun.line,
+            });
+        }
+        if begun.is_none() {
+            self.stands_alone(event)?;
+        }
+        let mut known = self.spare.pop().unwrap_or_default();
+        if done || begun.is_none() {
             self.operations(operations, done, batch, names, &mut known)?;
         }
-        let (invoked, told) = invoked.unwrap_or_default();
-        let (level, commit) = told.unwrap_or_default();
+        let (invoked, level, commit) = match begun {
+            None => (0, None, None),
+            Some(Open { line, invoked, level, commit, operations: mut tried, .. }) => {
+                if !done {
+                    std::mem::swap(&mut known, &mut tried);
+                } else if event.function != Function::Init && !self.are_same(&tried, &known) {
+                    return Err(Fault::OtherOperations { since: line });
+                }
+                tried.clear();
+                self.spare.push(tried);
+                (invoked, level, commit)
+            }
+        };
         let process = event.process.unwrap_or(Transaction::NOBODY);
         let never = outcome == Outcome::Unknown;
         let transaction = Transaction {
@@ -223,6 +224,61 @@ impl Assembly {
         self.spare.push(known);
         self.ended.insert(event.process, event.place.line);
         Ok(())
+    }
+
+    /// A completion without an invocation: allowed where there is no invocation at all.
+    fn stands_alone(&mut self, event: &Event) -> Result<(), Fault> {
+        if self.invocations {
+            let ended = self.ended.get(&event.process).copied();
+            return Err(Fault::NotOpen { process: event.process, ended });
+        }
+        if !event.told {
+            return Err(Fault::Missing("value"));
+        }
+        self.alone.get_or_insert((event.place, event.process));
+        Ok(())
+    }
+
+    /// Whether what took place is what was tried, but for what was read.
+    fn are_same(&self, tried: &[Operation], done: &[Operation]) -> bool {
+        let mut pairs = tried.iter().zip(done);
+        tried.len() == done.len() && pairs.all(|(tried, done)| self.is_same(*tried, *done))
+    }
+
+    fn is_same(&self, tried: Operation, done: Operation) -> bool {
+        use Operation::*;
+        // What is written may be known only later.
+        let may_become = |tried: Value, done: Value| tried.is_nil() || tried == done;
+        match (tried, done) {
+            (Append { key, value }, Append { key: other, value: found })
+            | (Write { key, value }, Write { key: other, value: found })
+            | (Insert { key, value }, Insert { key: other, value: found })
+            | (Add { key, value }, Add { key: other, value: found }) => {
+                key == other && may_become(value, found)
+            }
+            (Delete { key }, Delete { key: other })
+            | (ReadUnknown { key }, Read { key: other, .. } | ReadList { key: other, .. }) => {
+                key == other
+            }
+            // All accounts.
+            (ReadUnknown { key }, ReadWhere { .. }) => {
+                matches!(self.history.key_name(key), Name::Text(name) if **name == *ONLY)
+            }
+            (
+                ReadWhereUnknown { predicate },
+                ReadWhere { predicate: other, .. } | ReadWhereUnknown { predicate: other },
+            ) => predicate == other,
+            (CompareAndSet { key, pair }, CompareAndSet { key: other, pair: found }) => {
+                let pairs = (self.history.old_and_new(pair), self.history.old_and_new(found));
+                key == other && pairs.0 == pairs.1
+            }
+            (Transfer { from, pair }, Transfer { from: other, pair: found }) => {
+                let pairs =
+                    (self.history.other_and_amount(pair), self.history.other_and_amount(found));
+                from == other && pairs.0 == pairs.1
+            }
+            _ => false,
+        }
     }
 
     /// Every key holds 0 before anything else: a mutex is free, a register of the plain format has

@@ -75,6 +75,11 @@ pub enum Fault {
         /// The line of the invocation.
         since: u64,
     },
+    /// A completion tells other operations than its invocation.
+    OtherOperations {
+        /// The line of the invocation.
+        since: u64,
+    },
     /// An index that is not larger than the one before.
     Index {
         /// It.
@@ -187,6 +192,9 @@ impl fmt::Display for Fault {
             }
             Fault::OtherFunction { invoked, completed, since } => {
                 write!(f, "completes {completed}, but line {since} began {invoked}")
+            }
+            Fault::OtherOperations { since } => {
+                write!(f, "other operations than those that line {since} began")
             }
             Fault::Index { index, before, line } if index == before => {
                 write!(f, "index {index} is that of line {line}, too")
