@@ -1,7 +1,7 @@
 //! Targets across a network: servers that speak the Redis protocol.
 //!
-//! isolith ([`isolith`]) is driven through `BEGIN … COMMIT`, at every level and concurrency control, and
-//! says itself whether a connection's command waits (`CLIENT WAITING`). Any other server ([`watch`]) is
+//! isolith (`isolith`) is driven through `BEGIN … COMMIT`, at every level and concurrency control, and
+//! says itself whether a connection's command waits (`CLIENT WAITING`). Any other server (`watch`) is
 //! driven through `WATCH`, `GET`, `MULTI`, `SET` and `EXEC` (isolith, too, where its address says so), which is optimistic and serializable over the
 //! keys that are watched; that a step is blocked can only be guessed, from a labelled time.
 //!

@@ -1,7 +1,7 @@
 //! The picture as one HTML page: no script, nothing fetched, nothing of the users' that is not
 //! escaped; readable in light and dark, on paper, and by a screen reader.
 //!
-//! 1. Every text that is not a constant of ours goes through [`esc`]; a policy in the page forbids
+//! 1. Every text that is not a constant of ours goes through `esc`; a policy in the page forbids
 //!    scripts and every request besides.
 //! 2. What an edge shows when it is pointed at stands in the text, too: its drawing links there.
 //! 3. Colours never say anything alone: edges differ in their strokes and are labelled, ends differ
