@@ -53,6 +53,10 @@ pub use witness::{Dependency, Edge, Witness};
 
 use crate::history::History;
 
+/// Why a history is undecided in which nobody saw anything of anybody: such a history says nothing of
+/// the system, and nothing against it.
+pub const NOTHING_DEPENDS: &str = "no transaction depends on another";
+
 /// Judges a history.
 pub fn judge(history: &History, question: &Question) -> Report {
     match question.workload {

@@ -82,8 +82,11 @@ pub trait Target {
     /// Removes all keys; true if it is another database from now on. No session is open.
     fn clear(&mut self, window: u64) -> Answer<bool>;
 
-    /// Called when a window's first state is there: from now on it may crash.
-    fn unleash(&mut self) {}
+    /// Called when a window's first state is there: from now on it may crash. It may end its life here,
+    /// too.
+    fn unleash(&mut self) -> Answer<Option<Recovery>> {
+        Ok(None)
+    }
 
     /// Brings it back after it was gone; no session is open. What it left is told.
     fn recover(&mut self) -> Answer<Recovery> {
@@ -360,7 +363,9 @@ impl<'a> Run<'a> {
                 workload::set_up(hand, &course)
             })?;
         }
-        target.unleash();
+        if let Some(recovery) = target.unleash()? {
+            self.recovered(&recovery, durabilities)?;
+        }
         while load(&mut self.workers, target, &job)? {
             let recovery = target.recover()?;
             let tapes = self.tapes();

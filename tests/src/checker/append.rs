@@ -86,7 +86,7 @@ pub(super) fn judge(history: &History, question: &Question) -> Report {
     if !found.is_empty() {
         Report::new(found, Verdict::Holds)
     } else if !any {
-        Report::undecided("no transaction depends on another")
+        Report::undecided(super::NOTHING_DEPENDS)
     } else {
         unread::judge(history, &levels, question, &edges, &lists.unread_groups())
     }

@@ -37,7 +37,7 @@ pub(super) fn judge(history: &History, question: &Question) -> Report {
     let mut report = if !found.is_empty() {
         Report::new(found, Verdict::Holds)
     } else if !any {
-        Report::undecided("no transaction depends on another")
+        Report::undecided(super::NOTHING_DEPENDS)
     } else {
         Search::new(&items, question).report()
     };

@@ -129,6 +129,31 @@ impl Lives {
         end.tell(&format!("{what} ({survival:?})"));
     }
 
+    /// Decides how the life under way ends: within so many storage calls, or with the window.
+    fn arm(&mut self, calls_max: usize) {
+        let call = self.disk.call_count() + 1 + self.dice.below(calls_max) as u64;
+        self.ending = match self.dice.below(4) {
+            0 => Ending::Window,
+            1 => {
+                self.disk.fail_call(call, *self.dice.pick(&[Fault::Io, Fault::Io, Fault::NoSpace]));
+                Ending::Fault
+            }
+            _ => {
+                self.disk.crash_at(call);
+                Ending::Crash
+            }
+        };
+    }
+
+    /// Ends the life in order.
+    fn close(&mut self, end: &mut End) -> Answer {
+        let closed = self.place.take().map_or(Ok(()), |place| place.db.close());
+        closed.map_err(embedded::failure)?;
+        end.was_closed = true;
+        end.tell("an orderly close");
+        Ok(())
+    }
+
     /// Opens the log that failed again on the same boot.
     fn reopen_after_fault(&mut self, end: &mut End) {
         self.place = None;
@@ -230,19 +255,17 @@ impl Target for Lives {
         }
     }
 
-    fn unleash(&mut self) {
-        let call = self.disk.call_count() + 1 + self.dice.below(CALLS_MAX) as u64;
-        self.ending = match self.dice.below(4) {
-            0 => Ending::Window,
-            1 => {
-                self.disk.fail_call(call, *self.dice.pick(&[Fault::Io, Fault::Io, Fault::NoSpace]));
-                Ending::Fault
-            }
-            _ => {
-                self.disk.crash_at(call);
-                Ending::Crash
-            }
-        };
+    fn unleash(&mut self) -> Answer<Option<Recovery>> {
+        if self.dice.is(3, 4) {
+            self.arm(CALLS_MAX);
+            return Ok(None);
+        }
+        // What follows an orderly close at once must not be taken for the close.
+        let mut end = End::default();
+        self.close(&mut end)?;
+        let recovery = self.next_life(end)?;
+        self.arm(8);
+        Ok(Some(recovery))
     }
 
     fn recover(&mut self) -> Answer<Recovery> {
@@ -253,7 +276,7 @@ impl Target for Lives {
             false => self.reboot(&mut end),
         }
         let recovery = self.next_life(end)?;
-        self.unleash();
+        self.arm(CALLS_MAX);
         Ok(recovery)
     }
 
@@ -266,11 +289,7 @@ impl Target for Lives {
         match self.dice.below(4) {
             0 if !must => return Ok(None),
             1 | 2 if !must => {
-                let place = self.place.take();
-                let closed = place.map_or(Ok(()), |place| place.db.close());
-                closed.map_err(embedded::failure)?;
-                end.was_closed = true;
-                end.tell("an orderly close");
+                self.close(&mut end)?;
                 if self.dice.is(1, 2) {
                     // What was closed in order is on the disk, whatever comes.
                     let power_was_cut = end.power_was_cut;

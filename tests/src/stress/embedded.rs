@@ -84,12 +84,14 @@ pub fn with_limits(builder: Builder) -> Builder {
 pub struct Embedded {
     place: Place,
     transaction: Option<Transaction>,
+    /// Commits so far.
+    commits: u32,
 }
 
 impl Embedded {
     /// A session.
     pub fn new(place: Place) -> Embedded {
-        Embedded { place, transaction: None }
+        Embedded { place, transaction: None, commits: 0 }
     }
 
     /// Ends the transaction if the operation failed.
@@ -209,6 +211,11 @@ impl Client for Embedded {
         let mut observed = None;
         let committed = transaction.commit_pending().and_then(|pending| {
             observed = Some(pending.timestamp().bits());
+            // Now and then others run while the commit is decided and not acknowledged.
+            self.commits += 1;
+            if self.commits.is_multiple_of(16) {
+                std::thread::yield_now();
+            }
             pending.wait()
         });
         let (end, then) = match committed {

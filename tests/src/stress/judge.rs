@@ -122,7 +122,9 @@ impl<'a> Bench<'a> {
         }
         let report = checker::judge(&history, &self.question(window));
         match report.verdict {
-            Verdict::Holds => lock(&self.verdicts).held += u64::from(window.is_whole),
+            Verdict::Holds => self.held(window),
+            // A crash may end a window that has hardly begun.
+            Verdict::Undecided(why) if why == checker::NOTHING_DEPENDS => self.held(window),
             Verdict::Violated => {
                 let found = report.found.into_iter().next();
                 let what = found.as_ref().map_or_else(String::new, |found| {
@@ -137,6 +139,10 @@ impl<'a> Bench<'a> {
                 verdicts.undecided.get_or_insert((0, why)).0 += 1;
             }
         }
+    }
+
+    fn held(&self, window: &Window) {
+        lock(&self.verdicts).held += u64::from(window.is_whole);
     }
 
     /// Each transaction is judged at its own level, and every write is in the window.
