@@ -44,7 +44,8 @@ const LOOK: Duration = Duration::from_millis(1);
 pub(crate) struct Admission {
     /// How many may be inside while the door is closed.
     places: usize,
-    /// Relaxed everywhere: a measure, which may be a little off.
+    /// How much trouble there was lately; below zero the door is kept open. Relaxed everywhere: a
+    /// measure, which may be a little off.
     strife: AtomicI32,
     /// How many had to wait. Relaxed: a statistic.
     waits: AtomicU64,
@@ -82,6 +83,8 @@ impl Admission {
 
     /// Notes that a transaction has to wait for a lock, or lost what it did to somebody else's lock.
     pub(crate) fn trouble(&self) {
+        // Relaxed, both: nothing is read on its account, and a count that is lost to another thread's
+        // makes the door a little slower.
         let strife = self.strife.load(Ordering::Relaxed);
         if strife < STRIFE_MAX {
             self.strife.store(strife + TROUBLE, Ordering::Relaxed);
@@ -91,6 +94,7 @@ impl Admission {
     /// Waits for a place, if the door is closed. For a transaction before its first lock.
     #[inline]
     pub(crate) fn enter(self: &Arc<Self>) -> Option<Pass> {
+        // Relaxed, both: as in `trouble`.
         let strife = self.strife.load(Ordering::Relaxed);
         if strife <= 0 {
             return None;

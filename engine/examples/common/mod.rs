@@ -104,6 +104,7 @@ impl Load {
             };
             let threads: Vec<_> = (1..=THREADS as u64).map(spawn).collect();
             thread::sleep(length);
+            // Relaxed: as where it is read.
             load.over.store(true, Ordering::Relaxed);
             threads.into_iter().try_for_each(|thread| thread.join().expect("no thread panics"))
         })?;

@@ -120,6 +120,7 @@ fn a_locking_scan_by_items_never_misses_a_key_that_is_only_overwritten() {
                 Some(Ok(key)) => assert_eq!(key, "key"),
                 Some(Err(error)) => assert_ne!(error.retry(), Retry::Never, "{error}"),
                 None => {
+                    // Relaxed, here and below: who sees it late does one round more.
                     over.store(true, Ordering::Relaxed);
                     panic!("missed in round {round}");
                 }
@@ -245,6 +246,7 @@ fn a_body_that_goes_on_though_it_has_to_wait_is_woken_all_the_same() {
         assert!(attempt.as_mut().poll(&mut cx).is_pending());
         assert_eq!((db.stats().locks.waiting, db.core().timers()), (1, 1));
         holder.commit().unwrap();
+        // Relaxed: woken on this thread.
         assert_eq!(woken.0.load(Ordering::Relaxed), 1);
         assert!(matches!(attempt.as_mut().poll(&mut cx), Poll::Ready(Ok(()))));
         assert_eq!(db.core().timers(), 0, "what is done keeps no waker");
@@ -370,6 +372,7 @@ fn who_waits_for_a_lock_learns_that_the_database_is_closed() {
             assert!(matches!(waiter.join().unwrap(), Err(Error::Closed)));
         }
     });
+    // Relaxed: woken before `close` returned, on this thread.
     assert!(woken.0.load(Ordering::Relaxed) > 0);
     assert!(matches!(attempt.as_mut().poll(&mut cx), Poll::Ready(Err(Error::Closed))));
     assert!(matches!(holder.commit(), Err(Error::Closed)));

@@ -197,6 +197,8 @@ fn mix(builder: Builder) {
     // over seconds, and what was added is read when all threads have ended.
     let (over, moved) = (AtomicBool::new(false), AtomicU64::new(0));
     // What was added for sure, and what may have been.
+    // Relaxed, all of them: sums that are read once the threads are joined, and a flag of which it does
+    // not matter when it is seen.
     let (added, unsure) = (AtomicU64::new(0), AtomicU64::new(0));
     let work = |thread: u64| {
         let mut random = Random(seed.wrapping_mul(2 * thread + 1) | 1);
