@@ -152,17 +152,38 @@ fn what_else_is_promised_is_kept() {
 
 #[test]
 fn levels_and_controls_mix() {
+    // Two of each way to protect two sessions.
+    let ways = Isolation::ALL.len() * Concurrency::ALL.len();
     let plan = Plan {
         scenarios: ["g0", "p4", "g2-item", "g2", "pmp", "p2"]
             .map(|one| catalogue::find(one).unwrap())
             .to_vec(),
         protections: protections(&[Choice::Mixed], &[Choice::Mixed]),
-        limits: Limits { runs_max: 2 * effort() as u64, ..Limits::default() },
+        limits: Limits { runs_max: (2 * ways * ways * effort()) as u64, ..Limits::default() },
         fine: false,
         threads: 2,
     };
     let factory = || Embedded::new().map(|engine| Box::new(engine) as Box<dyn Target>);
-    assert_kept(&play(&plan, &factory, &|_, _| {}).unwrap());
+    let cells = play(&plan, &factory, &|_, _| {}).unwrap();
+    assert_kept(&cells);
+    assert!(cells.iter().all(|cell| cell.runs >= (ways * ways) as u64), "no way is left out");
+}
+
+/// Four sessions can be protected in 614,656 ways: some are chosen, and the bound is the cell's.
+#[test]
+fn a_mixture_of_many_keeps_to_its_bound() {
+    let plan = Plan {
+        scenarios: vec![catalogue::find("g-nonadjacent").unwrap()],
+        protections: protections(&[Choice::Mixed], &[Choice::Mixed]),
+        limits: Limits { runs_max: 500, ..Limits::default() },
+        fine: false,
+        threads: 1,
+    };
+    let factory = || Embedded::new().map(|engine| Box::new(engine) as Box<dyn Target>);
+    let cells = play(&plan, &factory, &|_, _| {}).unwrap();
+    assert_kept(&cells);
+    assert_eq!(cells[0].runs, 500);
+    assert!(!cells[0].complete);
 }
 
 /// Random schedules are the same for the same seed, and a schedule plays the same run again.

@@ -16,11 +16,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use isolith::{Concurrency, Isolation};
 
+use crate::dice::Dice;
+
 use super::explore::{Limits, explore};
 use super::faults::{Fault, fault};
 use super::judge::Judge;
 use super::play::{Given, Player, Run, Staging};
-use super::scenario::Scenario;
+use super::scenario::{Scenario, Session};
 use super::target::{AbortKind, Failure, Feature, Target, Terms};
 use super::weak::{Sees, Weak};
 
@@ -62,34 +64,55 @@ impl Protection {
         }
     }
 
-    /// All ways in which the sessions of a scenario can be protected so. A session's own terms go
-    /// before.
-    pub fn stagings(&self, scenario: &Scenario, fine: bool) -> Vec<Staging> {
-        let mut found = vec![Vec::new()];
-        for session in &scenario.sessions {
-            let levels = match (session.isolation, self.isolation) {
-                (Some(level), _) | (None, Choice::One(level)) => vec![level],
-                (None, Choice::Mixed) => Isolation::ALL.to_vec(),
+    /// The ways in which the sessions of a scenario can be protected so: all of them, or `count_max`
+    /// chosen by `seed` where there are more. A session's own terms go before.
+    pub fn stagings(&self, scenario: &Scenario, fine: bool, count_max: u64, seed: u64) -> Stagings {
+        let choices: Vec<Vec<Terms>> =
+            scenario.sessions.iter().map(|session| self.choices(session)).collect();
+        let count = choices.iter().fold(1u128, |count, of| count.saturating_mul(of.len() as u128));
+        let complete = count <= u128::from(count_max);
+        let numbers: Vec<u128> = if complete {
+            (0..count).collect()
+        } else {
+            let mut dice = Dice::new(seed);
+            let mut any = || u128::from(dice.roll()) << 64 | u128::from(dice.roll());
+            (0..count_max).map(|_| any() % count).collect()
+        };
+        let staging = |mut number: u128| {
+            let of = |choices: &Vec<Terms>| {
+                let digit = (number % choices.len() as u128) as usize;
+                number /= choices.len() as u128;
+                choices[digit]
             };
-            let controls = match (session.concurrency, self.concurrency) {
-                (Some(control), _) | (None, Choice::One(control)) => vec![control],
-                (None, Choice::Mixed) => Concurrency::ALL.to_vec(),
-            };
-            let mut longer = Vec::new();
-            for terms in &found {
-                for isolation in &levels {
-                    for concurrency in &controls {
-                        let mut terms: Vec<Terms> = terms.clone();
-                        terms.push(Terms { isolation: *isolation, concurrency: *concurrency });
-                        longer.push(terms);
-                    }
-                }
-            }
-            found = longer;
-        }
-        let hot = self.hot;
-        found.into_iter().map(|terms| Staging { terms, hot, fine }).collect()
+            Staging { terms: choices.iter().map(of).collect(), hot: self.hot, fine }
+        };
+        Stagings { stagings: numbers.into_iter().map(staging).collect(), complete }
     }
+
+    /// The terms that a session may have.
+    fn choices(&self, session: &Session) -> Vec<Terms> {
+        let levels = match (session.isolation, self.isolation) {
+            (Some(level), _) | (None, Choice::One(level)) => vec![level],
+            (None, Choice::Mixed) => Isolation::ALL.to_vec(),
+        };
+        let controls = match (session.concurrency, self.concurrency) {
+            (Some(control), _) | (None, Choice::One(control)) => vec![control],
+            (None, Choice::Mixed) => Concurrency::ALL.to_vec(),
+        };
+        let with = |isolation: Isolation| {
+            controls.iter().map(move |concurrency| Terms { isolation, concurrency: *concurrency })
+        };
+        levels.into_iter().flat_map(with).collect()
+    }
+}
+
+/// Ways in which the sessions of a scenario are protected.
+#[derive(Clone, Debug)]
+pub struct Stagings {
+    /// Each of them.
+    pub stagings: Vec<Staging>,
+    /// Whether these are all that there are.
+    pub complete: bool,
 }
 
 impl fmt::Display for Protection {
@@ -290,7 +313,8 @@ fn cell(
     target: &mut dyn Target,
     dangers: &mut Dangers,
 ) -> Result<Cell, Failure> {
-    let stagings = protection.stagings(scenario, plan.fine);
+    let Limits { runs_max, seed, .. } = plan.limits;
+    let Stagings { stagings, complete } = protection.stagings(scenario, plan.fine, runs_max, seed);
     let fits = |staging: &Staging| {
         scenario.fits(target, &staging.terms)
             && (!staging.hot || target.offers(Feature::Heat))
@@ -302,7 +326,7 @@ fn cell(
         applicable: stagings.iter().any(fits),
         declared: declared(scenario, &protection),
         runs: 0,
-        complete: true,
+        complete,
         observed: 0,
         danger: 0,
         prevented: Prevented::default(),
@@ -314,9 +338,13 @@ fn cell(
         first: None,
     };
     let judge = Judge::of(scenario);
-    for staging in stagings.iter().filter(|staging| fits(staging)).collect::<Vec<_>>() {
+    let stagings: Vec<_> = stagings.iter().filter(|staging| fits(staging)).collect();
+    // The limit is the cell's: many combinations share it.
+    let runs_max = (runs_max / (stagings.len() as u64).max(1)).max(1);
+    for (number, staging) in (0..).zip(stagings) {
+        let limits = Limits { runs_max, seed: seed.wrapping_add(number << 32), ..plan.limits };
         let mut counting = Counting { scenario, staging, judge: &judge, dangers, cell: &mut cell };
-        let explored = explore(scenario, staging, target, &plan.limits, &mut |run, played| {
+        let explored = explore(scenario, staging, target, &limits, &mut |run, played| {
             counting.count(run, played);
             Ok(true)
         })?;
