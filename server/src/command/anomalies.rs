@@ -66,7 +66,7 @@ pub(crate) enum Anomalies {
 const MATRIX_HELP: &str = "\
 Examples: isolith anomalies matrix
           isolith anomalies matrix g2-item p4 --isolation snapshot
-          isolith anomalies matrix --concurrency mixed --max 2000
+          isolith anomalies matrix --concurrency mixed
           isolith anomalies matrix --target resp://127.0.0.1:6379 --format json";
 
 /// How to print.
