@@ -672,6 +672,7 @@ fn everything_that_edn_has_is_read() {
         ("#jepsen.history.Op{:a 1}", "{:a 1}"),
         ("#inst \"2020-01-01\"", "#inst \"2020-01-01\""),
         ("#:a{:b 1, :_/c 2, :d/e 3}", "{:a/b 1, :c 2, :d/e 3}"),
+        ("#::a{:b 1} ", "{:a/b 1}"),
         (
             "^{:line 1} [1 2/3 -1.5e3 1.5M ##Inf 12N 0x1F 017 2r101 +5]",
             "[1 2/3 -1500.0 1.5M ##Inf 12 31 15 5 5]",
@@ -707,6 +708,8 @@ fn everything_that_edn_has_is_read() {
         ("0x-5", "no number is 0x-5"),
         ("\\abc", "no character is called abc"),
         (":", "a colon without a name"),
+        (":::", "a colon without a name"),
+        ("#:::a{:b 1}", "a namespace without a name"),
         ("#", "it ends in the middle of a value"),
         ("@a", "begins nothing"),
     ] {

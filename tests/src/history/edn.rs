@@ -307,7 +307,12 @@ impl<'a> Cursor<'a> {
     /// `#:name{:a 1}` is `{:name/a 1}`.
     fn namespaced_map(&mut self, depth: usize) -> Result<Datum, Stop> {
         self.at += 1;
-        let name = self.token()?.to_owned();
+        // A second colon stands for an alias, as in keywords.
+        let name = self.token()?;
+        let name = name.strip_prefix(':').unwrap_or(name).to_owned();
+        if name.is_empty() || name.starts_with(':') {
+            return Err(Fault::syntax("a namespace without a name").into());
+        }
         self.skip(depth)?;
         if self.bump("a map")? != b'{' {
             return Err(Fault::syntax("a namespace without its map").into());
@@ -331,7 +336,8 @@ impl<'a> Cursor<'a> {
             self.at += 1;
         }
         let name = self.token()?;
-        if name.is_empty() {
+        // A name that begins with a colon would be written as what is read as another.
+        if name.is_empty() || name.starts_with(':') {
             return Err(Fault::syntax("a colon without a name").into());
         }
         Ok(Datum::Keyword(name.to_owned()))
