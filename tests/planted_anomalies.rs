@@ -45,11 +45,11 @@ mod planted {
         ("statements-share-a-timestamp", "replay tests/scenarios/statement.txt"),
         (
             "locks-not-checked-by-committers",
-            "matrix g2-item p4 --isolation serializable --concurrency mixed --max 20",
+            "matrix g2-item p4 --isolation serializable --concurrency mixed --max 1000",
         ),
         (
             "weak-writer-passes-locks",
-            "matrix g2-item p2 g-single --isolation mixed --concurrency mixed --max 10",
+            "matrix g2-item p2 g-single --isolation mixed --concurrency mixed --max 8000",
         ),
         ("locks-released-before-installed", "matrix p4 --concurrency locking:detect"),
         ("absent-key-not-locked", "matrix tests/scenarios/absent.txt"),
