@@ -63,6 +63,9 @@ mod range_deletes;
 
 mod prune;
 
+mod block;
+pub mod sstable;
+
 mod accounting;
 mod slice;
 mod sync;

@@ -1,0 +1,29 @@
+//! SSTables: one immutable file of versions, in order.
+//!
+//! ```text
+//! file     │ header, 64 bytes │ data block │ … │ filter │ range deletes │ index │ properties │ footer, 96 bytes │
+//! block    │ bytes, compressed or not │ compression, 1 │ length of the bytes before compression, 4 │ checksum, 4 │
+//! ```
+//!
+//! `docs/format.md` shows every field. Every section after the header is a block in this frame; the
+//! checksum covers the frame's *place*, too: database, file and offset, so that a block that was
+//! misdirected, swapped, or is of another time, does not check.
+//!
+//! 1. A file is written once, from its beginning to its end, and never changed.
+//! 2. It keeps true stamps: a conflict check after a flush finds what it would have found before.
+//! 3. Versions of one key may cross from one data block to the next. The index has the last version of
+//!    each block, and the smallest and largest stamp in it (its *zone*).
+//! 4. Nothing that is read is believed before its checksum was; nothing that was written wrongly makes a
+//!    reader panic: it is [`FileError::Damaged`], with the place.
+
+mod filter;
+mod format;
+mod reader;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+pub use format::{Compression, FileError, FileId, Properties};
+pub use reader::{FileCursor, FileRangeDelete, FileSource, Pages, Sstable, VersionAt};
+pub use writer::{FileSink, SstableOptions, SstableWriter};

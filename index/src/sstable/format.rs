@@ -1,0 +1,372 @@
+//! The bytes of an SSTable around its blocks: header, frames, properties, footer. No I/O here.
+
+use std::fmt;
+
+use isolith_wal::{DatabaseId, Lsn};
+
+use crate::block::{self, Malformed};
+
+/// The format number in every header. A reader refuses what is newer than itself.
+pub(crate) const FORMAT_NUMBER: u32 = 1;
+/// The first bytes of a file; no text.
+const HEADER_MAGIC: [u8; 8] = *b"\x89isosst\n";
+/// The last bytes of a file.
+const FOOTER_MAGIC: [u8; 8] = *b"\nend\x89sst";
+
+/// Bytes in front of the first block.
+pub(crate) const HEADER_BYTES: usize = 64;
+/// Bytes behind the last block.
+pub(crate) const FOOTER_BYTES: usize = 96;
+
+/// Which file of a database: also its name.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct FileId(pub u64);
+
+/// Why a file cannot be read.
+#[derive(Debug)]
+pub enum FileError {
+    /// The storage failed.
+    Io(std::io::Error),
+    /// The bytes at an offset are not what was written there.
+    Damaged {
+        /// Where, from the beginning of the file.
+        offset: u64,
+        /// What is wrong with them.
+        what: &'static str,
+    },
+    /// A format that this build does not know.
+    TooNew {
+        /// The number in the file.
+        format: u32,
+    },
+}
+
+impl fmt::Display for FileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FileError::Io(error) => error.fmt(f),
+            FileError::Damaged { offset, what } => write!(f, "damaged at offset {offset}: {what}"),
+            FileError::TooNew { format } => {
+                write!(f, "written in format {format}, and this build knows {FORMAT_NUMBER}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for FileError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            FileError::Io(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl From<std::io::Error> for FileError {
+    fn from(error: std::io::Error) -> Self {
+        FileError::Io(error)
+    }
+}
+
+/// The damage at an offset.
+pub(crate) fn damaged(offset: u64, what: &'static str) -> FileError {
+    FileError::Damaged { offset, what }
+}
+
+/// How blocks are compressed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Compression {
+    /// Not at all.
+    None,
+    /// LZ4: fast both ways.
+    #[default]
+    Lz4,
+}
+
+const COMPRESSION_NONE: u8 = 0;
+const COMPRESSION_LZ4: u8 = 1;
+
+/// Where in all databases a block lies.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub(crate) database: DatabaseId,
+    pub(crate) file: FileId,
+    pub(crate) offset: u64,
+}
+
+impl Place {
+    fn checksum(self, parts: &[&[u8]]) -> u32 {
+        let mut hasher = crc32fast::Hasher::new();
+        hasher.update(&self.database.0.to_le_bytes());
+        hasher.update(&self.file.0.to_le_bytes());
+        hasher.update(&self.offset.to_le_bytes());
+        for part in parts {
+            hasher.update(part);
+        }
+        hasher.finalize()
+    }
+}
+
+/// Frames `raw` behind what `into` holds, which lies at `place.offset`. Compressed where that saves
+/// an eighth at least.
+pub(crate) fn frame(raw: &[u8], compression: Compression, place: Place, into: &mut Vec<u8>) {
+    let start = into.len();
+    let mut tag = COMPRESSION_NONE;
+    if compression == Compression::Lz4 {
+        into.resize(start + lz4_flex::block::get_maximum_output_size(raw.len()), 0);
+        let compressed = lz4_flex::block::compress_into(raw, &mut into[start..]);
+        match compressed {
+            Ok(bytes) if bytes < raw.len() - raw.len() / 8 => {
+                into.truncate(start + bytes);
+                tag = COMPRESSION_LZ4;
+            }
+            _ => into.truncate(start),
+        }
+    }
+    if tag == COMPRESSION_NONE {
+        into.extend_from_slice(raw);
+    }
+    into.push(tag);
+    into.extend_from_slice(&u32::try_from(raw.len()).unwrap_or(u32::MAX).to_le_bytes());
+    let checksum = place.checksum(&[&into[start..]]);
+    into.extend_from_slice(&checksum.to_le_bytes());
+}
+
+/// What a frame holds.
+pub(crate) enum Framed<'f> {
+    /// The bytes as they lie there.
+    Plain(&'f [u8]),
+    /// Compressed bytes, and what they come to.
+    Lz4(&'f [u8], usize),
+}
+
+/// Checks a frame.
+pub(crate) fn unframe(framed: &[u8], place: Place) -> Result<Framed<'_>, FileError> {
+    let offset = place.offset;
+    let short = || damaged(offset, "a block is cut short");
+    let (body, checksum) = framed.split_last_chunk::<4>().ok_or_else(short)?;
+    if place.checksum(&[body]) != u32::from_le_bytes(*checksum) {
+        return Err(damaged(offset, "a block's checksum does not match"));
+    }
+    open_checked(framed, offset)
+}
+
+/// The same for a frame whose checksum was found right before.
+pub(crate) fn open_checked(framed: &[u8], offset: u64) -> Result<Framed<'_>, FileError> {
+    let short = || damaged(offset, "a block is cut short");
+    let (body, _) = framed.split_last_chunk::<4>().ok_or_else(short)?;
+    let (body, raw) = body.split_last_chunk::<4>().ok_or_else(short)?;
+    let (tag, body) = body.split_last().ok_or_else(short)?;
+    let raw = u32::from_le_bytes(*raw) as usize;
+    match *tag {
+        COMPRESSION_NONE if raw == body.len() => Ok(Framed::Plain(body)),
+        // LZ4 makes at most 255 bytes of one.
+        COMPRESSION_LZ4 if raw / 255 <= body.len() => Ok(Framed::Lz4(body, raw)),
+        _ => Err(damaged(offset, "a block's frame does not hold together")),
+    }
+}
+
+/// Undoes the compression.
+pub(crate) fn decompress(
+    compressed: &[u8],
+    raw: usize,
+    offset: u64,
+    into: &mut Vec<u8>,
+) -> Result<(), FileError> {
+    into.resize(raw, 0);
+    match lz4_flex::block::decompress_into(compressed, into) {
+        Ok(bytes) if bytes == raw => Ok(()),
+        _ => Err(damaged(offset, "a block does not decompress")),
+    }
+}
+
+/// The first bytes of a file.
+pub(crate) fn header(database: DatabaseId, file: FileId) -> [u8; HEADER_BYTES] {
+    let mut header = [0; HEADER_BYTES];
+    header[..8].copy_from_slice(&HEADER_MAGIC);
+    header[8..12].copy_from_slice(&FORMAT_NUMBER.to_le_bytes());
+    header[16..32].copy_from_slice(&database.0.to_le_bytes());
+    header[32..40].copy_from_slice(&file.0.to_le_bytes());
+    let checksum = checksum_around(&header, 12);
+    header[12..16].copy_from_slice(&checksum.to_le_bytes());
+    header
+}
+
+/// The checksum over all but the four bytes at `at`.
+fn checksum_around(bytes: &[u8], at: usize) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&bytes[..at]);
+    hasher.update(&bytes[at + 4..]);
+    hasher.finalize()
+}
+
+/// Checks the first bytes of a file.
+pub(crate) fn check_header(
+    bytes: &[u8],
+    database: DatabaseId,
+    file: FileId,
+) -> Result<(), FileError> {
+    let header: &[u8; HEADER_BYTES] =
+        bytes.first_chunk().ok_or_else(|| damaged(0, "the file is shorter than its header"))?;
+    if header[..8] != HEADER_MAGIC {
+        return Err(damaged(0, "the file does not begin as a sorted file does"));
+    }
+    let format = number_at(header, 8);
+    if format > FORMAT_NUMBER {
+        return Err(FileError::TooNew { format });
+    }
+    if number_at(header, 12) != checksum_around(header, 12) {
+        return Err(damaged(0, "the header's checksum does not match"));
+    }
+    if *header != self::header(database, file) {
+        return Err(damaged(0, "the file belongs to another place"));
+    }
+    Ok(())
+}
+
+fn number_at(bytes: &[u8], at: usize) -> u32 {
+    bytes
+        .get(at..)
+        .and_then(|bytes| bytes.first_chunk())
+        .map_or(0, |bytes| u32::from_le_bytes(*bytes))
+}
+
+/// A section of a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Section {
+    pub(crate) offset: u64,
+    /// Its frame included; 0: the file has no such section.
+    pub(crate) bytes: u64,
+}
+
+/// Where the sections lie.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Footer {
+    pub(crate) filter: Section,
+    pub(crate) range_deletes: Section,
+    pub(crate) index: Section,
+    pub(crate) properties: Section,
+}
+
+impl Footer {
+    pub(crate) fn encode(&self, place: Place) -> [u8; FOOTER_BYTES] {
+        let mut footer = [0; FOOTER_BYTES];
+        let sections = [self.filter, self.range_deletes, self.index, self.properties];
+        for (section, field) in sections.iter().zip(footer.chunks_exact_mut(16)) {
+            field[..8].copy_from_slice(&section.offset.to_le_bytes());
+            field[8..].copy_from_slice(&section.bytes.to_le_bytes());
+        }
+        footer[88..].copy_from_slice(&FOOTER_MAGIC);
+        let checksum = place.checksum(&[&footer[..84], &footer[88..]]);
+        footer[84..88].copy_from_slice(&checksum.to_le_bytes());
+        footer
+    }
+
+    /// The footer of a file that ends at `place.offset + FOOTER_BYTES`.
+    pub(crate) fn decode(bytes: &[u8], place: Place) -> Result<Footer, FileError> {
+        let offset = place.offset;
+        let footer: &[u8; FOOTER_BYTES] =
+            bytes.first_chunk().ok_or_else(|| damaged(offset, "the file has no footer"))?;
+        if footer[88..] != FOOTER_MAGIC {
+            return Err(damaged(offset, "the file does not end as a sorted file does"));
+        }
+        if number_at(footer, 84) != place.checksum(&[&footer[..84], &footer[88..]]) {
+            return Err(damaged(offset, "the footer's checksum does not match"));
+        }
+        let mut sections = footer.chunks_exact(16).map(|field| {
+            let (offset, bytes) = field.split_at(8);
+            let number =
+                |bytes: &[u8]| bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+            Section { offset: number(offset), bytes: number(bytes) }
+        });
+        let mut section = || {
+            let section = sections.next().unwrap_or_default();
+            let end = section.offset.checked_add(section.bytes);
+            match end.is_some_and(|end| end <= offset) {
+                true => Ok(section),
+                false => Err(damaged(offset, "a section lies outside of the file")),
+            }
+        };
+        Ok(Footer {
+            filter: section()?,
+            range_deletes: section()?,
+            index: section()?,
+            properties: section()?,
+        })
+    }
+}
+
+/// What a file holds.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Properties {
+    /// Versions of keys.
+    pub entries: u64,
+    /// Keys that have a version in it.
+    pub keys: u64,
+    /// Tombstones among the versions.
+    pub deletes: u64,
+    /// Range deletes.
+    pub range_deletes: u64,
+    /// Bytes of keys and values as they were put.
+    pub raw_bytes: u64,
+    /// The smallest stamp, range deletes included.
+    pub stamp_min: Lsn,
+    /// The largest.
+    pub stamp_max: Lsn,
+    /// The smallest key that it says something about, the beginnings of range deletes included.
+    pub smallest: Vec<u8>,
+    /// The largest key that has a version in it, or the end of a range delete (which that does not
+    /// cover); none if a range delete reaches to the last key of all.
+    pub largest: Option<Vec<u8>>,
+}
+
+impl Properties {
+    pub(crate) fn encode(&self, into: &mut Vec<u8>) {
+        let numbers = [
+            self.entries,
+            self.keys,
+            self.deletes,
+            self.range_deletes,
+            self.raw_bytes,
+            self.stamp_min.bits(),
+            self.stamp_max.bits(),
+            self.smallest.len() as u64,
+            self.largest.as_ref().map_or(0, |key| key.len() as u64 + 1),
+        ];
+        for number in numbers {
+            block::put_number(into, number);
+        }
+        into.extend_from_slice(&self.smallest);
+        into.extend_from_slice(self.largest.as_deref().unwrap_or_default());
+    }
+
+    pub(crate) fn decode(mut input: &[u8]) -> Result<Properties, Malformed> {
+        let input = &mut input;
+        let mut numbers = [0; 7];
+        for number in &mut numbers {
+            *number = block::number(input)?;
+        }
+        let [entries, keys, deletes, range_deletes, raw_bytes, stamp_min, stamp_max] = numbers;
+        let (smallest, largest) = (block::length(input)?, block::length(input)?);
+        let smallest = block::take(input, smallest)?.to_vec();
+        let largest = match largest.checked_sub(1) {
+            Some(bytes) => Some(block::take(input, bytes)?.to_vec()),
+            None => None,
+        };
+        if !input.is_empty() {
+            return Err(Malformed);
+        }
+        let (stamp_min, stamp_max) = (Lsn::from_bits(stamp_min), Lsn::from_bits(stamp_max));
+        Ok(Properties {
+            entries,
+            keys,
+            deletes,
+            range_deletes,
+            raw_bytes,
+            stamp_min,
+            stamp_max,
+            smallest,
+            largest,
+        })
+    }
+}

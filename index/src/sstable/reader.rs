@@ -1,0 +1,502 @@
+//! Reads an SSTable: one key, or versions in order from both ends.
+
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use isolith_wal::{DatabaseId, Lsn};
+
+use super::filter;
+use super::format::{
+    self, FOOTER_BYTES, FileError, FileId, Footer, Framed, HEADER_BYTES, Place, Properties,
+    Section, damaged,
+};
+use crate::block::{self, Block, Entry, Malformed, Position};
+use crate::hash::Hasher;
+use crate::version::Kind;
+
+/// A file's bytes in memory, mapped or read.
+pub trait Pages: Deref<Target = [u8]> + Send + Sync + fmt::Debug + 'static {
+    /// Called before the bytes of a range are looked at for the first time: brings them into memory, so
+    /// that a device that fails is an error here and not a signal later.
+    fn touch(&self, offset: u64, bytes: u64) -> std::io::Result<()>;
+}
+
+impl Pages for Vec<u8> {
+    fn touch(&self, _: u64, _: u64) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A range delete as a file has it: start, end (excluded; none: to the last key of all), stamp.
+pub type FileRangeDelete = (Box<[u8]>, Option<Box<[u8]>>, Lsn);
+
+/// An open SSTable.
+pub struct Sstable {
+    pages: Box<dyn Pages>,
+    place: Place,
+    footer: Footer,
+    properties: Properties,
+    range_deletes: Vec<FileRangeDelete>,
+    /// The index and the filter: checked at open, read where they lie.
+    index: (usize, usize),
+    filter: (usize, usize),
+    hasher: Hasher,
+    /// A bit for each data block whose checksum was found right. Relaxed: the bytes are the file's, and
+    /// whoever does not see the bit checks once more.
+    checked: Box<[AtomicU64]>,
+}
+
+impl fmt::Debug for Sstable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sstable")
+            .field("file", &self.place.file)
+            .field("properties", &self.properties)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A version that a file has of a key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct VersionAt {
+    /// The commit.
+    pub stamp: Lsn,
+    /// What it says of the key.
+    pub kind: Kind,
+    /// Expiry of a put, or when the transaction of a merge began; 0: none.
+    pub time: u64,
+    /// The value.
+    pub value: Vec<u8>,
+}
+
+/// What the index says of a data block.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Indexed {
+    number: u64,
+    section: Section,
+    stamp_min: Lsn,
+    stamp_max: Lsn,
+}
+
+impl Indexed {
+    fn decode(mut value: &[u8]) -> Result<Self, Malformed> {
+        let value = &mut value;
+        let mut next = || block::number(value);
+        let (number, offset, bytes) = (next()?, next()?, next()?);
+        let (min, max) = (next()?, next()?);
+        Ok(Self {
+            number,
+            section: Section { offset, bytes },
+            stamp_min: Lsn::from_bits(min),
+            stamp_max: Lsn::from_bits(max),
+        })
+    }
+}
+
+/// A data block: where it lies, or what it came to.
+#[derive(Clone, Debug, Default)]
+enum DataBlock {
+    #[default]
+    None,
+    Plain {
+        offset: usize,
+        bytes: usize,
+    },
+    Unpacked(Vec<u8>),
+}
+
+impl Sstable {
+    /// Opens a file: checks its ends, its index and its filter; data blocks are checked when they are
+    /// first touched.
+    pub fn open(
+        pages: Box<dyn Pages>,
+        database: DatabaseId,
+        file: FileId,
+    ) -> Result<Arc<Self>, FileError> {
+        let len = pages.len();
+        pages.touch(0, (HEADER_BYTES as u64).min(len as u64))?;
+        format::check_header(&pages, database, file)?;
+        let Some(end) = len.checked_sub(FOOTER_BYTES).filter(|end| *end >= HEADER_BYTES) else {
+            return Err(damaged(0, "the file is cut short"));
+        };
+        let place = Place { database, file, offset: end as u64 };
+        pages.touch(end as u64, FOOTER_BYTES as u64)?;
+        let footer = Footer::decode(&pages[end..], place)?;
+        let mut sstable = Self {
+            pages,
+            place,
+            footer,
+            properties: Properties::default(),
+            range_deletes: Vec::new(),
+            index: (0, 0),
+            filter: (0, 0),
+            hasher: filter::hasher(),
+            checked: Box::default(),
+        };
+        sstable.read_ends()?;
+        Ok(Arc::new(sstable))
+    }
+
+    fn read_ends(&mut self) -> Result<(), FileError> {
+        let Footer { filter, range_deletes, index, properties } = self.footer;
+        let malformed = |at: Section| move |Malformed| damaged(at.offset, "it was written wrongly");
+        let bytes = self.whole(properties)?;
+        self.properties = Properties::decode(&bytes).map_err(malformed(properties))?;
+        if range_deletes.bytes > 0 {
+            let bytes = self.whole(range_deletes)?;
+            self.range_deletes = decode_range_deletes(&bytes).map_err(malformed(range_deletes))?;
+        }
+        if filter.bytes > 0 {
+            self.filter = self.plain(filter)?;
+        }
+        if index.bytes > 0 {
+            self.index = self.plain(index)?;
+            let blocks = {
+                let index_block = self.index_block()?;
+                let mut last = Position::default();
+                last.last(&index_block).map_err(malformed(index))?;
+                let (_, entry) = last.entry(&index_block).ok_or(malformed(index)(Malformed))?;
+                Indexed::decode(entry.value).map_err(malformed(index))?.number + 1
+            };
+            // A block takes several bytes of the file: the number of blocks is bounded by its length.
+            if blocks > self.pages.len() as u64 {
+                return Err(malformed(index)(Malformed));
+            }
+            self.checked = (0..blocks.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+        }
+        Ok(())
+    }
+
+    /// The bytes of a section, touched; checked to lie in the file.
+    fn section(&self, section: Section) -> Result<&[u8], FileError> {
+        let outside = || damaged(section.offset, "a block lies outside of the file");
+        let start = usize::try_from(section.offset).map_err(|_| outside())?;
+        let bytes = usize::try_from(section.bytes).map_err(|_| outside())?;
+        let end = start.checked_add(bytes).ok_or_else(outside)?;
+        let framed = self.pages.get(start..end).ok_or_else(outside)?;
+        Ok(framed)
+    }
+
+    fn place(&self, section: Section) -> Place {
+        Place { offset: section.offset, ..self.place }
+    }
+
+    fn checked_section(&self, section: Section) -> Result<Framed<'_>, FileError> {
+        let framed = self.section(section)?;
+        self.pages.touch(section.offset, section.bytes)?;
+        format::unframe(framed, self.place(section))
+    }
+
+    /// What a section holds, as a copy.
+    fn whole(&self, section: Section) -> Result<Vec<u8>, FileError> {
+        let mut bytes = Vec::new();
+        match self.checked_section(section)? {
+            Framed::Plain(plain) => bytes.extend_from_slice(plain),
+            Framed::Lz4(packed, raw) => {
+                format::decompress(packed, raw, section.offset, &mut bytes)?;
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Where a section's bytes lie that is never compressed.
+    fn plain(&self, section: Section) -> Result<(usize, usize), FileError> {
+        match self.checked_section(section)? {
+            // In the file, since it was found there.
+            Framed::Plain(plain) => Ok((section.offset as usize, plain.len())),
+            Framed::Lz4(..) => Err(damaged(section.offset, "it was written wrongly")),
+        }
+    }
+
+    fn slice(&self, (offset, bytes): (usize, usize)) -> &[u8] {
+        self.pages.get(offset..offset + bytes).unwrap_or_default()
+    }
+
+    fn index_block(&self) -> Result<Block<'_>, FileError> {
+        Block::new(self.slice(self.index)).map_err(|_| self.index_damaged())
+    }
+
+    fn index_damaged(&self) -> FileError {
+        damaged(self.footer.index.offset, "the index was written wrongly")
+    }
+
+    /// What it holds.
+    pub fn properties(&self) -> &Properties {
+        &self.properties
+    }
+
+    /// Which file it is.
+    pub fn id(&self) -> FileId {
+        self.place.file
+    }
+
+    /// Bytes of the file.
+    pub fn bytes(&self) -> u64 {
+        self.pages.len() as u64
+    }
+
+    /// Its range deletes, as they were added.
+    pub fn range_deletes(&self) -> &[FileRangeDelete] {
+        &self.range_deletes
+    }
+
+    /// False if no version of the key is in the file; true if there may be one.
+    pub fn may_have(&self, key: &[u8]) -> bool {
+        let filter = self.slice(self.filter);
+        filter.is_empty() || filter::may_have(filter, self.hasher.hash(key))
+    }
+
+    /// The newest version of a key at or below `read`.
+    pub fn get(&self, key: &[u8], read: Lsn) -> Result<Option<VersionAt>, FileError> {
+        if self.footer.index.bytes == 0 || !self.may_have(key) {
+            return Ok(None);
+        }
+        let mut cursor = Cursor::default();
+        if !cursor.seek(self, key, read)? {
+            return Ok(None);
+        }
+        let found = cursor.entry(self)?.filter(|(found, _)| *found == key);
+        Ok(found.map(|(_, entry)| VersionAt {
+            stamp: entry.stamp,
+            kind: entry.kind,
+            time: entry.time,
+            value: entry.value.to_vec(),
+        }))
+    }
+
+    /// Reads every block and checks it, and the order of all versions; gives how many there are. What is
+    /// damaged is told with its place.
+    pub fn verify(self: &Arc<Self>) -> Result<u64, FileError> {
+        for word in &self.checked {
+            word.store(0, Ordering::Relaxed);
+        }
+        let mut cursor = FileCursor::new(Arc::clone(self));
+        let mut last: Option<(Vec<u8>, Lsn)> = None;
+        let mut entries = 0;
+        let mut more = cursor.first()?;
+        while more {
+            let (key, entry) = cursor.cursor.entry(self)?.ok_or_else(|| self.index_damaged())?;
+            let in_order = last.as_ref().is_none_or(|(last, stamp)| {
+                block::order((last, *stamp), (key, entry.stamp)).is_lt()
+            });
+            if !in_order || !self.may_have(key) {
+                return Err(damaged(cursor.cursor.offset, "the versions are not in order"));
+            }
+            let (known, stamp) = last.get_or_insert_default();
+            known.clear();
+            known.extend_from_slice(key);
+            *stamp = entry.stamp;
+            entries += 1;
+            more = cursor.advance()?;
+        }
+        match entries == self.properties.entries {
+            true => Ok(entries),
+            false => Err(damaged(self.footer.properties.offset, "the number of versions is wrong")),
+        }
+    }
+
+    /// Reads a data block; its checksum is looked at when it is the first time.
+    fn load(&self, indexed: Indexed, into: &mut DataBlock) -> Result<(), FileError> {
+        let section = indexed.section;
+        let (word, bit) = (indexed.number / 64, 1 << (indexed.number % 64));
+        let word = usize::try_from(word).ok().and_then(|word| self.checked.get(word));
+        let word = word.ok_or_else(|| self.index_damaged())?;
+        let framed = if word.load(Ordering::Relaxed) & bit == 0 {
+            let framed = self.checked_section(section)?;
+            word.fetch_or(bit, Ordering::Relaxed);
+            framed
+        } else {
+            format::open_checked(self.section(section)?, section.offset)?
+        };
+        match framed {
+            Framed::Plain(plain) => {
+                // In the file, since it was found there.
+                let offset = section.offset as usize;
+                *into = DataBlock::Plain { offset, bytes: plain.len() };
+            }
+            Framed::Lz4(packed, raw) => {
+                let mut bytes = match std::mem::take(into) {
+                    DataBlock::Unpacked(bytes) => bytes,
+                    _ => Vec::new(),
+                };
+                format::decompress(packed, raw, section.offset, &mut bytes)?;
+                *into = DataBlock::Unpacked(bytes);
+            }
+        }
+        Ok(())
+    }
+
+    fn open_block<'b>(&'b self, data: &'b DataBlock, offset: u64) -> Result<Block<'b>, FileError> {
+        let bytes = match data {
+            DataBlock::None => &[],
+            DataBlock::Plain { offset, bytes } => self.slice((*offset, *bytes)),
+            DataBlock::Unpacked(bytes) => bytes,
+        };
+        Block::new(bytes).map_err(|Malformed| damaged(offset, "a block was written wrongly"))
+    }
+}
+
+fn decode_range_deletes(mut input: &[u8]) -> Result<Vec<FileRangeDelete>, Malformed> {
+    let input = &mut input;
+    let mut range_deletes = Vec::new();
+    while !input.is_empty() {
+        let stamp = Lsn::from_bits(block::number(input)?);
+        let (start, end) = (block::length(input)?, block::length(input)?);
+        let start = block::take(input, start)?.into();
+        let end = match end.checked_sub(1) {
+            Some(bytes) => Some(block::take(input, bytes)?.into()),
+            None => None,
+        };
+        range_deletes.push((start, end, stamp));
+    }
+    Ok(range_deletes)
+}
+
+/// A place in a file: in the index, and in the data block that the index is at.
+#[derive(Debug, Default)]
+struct Cursor {
+    index: Position,
+    data: DataBlock,
+    /// Of the data block.
+    offset: u64,
+    position: Position,
+}
+
+impl Cursor {
+    /// Loads the block that the index is at.
+    fn enter(&mut self, file: &Sstable) -> Result<(), FileError> {
+        let index = file.index_block()?;
+        let (_, entry) = self.index.entry(&index).ok_or_else(|| file.index_damaged())?;
+        let indexed = Indexed::decode(entry.value).map_err(|Malformed| file.index_damaged())?;
+        self.offset = indexed.section.offset;
+        self.position = Position::default();
+        file.load(indexed, &mut self.data)
+    }
+
+    /// Moves within the data block.
+    fn within<T>(
+        &mut self,
+        file: &Sstable,
+        go: impl FnOnce(&mut Position, &Block<'_>) -> Result<T, Malformed>,
+    ) -> Result<T, FileError> {
+        let block = file.open_block(&self.data, self.offset)?;
+        go(&mut self.position, &block)
+            .map_err(|Malformed| damaged(self.offset, "a block was written wrongly"))
+    }
+
+    /// Moves in the index.
+    fn in_index<T>(
+        &mut self,
+        file: &Sstable,
+        go: impl FnOnce(&mut Position, &Block<'_>) -> Result<T, Malformed>,
+    ) -> Result<T, FileError> {
+        let block = file.index_block()?;
+        go(&mut self.index, &block).map_err(|Malformed| file.index_damaged())
+    }
+
+    fn entry<'c>(&'c self, file: &'c Sstable) -> Result<Option<(&'c [u8], Entry<'c>)>, FileError> {
+        let block = file.open_block(&self.data, self.offset)?;
+        Ok(self.position.entry(&block))
+    }
+
+    fn first(&mut self, file: &Sstable) -> Result<bool, FileError> {
+        if file.footer.index.bytes == 0 || !self.in_index(file, Position::first)? {
+            return Ok(false);
+        }
+        self.enter(file)?;
+        self.within(file, Position::first)
+    }
+
+    fn last(&mut self, file: &Sstable) -> Result<bool, FileError> {
+        if file.footer.index.bytes == 0 || !self.in_index(file, Position::last)? {
+            return Ok(false);
+        }
+        self.enter(file)?;
+        self.within(file, Position::last)
+    }
+
+    fn advance(&mut self, file: &Sstable) -> Result<bool, FileError> {
+        if self.within(file, |position, block| Ok(position.advance(block)?.is_some()))? {
+            return Ok(true);
+        }
+        if !self.in_index(file, |position, block| Ok(position.advance(block)?.is_some()))? {
+            return Ok(false);
+        }
+        self.enter(file)?;
+        self.within(file, Position::first)
+    }
+
+    fn back(&mut self, file: &Sstable) -> Result<bool, FileError> {
+        if self.within(file, Position::back)? {
+            return Ok(true);
+        }
+        if !self.in_index(file, Position::back)? {
+            return Ok(false);
+        }
+        self.enter(file)?;
+        self.within(file, Position::last)
+    }
+
+    fn seek(&mut self, file: &Sstable, key: &[u8], stamp: Lsn) -> Result<bool, FileError> {
+        if file.footer.index.bytes == 0
+            || !self.in_index(file, |position, block| position.seek(block, key, stamp))?
+        {
+            return Ok(false);
+        }
+        self.enter(file)?;
+        if self.within(file, |position, block| position.seek(block, key, stamp))? {
+            return Ok(true);
+        }
+        // A separator lies behind the last version of its block.
+        self.advance(file)
+    }
+}
+
+/// Goes over a file's versions, in order and back. It owns the file, not a pin.
+#[derive(Debug)]
+pub struct FileCursor {
+    file: Arc<Sstable>,
+    cursor: Cursor,
+}
+
+/// A version under a cursor: its key, stamp, kind, time and value.
+pub type FileSource<'c> = (&'c [u8], Lsn, Kind, u64, &'c [u8]);
+
+impl FileCursor {
+    /// At no version yet.
+    pub fn new(file: Arc<Sstable>) -> Self {
+        Self { file, cursor: Cursor::default() }
+    }
+
+    /// The version that the cursor is at.
+    pub fn version(&self) -> Result<Option<FileSource<'_>>, FileError> {
+        let entry = self.cursor.entry(&self.file)?;
+        Ok(entry.map(|(key, entry)| (key, entry.stamp, entry.kind, entry.time, entry.value)))
+    }
+
+    /// Goes to the first version; false if there is none.
+    pub fn first(&mut self) -> Result<bool, FileError> {
+        self.cursor.first(&self.file)
+    }
+
+    /// Goes to the last version; false if there is none.
+    pub fn last(&mut self) -> Result<bool, FileError> {
+        self.cursor.last(&self.file)
+    }
+
+    /// Goes to the next version; false at the end.
+    pub fn advance(&mut self) -> Result<bool, FileError> {
+        self.cursor.advance(&self.file)
+    }
+
+    /// Goes to the version before; false at the beginning.
+    pub fn back(&mut self) -> Result<bool, FileError> {
+        self.cursor.back(&self.file)
+    }
+
+    /// Goes to the newest version of `key` at or below `stamp`, or the first version of a later key.
+    pub fn seek(&mut self, key: &[u8], stamp: Lsn) -> Result<bool, FileError> {
+        self.cursor.seek(&self.file, key, stamp)
+    }
+}

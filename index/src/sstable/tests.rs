@@ -1,0 +1,229 @@
+use std::collections::BTreeMap;
+
+use isolith_wal::DatabaseId;
+
+use super::*;
+use crate::version::Kind;
+
+const DATABASE: DatabaseId = DatabaseId(7);
+const FILE: FileId = FileId(3);
+
+/// Versions in order.
+type Versions = BTreeMap<(Vec<u8>, std::cmp::Reverse<Lsn>), (Kind, u64, Vec<u8>)>;
+
+use isolith_wal::Lsn;
+
+fn lsn(counter: u64) -> Lsn {
+    Lsn::new(1, counter)
+}
+
+/// Keys of many lengths that share beginnings, some with many versions.
+fn versions(keys: u64, seed: u64) -> Versions {
+    let mut random = seed | 1;
+    let mut next = move || {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random
+    };
+    let mut versions = Versions::new();
+    for number in 0..keys {
+        let key = match next() % 4 {
+            0 => format!("k{number:05}").into_bytes(),
+            1 => format!("common/beginning/{number}").into_bytes(),
+            2 => number.to_be_bytes().to_vec(),
+            _ => vec![0xff; (number % 40) as usize],
+        };
+        let count = if next().is_multiple_of(50) { 300 } else { 1 + next() % 3 };
+        for _ in 0..count {
+            let kind = match next() % 4 {
+                0 => Kind::Delete,
+                1 => Kind::Merge { operator: next() as u16 },
+                _ => Kind::Put,
+            };
+            let time = if next() % 3 == 0 { next() } else { 0 };
+            let length = if kind == Kind::Delete { 0 } else { next() % 60 };
+            let value = vec![next() as u8; length as usize];
+            let stamp = lsn(1 + next() % 100_000);
+            versions.insert((key.clone(), std::cmp::Reverse(stamp)), (kind, time, value));
+        }
+    }
+    versions
+}
+
+fn write(versions: &Versions, options: SstableOptions) -> Vec<u8> {
+    let mut writer = SstableWriter::new(Vec::new(), DATABASE, FILE, options).expect("memory");
+    for ((key, stamp), (kind, time, value)) in versions {
+        writer.add(key, stamp.0, *kind, *time, value).expect("memory");
+    }
+    writer.add_range_delete(b"k1", Some(b"k2"), lsn(5));
+    writer.add_range_delete(b"k1", None, lsn(4));
+    writer.finish().expect("memory").0
+}
+
+fn open(bytes: Vec<u8>) -> Result<std::sync::Arc<Sstable>, FileError> {
+    Sstable::open(Box::new(bytes), DATABASE, FILE)
+}
+
+fn every_option() -> impl Iterator<Item = SstableOptions> {
+    [Compression::None, Compression::Lz4].into_iter().flat_map(|compression| {
+        [64, 4096].into_iter().flat_map(move |block_bytes| {
+            [0, 10].map(|filter_bits_per_key| SstableOptions {
+                block_bytes,
+                compression,
+                filter_bits_per_key,
+            })
+        })
+    })
+}
+
+#[test]
+fn every_version_is_found_in_order_and_back() {
+    let versions = versions(600, 1);
+    for options in every_option() {
+        let file = open(write(&versions, options)).expect("sound");
+        assert_eq!(file.verify().expect("sound"), versions.len() as u64);
+        let mut cursor = FileCursor::new(std::sync::Arc::clone(&file));
+        let mut more = cursor.first().expect("sound");
+        for ((key, stamp), (kind, time, value)) in &versions {
+            assert!(more);
+            let found = cursor.version().expect("sound").expect("one");
+            assert_eq!(found, (&**key, stamp.0, *kind, *time, &**value));
+            more = cursor.advance().expect("sound");
+        }
+        assert!(!more);
+        let mut more = cursor.last().expect("sound");
+        for ((key, stamp), _) in versions.iter().rev() {
+            assert!(more);
+            let found = cursor.version().expect("sound").expect("one");
+            assert_eq!((found.0, found.1), (&**key, stamp.0));
+            more = cursor.back().expect("sound");
+        }
+        assert!(!more);
+        let ranges = file.range_deletes();
+        assert_eq!(ranges.len(), 2);
+        assert_eq!(ranges[0], (b"k1"[..].into(), Some(b"k2"[..].into()), lsn(5)));
+        assert_eq!(file.properties().largest, None, "a range delete reaches to the last key");
+    }
+}
+
+#[test]
+fn a_key_is_read_as_of_any_time() {
+    let versions = versions(300, 2);
+    for options in every_option() {
+        let file = open(write(&versions, options)).expect("sound");
+        for ((key, _), _) in versions.iter().step_by(3) {
+            for read in [0, 1, 500, 40_000, 99_999, 100_001].map(lsn) {
+                let first = versions.range((key.clone(), std::cmp::Reverse(read))..).next();
+                let expected = first.filter(|((found, _), _)| found == key).map(
+                    |((_, stamp), (kind, time, value))| VersionAt {
+                        stamp: stamp.0,
+                        kind: *kind,
+                        time: *time,
+                        value: value.clone(),
+                    },
+                );
+                assert_eq!(file.get(key, read).expect("sound"), expected, "{key:?} at {read:?}");
+            }
+            let mut absent = key.clone();
+            absent.push(1);
+            assert_eq!(file.get(&absent, Lsn::MAX).expect("sound"), None);
+        }
+    }
+}
+
+#[test]
+fn a_seek_finds_the_first_at_or_after() {
+    let versions = versions(200, 3);
+    for options in every_option() {
+        let file = open(write(&versions, options)).expect("sound");
+        let mut cursor = FileCursor::new(file);
+        for ((key, stamp), _) in &versions {
+            for (key, stamp) in [
+                (key.clone(), stamp.0),
+                (key.clone(), Lsn::ZERO),
+                (key.clone(), Lsn::MAX),
+                ([key, &b"\0"[..]].concat(), Lsn::MAX),
+                (key[..key.len() / 2].to_vec(), lsn(50)),
+            ] {
+                let expected = versions.range((key.clone(), std::cmp::Reverse(stamp))..).next();
+                let found = cursor.seek(&key, stamp).expect("sound");
+                assert_eq!(found, expected.is_some());
+                if let Some(((expected, at), _)) = expected {
+                    let found = cursor.version().expect("sound").expect("one");
+                    assert_eq!((found.0, found.1), (&**expected, at.0));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn an_empty_file_and_one_of_range_deletes_alone_open() {
+    let writer = SstableWriter::new(Vec::new(), DATABASE, FILE, SstableOptions::default());
+    let (bytes, _) = writer.expect("memory").finish().expect("memory");
+    let file = open(bytes).expect("sound");
+    assert_eq!(file.verify().expect("sound"), 0);
+    assert_eq!(file.get(b"a", Lsn::MAX).expect("sound"), None);
+    let writer = SstableWriter::new(Vec::new(), DATABASE, FILE, SstableOptions::default());
+    let mut writer = writer.expect("memory");
+    writer.add_range_delete(b"c", Some(b"d"), lsn(9));
+    writer.add_range_delete(b"a", Some(b"b"), lsn(8));
+    let (bytes, properties) = writer.finish().expect("memory");
+    assert_eq!(
+        (&*properties.smallest, properties.largest.as_deref()),
+        (&b"a"[..], Some(&b"d"[..]))
+    );
+    assert_eq!((properties.stamp_min, properties.stamp_max), (lsn(8), lsn(9)));
+    assert!(!FileCursor::new(open(bytes).expect("sound")).first().expect("sound"));
+}
+
+#[test]
+fn a_file_of_another_place_or_a_newer_format_is_refused() {
+    let bytes = write(&versions(20, 4), SstableOptions::default());
+    let open_as = |database, file| Sstable::open(Box::new(bytes.clone()), database, file);
+    assert!(matches!(open_as(DatabaseId(8), FILE), Err(FileError::Damaged { .. })));
+    assert!(matches!(open_as(DATABASE, FileId(4)), Err(FileError::Damaged { .. })));
+    let mut newer = bytes;
+    newer[8] = 2;
+    assert!(matches!(open(newer), Err(FileError::TooNew { format: 2 })));
+}
+
+#[test]
+fn every_flipped_bit_and_every_cut_is_found() {
+    let versions = versions(25, 5);
+    for options in every_option().step_by(3) {
+        let bytes = write(&versions, options);
+        let damaged = |bytes: Vec<u8>| open(bytes).and_then(|file| file.verify());
+        for at in 0..bytes.len() {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 1 << (at % 8);
+            assert!(damaged(flipped).is_err(), "byte {at} of {}", bytes.len());
+        }
+        for len in 0..bytes.len() {
+            assert!(damaged(bytes[..len].to_vec()).is_err(), "cut to {len}");
+        }
+    }
+}
+
+#[test]
+fn blocks_that_changed_places_are_found() {
+    let options =
+        SstableOptions { block_bytes: 256, compression: Compression::None, filter_bits_per_key: 0 };
+    let mut writer = SstableWriter::new(Vec::new(), DATABASE, FILE, options).expect("memory");
+    let mut ends = vec![writer.bytes()];
+    for number in 0..200u64 {
+        writer.add(&number.to_be_bytes(), lsn(1), Kind::Put, 0, &[1; 20]).expect("memory");
+        if writer.bytes() != ends[ends.len() - 1] {
+            ends.push(writer.bytes());
+        }
+    }
+    let bytes = writer.finish().expect("memory").0;
+    let (first, second, third) = (ends[0] as usize, ends[1] as usize, ends[2] as usize);
+    assert_eq!(second - first, third - second, "blocks of one size");
+    let mut swapped = bytes.clone();
+    swapped[first..second].copy_from_slice(&bytes[second..third]);
+    swapped[second..third].copy_from_slice(&bytes[first..second]);
+    let found = open(swapped).and_then(|file| file.verify());
+    assert!(matches!(found, Err(FileError::Damaged { offset: 64, .. })), "{found:?}");
+}

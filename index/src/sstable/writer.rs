@@ -1,0 +1,289 @@
+//! Writes an SSTable: versions in order, then range deletes, once from beginning to end.
+
+use std::io;
+
+use isolith_wal::{DatabaseId, Lsn};
+
+use super::filter;
+use super::format::{self, Compression, FOOTER_BYTES, FileId, Footer, Place, Properties, Section};
+use crate::block::{self, BlockBuilder, Entry, RESTART_EVERY, order};
+use crate::hash::Hasher;
+use crate::version::Kind;
+
+/// How a file is written.
+#[derive(Clone, Copy, Debug)]
+pub struct SstableOptions {
+    /// A data block is ended once it has so many bytes before compression.
+    pub block_bytes: usize,
+    /// How data blocks are compressed.
+    pub compression: Compression,
+    /// Bits of the filter for each key; 0: no filter.
+    pub filter_bits_per_key: usize,
+}
+
+impl Default for SstableOptions {
+    fn default() -> Self {
+        Self { block_bytes: 4096, compression: Compression::Lz4, filter_bits_per_key: 10 }
+    }
+}
+
+/// Where a file's bytes go, in order.
+pub trait FileSink {
+    /// Appends bytes.
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
+}
+
+impl FileSink for Vec<u8> {
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.extend_from_slice(bytes);
+        Ok(())
+    }
+}
+
+/// A file that is being written.
+pub struct SstableWriter<S> {
+    sink: S,
+    place: Place,
+    options: SstableOptions,
+    hasher: Hasher,
+    data: BlockBuilder,
+    index: BlockBuilder,
+    /// The last version of the data block that was ended last, until its separator is known.
+    ended: Option<Ended>,
+    blocks: u64,
+    zone: Zone,
+    last_stamp: Lsn,
+    hashes: Vec<u64>,
+    range_deletes: Vec<u8>,
+    reach: Reach,
+    properties: Properties,
+    buffer: Vec<u8>,
+    raw: Vec<u8>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Zone {
+    min: Lsn,
+    max: Lsn,
+}
+
+impl Zone {
+    const EMPTY: Zone = Zone { min: Lsn::MAX, max: Lsn::ZERO };
+
+    fn add(&mut self, stamp: Lsn) {
+        self.min = self.min.min(stamp);
+        self.max = self.max.max(stamp);
+    }
+}
+
+/// How far the range deletes reach.
+#[derive(Debug, Default)]
+enum Reach {
+    #[default]
+    Nowhere,
+    To(Vec<u8>),
+    /// To the last key of all.
+    End,
+}
+
+#[derive(Debug)]
+struct Ended {
+    last_key: Vec<u8>,
+    last_stamp: Lsn,
+    section: Section,
+    zone: Zone,
+}
+
+impl<S: FileSink> SstableWriter<S> {
+    /// Begins a file.
+    pub fn new(
+        mut sink: S,
+        database: DatabaseId,
+        file: FileId,
+        options: SstableOptions,
+    ) -> io::Result<Self> {
+        let header = format::header(database, file);
+        sink.append(&header)?;
+        Ok(Self {
+            sink,
+            place: Place { database, file, offset: header.len() as u64 },
+            options,
+            hasher: filter::hasher(),
+            data: BlockBuilder::new(RESTART_EVERY),
+            index: BlockBuilder::new(1),
+            ended: None,
+            blocks: 0,
+            zone: Zone::EMPTY,
+            last_stamp: Lsn::MAX,
+            hashes: Vec::new(),
+            range_deletes: Vec::new(),
+            reach: Reach::Nowhere,
+            properties: Properties { stamp_min: Lsn::MAX, ..Properties::default() },
+            buffer: Vec::new(),
+            raw: Vec::new(),
+        })
+    }
+
+    /// Bytes that the file has so far, what is still in memory left out.
+    pub fn bytes(&self) -> u64 {
+        self.place.offset
+    }
+
+    /// Adds the next version: ascending by key, and of one key descending by stamp.
+    ///
+    /// # Panics
+    /// If it is not the next one.
+    pub fn add(
+        &mut self,
+        key: &[u8],
+        stamp: Lsn,
+        kind: Kind,
+        time: u64,
+        value: &[u8],
+    ) -> io::Result<()> {
+        let (first, new_key) = match (&self.ended, self.data.is_empty()) {
+            (_, false) => (false, self.check_order(self.data.last_key(), key, stamp)),
+            (Some(ended), true) => (false, self.check_order(&ended.last_key, key, stamp)),
+            (None, true) => (true, true),
+        };
+        if let Some(ended) = self.ended.take_if(|_| self.data.is_empty()) {
+            self.index(&ended, Some(key));
+        }
+        if first {
+            self.properties.smallest = key.to_vec();
+        }
+        if new_key {
+            self.properties.keys += 1;
+            if self.options.filter_bits_per_key > 0 {
+                self.hashes.push(self.hasher.hash(key));
+            }
+        }
+        self.data.add(key, Entry { stamp, kind, time, value });
+        self.last_stamp = stamp;
+        self.zone.add(stamp);
+        let properties = &mut self.properties;
+        properties.entries += 1;
+        properties.deletes += u64::from(kind == Kind::Delete);
+        properties.raw_bytes += (key.len() + value.len()) as u64;
+        properties.stamp_min = properties.stamp_min.min(stamp);
+        properties.stamp_max = properties.stamp_max.max(stamp);
+        if self.data.len() >= self.options.block_bytes {
+            self.end_block()?;
+        }
+        Ok(())
+    }
+
+    /// Whether the version begins a new key.
+    fn check_order(&self, last_key: &[u8], key: &[u8], stamp: Lsn) -> bool {
+        let next = order((last_key, self.last_stamp), (key, stamp));
+        assert!(next.is_lt(), "a version was added out of order");
+        last_key != key
+    }
+
+    /// Adds a range delete: from `start` to `end` (excluded; none: to the last key of all). In any
+    /// order; they are few.
+    pub fn add_range_delete(&mut self, start: &[u8], end: Option<&[u8]>, stamp: Lsn) {
+        let bytes = &mut self.range_deletes;
+        block::put_number(bytes, stamp.bits());
+        block::put_number(bytes, start.len() as u64);
+        block::put_number(bytes, end.map_or(0, |end| end.len() as u64 + 1));
+        bytes.extend_from_slice(start);
+        bytes.extend_from_slice(end.unwrap_or_default());
+        let properties = &mut self.properties;
+        if properties.entries + properties.range_deletes == 0 || start < &*properties.smallest {
+            properties.smallest = start.to_vec();
+        }
+        properties.range_deletes += 1;
+        properties.stamp_min = properties.stamp_min.min(stamp);
+        properties.stamp_max = properties.stamp_max.max(stamp);
+        self.reach = match (std::mem::take(&mut self.reach), end) {
+            (Reach::End, _) | (_, None) => Reach::End,
+            (Reach::To(known), Some(end)) if *known >= *end => Reach::To(known),
+            (_, Some(end)) => Reach::To(end.to_vec()),
+        };
+    }
+
+    /// Frames `raw` and writes it.
+    fn section(&mut self, raw: &[u8], compression: Compression) -> io::Result<Section> {
+        self.buffer.clear();
+        format::frame(raw, compression, self.place, &mut self.buffer);
+        self.sink.append(&self.buffer)?;
+        let bytes = self.buffer.len() as u64;
+        let section = Section { offset: self.place.offset, bytes };
+        self.place.offset += bytes;
+        Ok(section)
+    }
+
+    fn end_block(&mut self) -> io::Result<()> {
+        let last_key = self.data.last_key().to_vec();
+        let mut raw = std::mem::take(&mut self.raw);
+        raw.clear();
+        self.data.finish(&mut raw);
+        let section = self.section(&raw, self.options.compression)?;
+        self.raw = raw;
+        let zone = std::mem::replace(&mut self.zone, Zone::EMPTY);
+        self.ended = Some(Ended { last_key, last_stamp: self.last_stamp, section, zone });
+        Ok(())
+    }
+
+    /// Tells the index of a block, now that the key after it is known.
+    fn index(&mut self, ended: &Ended, next: Option<&[u8]>) {
+        let shared = next.map_or(0, |next| block::common(&ended.last_key, next));
+        let separator = next.filter(|_| shared + 1 < ended.last_key.len());
+        let separator = separator.and_then(|next| next.get(..shared + 1).filter(|s| *s != next));
+        let (key, stamp) = match separator {
+            // Above every version of the block and below the next one.
+            Some(separator) => (separator, Lsn::ZERO),
+            None => (&*ended.last_key, ended.last_stamp),
+        };
+        let mut value = Vec::with_capacity(40);
+        let Section { offset, bytes } = ended.section;
+        for number in [self.blocks, offset, bytes, ended.zone.min.bits(), ended.zone.max.bits()] {
+            block::put_number(&mut value, number);
+        }
+        self.blocks += 1;
+        self.index.add(key, Entry { stamp, kind: Kind::Put, time: 0, value: &value });
+    }
+
+    /// Ends the file. What was written is given back; it is not synced.
+    pub fn finish(mut self) -> io::Result<(S, Properties)> {
+        if !self.data.is_empty() {
+            self.end_block()?;
+        }
+        let mut footer = Footer::default();
+        if let Some(ended) = self.ended.take() {
+            self.index(&ended, None);
+            if let Reach::Nowhere = self.reach {
+                self.reach = Reach::To(ended.last_key);
+            } else if let Reach::To(end) = &mut self.reach
+                && *end < ended.last_key
+            {
+                *end = ended.last_key;
+            }
+        }
+        self.properties.largest = match std::mem::take(&mut self.reach) {
+            Reach::To(end) => Some(end),
+            Reach::Nowhere | Reach::End => None,
+        };
+        if !self.hashes.is_empty() {
+            let mut raw = Vec::new();
+            filter::build(&self.hashes, self.options.filter_bits_per_key, &mut raw);
+            footer.filter = self.section(&raw, Compression::None)?;
+        }
+        if !self.range_deletes.is_empty() {
+            let raw = std::mem::take(&mut self.range_deletes);
+            footer.range_deletes = self.section(&raw, self.options.compression)?;
+        }
+        if !self.index.is_empty() {
+            let mut raw = Vec::new();
+            self.index.finish(&mut raw);
+            footer.index = self.section(&raw, Compression::None)?;
+        }
+        let mut raw = Vec::new();
+        self.properties.encode(&mut raw);
+        footer.properties = self.section(&raw, Compression::None)?;
+        self.sink.append(&footer.encode(self.place))?;
+        self.place.offset += FOOTER_BYTES as u64;
+        Ok((self.sink, self.properties))
+    }
+}
