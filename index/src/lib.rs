@@ -66,6 +66,8 @@ mod prune;
 mod block;
 pub mod sstable;
 
+pub mod levels;
+
 mod accounting;
 mod slice;
 mod sync;
