@@ -75,6 +75,6 @@ pub use storage::backend::{BackendChoice, BackendKind, IoBackend, open_storage};
 pub use storage::faulty;
 pub use storage::memory::MemoryStorage;
 pub use storage::{
-    Access, BLOCK_BYTES, DirectoryEntry, InFlight, IoBuffer, Reach, Storage, StorageFile,
+    Access, BLOCK_BYTES, DirectoryEntry, FileMap, InFlight, IoBuffer, Reach, Storage, StorageFile,
     StorageLock,
 };

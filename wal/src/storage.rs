@@ -21,6 +21,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 mod buffer;
+mod map;
 
 pub mod backend;
 pub mod syscall;
@@ -33,6 +34,7 @@ pub mod memory;
 pub mod faulty;
 
 pub use buffer::IoBuffer;
+pub use map::FileMap;
 
 /// The unit of direct I/O and of torn-write reasoning, in bytes: every offset and length given to
 /// [`StorageFile::submit`] is a multiple of it.
@@ -109,6 +111,14 @@ pub trait StorageFile: Send + Sync + Debug + 'static {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
     /// fdatasync: everything that completed before this call is on stable storage when it returns.
     fn sync(&self) -> io::Result<()>;
+    /// The file's bytes in memory, as it is long now: for a file that will not be changed any more.
+    fn map(&self) -> io::Result<FileMap> {
+        let bytes = usize::try_from(self.len()?).map_err(|_| io::ErrorKind::FileTooLarge)?;
+        let mut copy = vec![0; bytes];
+        let read = self.read_at(0, &mut copy)?;
+        copy.truncate(read);
+        Ok(FileMap::copied(copy.into()))
+    }
     /// Starts a write of the whole buffer at a block-aligned offset, inside bytes that were written
     /// before (a prepared segment). Several may be in flight on one file. The buffer belongs to the
     /// kernel until [`InFlight::wait`] gives it back. A misaligned offset, or a length that is 0 or

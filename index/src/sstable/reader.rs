@@ -5,7 +5,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use isolith_wal::{DatabaseId, Lsn};
+use isolith_wal::{DatabaseId, FileMap, Lsn};
 
 use super::filter;
 use super::format::{
@@ -21,6 +21,12 @@ pub trait Pages: Deref<Target = [u8]> + Send + Sync + fmt::Debug + 'static {
     /// Called before the bytes of a range are looked at for the first time: brings them into memory, so
     /// that a device that fails is an error here and not a signal later.
     fn touch(&self, offset: u64, bytes: u64) -> std::io::Result<()>;
+}
+
+impl Pages for FileMap {
+    fn touch(&self, offset: u64, bytes: u64) -> std::io::Result<()> {
+        FileMap::touch(self, offset, bytes)
+    }
 }
 
 impl Pages for Vec<u8> {

@@ -26,8 +26,8 @@ use rustix::fs::{AtFlags, CWD, Dir, FlockOperation, Mode, OFlags};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::{
-    Access, DirectoryEntry, Finished, InFlight, IoBuffer, Reach, Storage, StorageFile, StorageLock,
-    check_submission, normal,
+    Access, DirectoryEntry, FileMap, Finished, InFlight, IoBuffer, Reach, Storage, StorageFile,
+    StorageLock, check_submission, normal,
 };
 use crate::environment::fork;
 
@@ -218,6 +218,10 @@ impl StorageFile for SyscallFile {
 
     fn sync(&self) -> io::Result<()> {
         self.descriptors.sync()
+    }
+
+    fn map(&self) -> io::Result<FileMap> {
+        self.descriptors.map()
     }
 
     fn submit(&self, offset: u64, buffer: IoBuffer, reach: Reach) -> Box<dyn InFlight> {

@@ -36,8 +36,8 @@ use rustix::io::Errno;
 
 use super::syscall::{Descriptors, SyscallStorage, postpone};
 use super::{
-    Access, DirectoryEntry, Finished, InFlight, IoBuffer, Reach, Storage, StorageFile, StorageLock,
-    check_submission,
+    Access, DirectoryEntry, FileMap, Finished, InFlight, IoBuffer, Reach, Storage, StorageFile,
+    StorageLock, check_submission,
 };
 
 mod lane;
@@ -198,6 +198,10 @@ impl StorageFile for UringFile {
 
     fn sync(&self) -> io::Result<()> {
         self.descriptors.sync()
+    }
+
+    fn map(&self) -> io::Result<FileMap> {
+        self.descriptors.map()
     }
 
     fn submit(&self, offset: u64, buffer: IoBuffer, reach: Reach) -> Box<dyn InFlight> {

@@ -12,7 +12,9 @@ use rustix::io::{Errno, ReadWriteFlags, retry_on_intr};
 use super::StablePath;
 use super::directories::{length, open_at, same_file};
 use crate::environment::random_seed;
-use crate::storage::{Access, BLOCK_BYTES, IoBuffer, Reach, check_range, opened_for_reading};
+use crate::storage::{
+    Access, BLOCK_BYTES, FileMap, IoBuffer, Reach, check_range, opened_for_reading,
+};
 
 /// One open file (invariant 1 of the module above).
 pub(in crate::storage) struct Descriptors {
@@ -97,6 +99,11 @@ impl Descriptors {
 
     pub(in crate::storage) fn len(&self) -> io::Result<u64> {
         Ok(length(&rustix::fs::fstat(&self.buffered)?))
+    }
+
+    /// The file as it is long now (seam: [`StorageFile::map`](crate::StorageFile::map)).
+    pub(in crate::storage) fn map(&self) -> io::Result<FileMap> {
+        FileMap::mapped(&self.buffered, self.len()?)
     }
 
     pub(in crate::storage) fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
