@@ -66,6 +66,7 @@ mod prune;
 mod block;
 pub mod sstable;
 
+mod flush;
 pub mod levels;
 
 mod accounting;
@@ -78,6 +79,7 @@ pub mod parts;
 #[cfg(all(test, not(loom)))]
 mod testing;
 
+pub use flush::flush;
 pub use memtable::{Found, Lookup, Memtable, MemtableStats, NodeRef, Prepared, Watched};
 pub use merge::{
     Base, MergeError, MergeFailure, MergeOperators, Merged, MergedValue, NoOperators, Operand, fold,

@@ -265,6 +265,11 @@ impl<'g> NodeRef<'g> {
         visible::lookup(self.memtable, self.node, read, self.guard)
     }
 
+    /// All its versions, newest first.
+    pub(crate) fn versions(self) -> impl Iterator<Item = VersionRef<'g>> {
+        visible::versions(self.node, self.guard)
+    }
+
     /// The largest stamp on the key, covering range deletes included; [`Lsn::ZERO`] if none.
     pub fn newest(self) -> Lsn {
         let cover = self.memtable.range_deletes.cover(self.key(), Lsn::MAX, self.guard);

@@ -234,6 +234,26 @@ impl RangeDeletes {
             .unwrap_or(Lsn::ZERO)
     }
 
+    /// Goes over all of them: start, end (excluded; none: to the last key of all) and stamp. What a fold
+    /// has brought together comes as stretches.
+    pub(crate) fn each(&self, guard: &Guard, mut visit: impl FnMut(&[u8], Option<&[u8]>, Lsn)) {
+        let mut at = self.recent(guard);
+        while let Some(entry) = at {
+            entry.interval.read();
+            visit(&entry.start, entry.end.as_deref(), entry.stamp());
+            at = entry.next(guard);
+        }
+        for skyline in self.skylines(guard) {
+            skyline.outline.read();
+            for stretch in 0..skyline.len() {
+                let end = (stretch + 1 < skyline.len()).then(|| skyline.start(stretch + 1));
+                for stamp in skyline.of_stretch(stretch) {
+                    visit(skyline.start(stretch), end, *stamp);
+                }
+            }
+        }
+    }
+
     /// Links an entry, stamped. For the window's leader: no allocation, nothing freed.
     pub(crate) fn link(&self, entry: Box<RangeDelete>, stamp: Lsn, _: &Guard) {
         // Relaxed, both: published by the exchange below.

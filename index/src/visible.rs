@@ -68,3 +68,13 @@ pub(crate) fn newest_version(node: NodePtr<'_>, _: &Guard) -> Lsn {
     // SAFETY: pinned by the guard.
     unsafe { node.newest() }
 }
+
+/// All versions of the node, newest first.
+pub(crate) fn versions<'g>(
+    node: NodePtr<'g>,
+    _: &'g Guard,
+) -> impl Iterator<Item = VersionRef<'g>> {
+    // SAFETY: the head is loaded under the guard, which outlives the iterator.
+    let newest = node.newest_version().map(|version| unsafe { VersionRef::new(version) });
+    std::iter::successors(newest, |version| version.older())
+}
