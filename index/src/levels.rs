@@ -184,9 +184,9 @@ pub fn pick<F: AsRef<LevelFile>>(
         let score = flushed.len() as f64 / options.level0_files as f64;
         due.push((score, levels.plan(Reason::Flushed, 0, base, &flushed)));
     }
-    for level in 1..LEVELS - 1 {
+    for (level, target) in targets.into_iter().enumerate().take(LEVELS - 1).skip(1) {
         let files = &levels.levels[level];
-        let score = bytes(files) as f64 / targets[level].max(1) as f64;
+        let score = bytes(files) as f64 / target.max(1) as f64;
         if files.is_empty() || score <= 1.0 {
             continue;
         }
