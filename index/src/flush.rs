@@ -67,7 +67,7 @@ mod tests {
     use isolith_wal::DatabaseId;
 
     use super::*;
-    use crate::sstable::{FileId, Sstable, SstableOptions};
+    use crate::sstable::{FileId, FileRangeDelete, Sstable, SstableOptions};
     use crate::{Found, Kind, NoOperators, PruneView, Value};
 
     fn lsn(counter: u64) -> Lsn {
@@ -109,7 +109,7 @@ mod tests {
         for number in 0..1_000 {
             let key = format!("key{number:04}");
             for read in [1, 499, 500, 1_200, 2_999, 3_000].map(lsn) {
-                let covers = |(start, end, _): &&(Box<[u8]>, Option<Box<[u8]>>, Lsn)| {
+                let covers = |(start, end, _): &&FileRangeDelete| {
                     **start <= *key.as_bytes()
                         && end.as_ref().is_none_or(|end| key.as_bytes() < &**end)
                 };

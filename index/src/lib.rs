@@ -80,7 +80,7 @@ pub mod parts;
 mod testing;
 
 pub use flush::flush;
-pub use memtable::{Found, Lookup, Memtable, MemtableStats, NodeRef, Prepared, Watched};
+pub use memtable::{Beneath, Found, Lookup, Memtable, MemtableStats, NodeRef, Prepared, Watched};
 pub use merge::{
     Base, MergeError, MergeFailure, MergeOperators, Merged, MergedValue, NoOperators, Operand, fold,
 };

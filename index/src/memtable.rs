@@ -48,6 +48,20 @@ pub struct Memtable {
     pub(crate) range_deletes: RangeDeletes,
     pub(crate) hasher: Hasher,
     pub(crate) accounting: Arc<Accounting>,
+    pub(crate) beneath: Beneath,
+}
+
+/// What older layers of its keyspace lie under a memtable. Pruning has to know, since what a merge builds
+/// on may be down there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Beneath {
+    /// None: a key without a base in its chain has none.
+    #[default]
+    Nothing,
+    /// Some, without values that expire.
+    Values,
+    /// Some, and values there may expire.
+    Expiring,
 }
 
 /// What a reader sees of a key.
@@ -111,6 +125,11 @@ impl Memtable {
     /// An empty memtable. `seed` keys the hash of the side-car: clients choose keys, so let it be one
     /// that they cannot guess.
     pub fn new(seed: u64) -> Memtable {
+        Memtable::above(Beneath::Nothing, seed)
+    }
+
+    /// An empty memtable over older layers.
+    pub fn above(beneath: Beneath, seed: u64) -> Memtable {
         let accounting = Accounting::new();
         // Both are held by an `Arc`, which keeps two counts in front.
         let counts = 2 * size_of::<usize>();
@@ -121,6 +140,7 @@ impl Memtable {
             range_deletes: RangeDeletes::new(Arc::clone(&accounting)),
             hasher: Hasher::new(seed),
             accounting,
+            beneath,
         }
     }
 

@@ -27,7 +27,7 @@ use crate::node::{Node, NodePtr};
 use crate::prune::{Freed, PruneView, Pruning};
 use crate::range_deletes::RangeDelete;
 use crate::sync::{Guard, pin};
-use crate::version::{Kind, Value, Version};
+use crate::version::{Kind, Value, Version, VersionRef};
 use crate::visible;
 
 /// A transaction's writes to one keyspace, allocated and placed, on their way in.
@@ -105,6 +105,27 @@ impl Prepared {
             self.memtable.accounting.add(entry.footprint());
             self.ranges.push(RangeWrite { range, entry: Mutex::new(Some(entry)) });
         }
+    }
+
+    /// The same writes, for another memtable: for when this one was frozen before they were installed.
+    ///
+    /// # Panics
+    /// If they are installed.
+    pub fn rebuilt(&self, memtable: &Arc<Memtable>) -> Prepared {
+        // Relaxed: installed by the window's leader, whose word the caller has had.
+        let installed = self.installed.load(Ordering::Relaxed);
+        assert!(!installed, "what is installed is in its memtable for good");
+        let mut rebuilt = Prepared::new(Arc::clone(memtable), self.writes.len());
+        for range in self.ranges() {
+            rebuilt.add_range_delete(range);
+        }
+        for (at, write) in self.writes.iter().enumerate() {
+            // SAFETY: not installed, so owned here, and alive as long as this value.
+            let version = unsafe { VersionRef::new(write.version) };
+            let value = Value::new(version.value());
+            rebuilt.add(self.key(at), write.kind, value, version.expires_at());
+        }
+        rebuilt
     }
 
     /// Keys added.
@@ -284,6 +305,13 @@ unsafe impl Sync for Watched {}
 impl Watched {
     pub(crate) fn new(memtable: Arc<Memtable>) -> Watched {
         Watched { memtable, reads: Vec::new(), absent: Vec::new() }
+    }
+
+    /// The same reads, to be looked for in another memtable.
+    pub fn rebuilt(&self, memtable: &Arc<Memtable>) -> Watched {
+        let mut rebuilt = Watched::new(Arc::clone(memtable));
+        (0..self.reads.len()).for_each(|at| rebuilt.add(self.key(at)));
+        rebuilt
     }
 
     /// Adds a read of `key`.

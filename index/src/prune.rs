@@ -20,6 +20,8 @@
 //!    lies between. But merges at or below the horizon are *folded*: a version of the same stamp that
 //!    says the same by itself, or with less under it, takes the topmost one's place, so that a key
 //!    that is merged into for ever has a short chain. An operator that fails leaves the run as it is.
+//!    Where older layers lie under the memtable ([`Beneath`]), a run that the chain has no base for goes
+//!    on down there: it never becomes a put here, and becomes one merge only if nothing there expires.
 //! 7. Nothing is unlinked from under a merge, linked or not, that a reader may stand on: what it
 //!    builds on goes with it or stays, and one that is kept for its stamp alone is replaced first. So
 //!    who has found a merge may walk down from it at leisure.
@@ -32,7 +34,7 @@ use std::sync::Arc;
 use isolith_wal::Lsn;
 
 use crate::accounting::Accounting;
-use crate::memtable::Memtable;
+use crate::memtable::{Beneath, Memtable};
 use crate::merge::{self, Base, MergeOperators, MergedValue, Operand};
 use crate::node::NodePtr;
 use crate::range_deletes::RangeDeletes;
@@ -341,6 +343,9 @@ impl Pruning<'_> {
         if merges.len() == 1 && (base.is_none() || base_stays) {
             return topmost;
         }
+        // Whether the base, if there is one, lies in an older layer.
+        let open_ended = base.is_none() && cover == Lsn::ZERO;
+        let open_ended = open_ended && self.memtable.beneath != Beneath::Nothing;
         let put = base.filter(|base| base.kind() == Kind::Put);
         let put = put.map(|put| Base { value: put.value(), expires_at: put.expires_at() });
         let weight = |bytes: &[u8]| bytes.len() + MERGE_OVERHEAD;
@@ -350,7 +355,7 @@ impl Pruning<'_> {
         let spare = top.stamp() > self.view.horizon;
         let light = base_weight <= GROWTH * run_weight;
         let long = merges.len() >= RUN_MAX;
-        if light && long || !spare && (light || long) {
+        if !open_ended && (light && long || !spare && (light || long)) {
             let run: Vec<Operand<'_>> = merges.iter().rev().copied().collect();
             if let Ok(MergedValue { value, expires_at }) = merge::fold(put, &run, self.operators) {
                 let put = Value::from(value).into_version(Kind::Put, expires_at);
@@ -363,7 +368,9 @@ impl Pruning<'_> {
             return topmost;
         }
         // Which of them find a base expired is lost in combining.
-        if put.is_some_and(|put| put.expires_at != 0) {
+        if put.is_some_and(|put| put.expires_at != 0)
+            || open_ended && self.memtable.beneath == Beneath::Expiring
+        {
             return topmost;
         }
         let mut combined = Cow::Borrowed(merges[0].bytes);

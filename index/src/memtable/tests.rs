@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use super::*;
-use crate::merge::NoOperators;
+use crate::merge::{MergeError, NoOperators};
 use crate::scan::contains;
 use crate::testing::{Random, assert_same};
 use crate::version::{Kind, Value};
@@ -143,6 +143,90 @@ fn conflicts_are_found_on_keys_and_under_range_deletes() {
     assert_eq!(newer(b"a", b"b", 5), Some(at(6)));
     assert_eq!(newer(b"a", b"b", 6), None);
     assert_eq!(newer(b"x", b"y", 6), Some(at(7)));
+}
+
+/// Appends.
+struct Append;
+
+impl MergeOperators for Append {
+    fn merge(&self, _: u16, below: Option<&[u8]>, operand: &[u8]) -> Result<Vec<u8>, MergeError> {
+        Ok([below.unwrap_or_default(), operand].concat())
+    }
+
+    fn combine(&self, _: u16, earlier: &[u8], later: &[u8]) -> Result<Vec<u8>, MergeError> {
+        Ok([earlier, later].concat())
+    }
+}
+
+#[test]
+fn merges_whose_base_may_lie_in_an_older_layer_do_not_become_puts() {
+    for (beneath, expected) in [
+        (Beneath::Nothing, (true, 0)),
+        (Beneath::Values, (false, 1)),
+        (Beneath::Expiring, (false, 100)),
+    ] {
+        let memtable = Arc::new(Memtable::above(beneath, 1));
+        for stamp in 1..=100 {
+            let mut write = memtable.prepare(1);
+            write.add(b"k", Kind::Merge { operator: 0 }, Value::new(b"x"), 0);
+            write.install(at(stamp));
+        }
+        let guard = pin();
+        let all = (Bound::Unbounded, Bound::Unbounded);
+        let view = PruneView::new(at(100), [at(100)]);
+        memtable.prune_range(all, &view, &Append, &guard);
+        let lookup = memtable.lookup(b"k", at(100), &guard);
+        let seen = match lookup.found {
+            Found::Put(version) => (true, version.value().len() - 100),
+            Found::Merged(merged) => {
+                let (base, run) = merged.parts();
+                assert_eq!(run.iter().map(|operand| operand.bytes.len()).sum::<usize>(), 100);
+                (base.is_some(), run.len())
+            }
+            _ => panic!("it has merges"),
+        };
+        assert_eq!(seen, expected, "{beneath:?}");
+        // A range delete lies between: then there is no base, whatever is below.
+        let mut write = memtable.prepare(1);
+        write.add_range_delete(all);
+        write.add(b"k", Kind::Merge { operator: 0 }, Value::new(b"y"), 0);
+        write.install(at(101));
+        let mut write = memtable.prepare(1);
+        write.add(b"k", Kind::Merge { operator: 0 }, Value::new(b"z"), 0);
+        write.install(at(102));
+        memtable.prune_range(all, &PruneView::new(at(102), []), &Append, &guard);
+        let lookup = memtable.lookup(b"k", at(102), &guard);
+        assert_eq!(
+            lookup.put().map(|put| put.value().to_vec()),
+            Some(b"yz".to_vec()),
+            "{beneath:?}"
+        );
+    }
+}
+
+#[test]
+fn writes_and_reads_can_be_rebuilt_for_another_memtable() {
+    let (old, new) = (Arc::new(Memtable::new(1)), Arc::new(Memtable::above(Beneath::Values, 2)));
+    let mut write = old.prepare(3);
+    write.add(b"a", Kind::Put, Value::new(b"1"), 7);
+    write.add(b"b", Kind::Delete, Value::empty(), 0);
+    write.add(b"c", Kind::Merge { operator: 3 }, Value::new(b"x"), 9);
+    write.add_range_delete((Bound::Included(b"d"), Bound::Excluded(b"f")));
+    let mut reads = old.watch();
+    reads.add(b"a");
+    reads.add(b"zz");
+    let (rebuilt, reads) = (write.rebuilt(&new), reads.rebuilt(&new));
+    drop(write);
+    assert!(rebuilt.keys().eq([b"a", b"b", b"c"]));
+    assert_eq!(rebuilt.ranges().len(), 1);
+    rebuilt.install(at(5));
+    let guard = pin();
+    let put = new.lookup(b"a", at(5), &guard).put().expect("a put");
+    assert_eq!((put.value(), put.expires_at()), (&b"1"[..], 7));
+    assert_eq!(new.newest(b"e", &guard), at(5));
+    assert_eq!(old.newest(b"a", &guard), Lsn::ZERO);
+    assert_eq!(reads.changed_since(at(4)), Some(0));
+    assert_eq!(reads.changed_since(at(5)), None);
 }
 
 #[test]
