@@ -390,6 +390,7 @@ pub struct History {
     keys: Names,
     values: Names,
     predicates: Vec<Predicate>,
+    predicate_places: HashMap<Predicate, u32>,
 }
 
 impl History {
@@ -465,11 +466,10 @@ impl History {
     }
 
     fn predicate(&mut self, wanted: Predicate) -> u32 {
-        let known = self.predicates.iter().position(|predicate| *predicate == wanted);
-        known.unwrap_or_else(|| {
+        *self.predicate_places.entry(wanted).or_insert_with(|| {
             self.predicates.push(wanted);
-            self.predicates.len() - 1
-        }) as u32
+            self.predicates.len() as u32 - 1
+        })
     }
 
     fn store(&mut self, elements: &[Value]) -> List {

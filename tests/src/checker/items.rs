@@ -16,8 +16,9 @@
 //! was read, nothing is concluded from that.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 
-use crate::history::{Base, History, Key, Operation, Outcome, Predicate, Value};
+use crate::history::{Base, History, Key, Name, Operation, Outcome, Predicate, Value};
 
 use super::anomaly::Phenomenon;
 use super::graph::{Levels, possible};
@@ -45,11 +46,11 @@ struct Other {
 }
 
 /// A read by a predicate, as far as it is known.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Selected {
-    reader: u32,
     predicate: u32,
     version: u32,
+    reader: u32,
 }
 
 /// What a predicate may have chosen of a key that it did not return.
@@ -75,6 +76,7 @@ pub(super) struct Items<'a> {
     others: HashMap<(Key, Value), Other>,
     /// Who read which version: version and reader, sorted.
     readers: Vec<(u32, u32)>,
+    /// Sorted.
     selected: Vec<Selected>,
     /// Pairs of versions of which the first comes first.
     pub(super) known: Vec<(u32, u32)>,
@@ -128,6 +130,8 @@ impl<'a> Items<'a> {
         items.read(question, gathered);
         items.readers.sort_unstable();
         items.readers.dedup();
+        items.selected.sort_unstable();
+        items.selected.dedup();
         items.first_versions();
         items.replaced(question);
         Ok(items)
@@ -219,7 +223,7 @@ impl<'a> Items<'a> {
         found
     }
 
-    pub(super) fn range(&self, key: Key) -> std::ops::Range<usize> {
+    pub(super) fn range(&self, key: Key) -> Range<usize> {
         self.of_key[key.index()] as usize..self.of_key[key.index() + 1] as usize
     }
 
@@ -583,31 +587,110 @@ impl<'a> Items<'a> {
         }
         let mut after: Vec<(u32, u32)> = self.known.iter().chain(order).copied().collect();
         after.sort_unstable();
-        for Selected { reader, predicate, version } in &self.selected {
+        after.dedup();
+        let mut changes = Changes::new(self, &after);
+        for Selected { predicate, version, reader } in &self.selected {
             let Version { key, value, writer } = self.versions[*version as usize];
             if writer != NONE && writer != *reader {
                 let (from, kind) = (writer, Dependency::WrPredicate);
                 visit(Edge { from, to: *reader, kind, key, before: value, after: value });
             }
-            let matched = self.matches(*predicate, *version);
-            let mut open = vec![*version];
-            let mut seen: HashSet<u32> = HashSet::new();
-            while let Some(at) = open.pop() {
-                let from = after.partition_point(|(before, _)| *before < at);
-                for (_, next) in after[from..].iter().take_while(|(before, _)| *before == at) {
-                    if !seen.insert(*next) {
-                        continue;
-                    }
-                    let Version { value: new, writer, .. } = self.versions[*next as usize];
-                    if self.matches(*predicate, *next) == matched || writer == NONE {
-                        open.push(*next);
-                    } else if writer != *reader {
-                        let (to, kind) = (writer, Dependency::RwPredicate);
-                        visit(Edge { from: *reader, to, kind, key, before: value, after: new });
-                    }
+            for change in changes.behind(*predicate, *version) {
+                let Version { value: new, writer, .. } = self.versions[*change as usize];
+                if writer != *reader {
+                    let (to, kind) = (writer, Dependency::RwPredicate);
+                    visit(Edge { from: *reader, to, kind, key, before: value, after: new });
                 }
             }
         }
+    }
+}
+
+/// The versions behind each one that are the next to change whether a predicate asks for the item.
+///
+/// Versions from which one way leads on to another that is asked for alike share what lies behind:
+/// so a long order of versions is gone through once, however many read at its beginning.
+struct Changes<'i, 'h> {
+    items: &'i Items<'h>,
+    /// Which version comes before which, sorted.
+    after: &'i [(u32, u32)],
+    /// The predicate that `known` is about.
+    predicate: u32,
+    /// By version, where in `found` its changes lie.
+    known: HashMap<u32, Range<usize>>,
+    found: Vec<u32>,
+    path: Vec<u32>,
+}
+
+impl<'i, 'h> Changes<'i, 'h> {
+    fn new(items: &'i Items<'h>, after: &'i [(u32, u32)]) -> Changes<'i, 'h> {
+        let (known, found, path) = (HashMap::new(), Vec::new(), Vec::new());
+        Changes { items, after, predicate: NONE, known, found, path }
+    }
+
+    /// The changes behind a version. Whoever asks for one predicate after the other is answered fast.
+    fn behind(&mut self, predicate: u32, version: u32) -> &[u32] {
+        if self.predicate != predicate {
+            self.predicate = predicate;
+            self.known.clear();
+            self.found.clear();
+        }
+        let mut at = version;
+        self.path.clear();
+        let place = loop {
+            if let Some(place) = self.known.get(&at) {
+                break place.clone();
+            }
+            self.path.push(at);
+            let mut next = self.next(at);
+            match (next.next(), next.next()) {
+                // What is known of an order may go in a circle: no way is longer than all versions.
+                (Some(one), None)
+                    if self.matches(one) == self.matches(at)
+                        && self.path.len() < self.items.versions.len() =>
+                {
+                    at = one;
+                }
+                _ => break self.search(at),
+            }
+        };
+        for passed in self.path.drain(..) {
+            self.known.insert(passed, place.clone());
+        }
+        &self.found[place]
+    }
+
+    fn search(&mut self, version: u32) -> Range<usize> {
+        let matched = self.matches(version);
+        let start = self.found.len();
+        let mut open = vec![version];
+        let mut seen: HashSet<u32> = HashSet::new();
+        while let Some(at) = open.pop() {
+            for next in self.next(at) {
+                if !seen.insert(next) {
+                    continue;
+                }
+                let writer = self.items.versions[next as usize].writer;
+                if self.matches(next) == matched || writer == NONE {
+                    open.push(next);
+                } else {
+                    self.found.push(next);
+                }
+            }
+        }
+        start..self.found.len()
+    }
+
+    fn next(&self, version: u32) -> impl Iterator<Item = u32> + use<'i, 'h> {
+        let from = self.after.partition_point(|(before, _)| *before < version);
+        self.after[from..]
+            .iter()
+            .take_while(move |(before, _)| *before == version)
+            .map(|(_, at)| *at)
+    }
+
+    fn matches(&self, version: u32) -> bool {
+        self.items.matches(self.predicate, version)
     }
 }
 
@@ -627,6 +710,8 @@ fn check(operation: &Operation) -> Result<(), String> {
 /// Keys by what predicates ask for, so that a predicate looks only at keys that it can match.
 struct Candidates {
     valued: Vec<Key>,
+    /// Those of them that are integers, by these.
+    by_number: Vec<(i64, Key)>,
     by_value: HashMap<Value, Vec<Key>>,
     by_rest: HashMap<(i64, i64), Vec<Key>>,
     /// Keys whose only version is the initial transaction's.
@@ -643,6 +728,7 @@ impl Candidates {
             .collect();
         let mut candidates = Candidates {
             valued: Vec::new(),
+            by_number: Vec::new(),
             by_value: HashMap::new(),
             by_rest: HashMap::new(),
             untouched: Vec::new(),
@@ -667,17 +753,30 @@ impl Candidates {
             }
             if any {
                 candidates.valued.push(key);
+                if let Name::Integer(number) = items.history.key_name(key) {
+                    candidates.by_number.push((*number, key));
+                }
             }
         }
+        candidates.by_number.sort_unstable();
         candidates
     }
 
     fn unseen(&self, items: &Items<'_>, predicate: u32) -> Vec<Unseen> {
-        let none = Vec::new();
-        let keys = match items.history.predicate_at(predicate) {
-            Predicate::All | Predicate::Between(..) => &self.valued,
-            Predicate::Equals(value) => self.by_value.get(&value).unwrap_or(&none),
-            Predicate::Modulo(modulus, rest) => self.by_rest.get(&(modulus, rest)).unwrap_or(&none),
+        let between: Vec<Key>;
+        let keys: &[Key] = match items.history.predicate_at(predicate) {
+            Predicate::All => &self.valued,
+            Predicate::Between(from, to) => {
+                let first = self.by_number.partition_point(|(number, _)| *number < from);
+                let rest = self.by_number[first..].iter();
+                between =
+                    rest.take_while(|(number, _)| *number < to).map(|(_, key)| *key).collect();
+                &between
+            }
+            Predicate::Equals(value) => self.by_value.get(&value).map_or(&[], Vec::as_slice),
+            Predicate::Modulo(modulus, rest) => {
+                self.by_rest.get(&(modulus, rest)).map_or(&[], Vec::as_slice)
+            }
         };
         let matches_any =
             |key: &&Key| items.range(**key).any(|version| items.matches(predicate, version as u32));

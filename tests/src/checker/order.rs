@@ -66,7 +66,9 @@ fn notes(items: &Items<'_>, report: &mut Report) {
 /// Adds what the question grants about the order of versions, unless it is cyclic.
 fn grant(items: &mut Items<'_>, question: &Question, gathered: &mut Gathered) {
     let inference = question.inference;
-    if let Some(key) = cyclic(items, &[]).filter(|_| inference.writes_follow_reads) {
+    if inference.writes_follow_reads
+        && let Some(key) = cyclic(items, &[])
+    {
         meet_cyclic(items, key, gathered);
     }
     let sources = [

@@ -94,7 +94,7 @@ impl Workload {
             Workload::Predicate => 64,
             Workload::Bank => 512,
             Workload::LongFork => 12,
-            Workload::Queue => 1_000,
+            Workload::Queue => 128,
         };
         (transactions / each).clamp(1, PLACES_MAX)
     }
