@@ -43,7 +43,7 @@ impl LevelFile {
 }
 
 /// The files of each level.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Levels<F> {
     /// Level 0 newest first, the others by key.
     pub levels: [Vec<F>; LEVELS],

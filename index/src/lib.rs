@@ -36,6 +36,8 @@
 //! | `skiplist`, `page`, `scan` | the keys in order |
 //! | `range_deletes` | deletes of whole intervals |
 //! | `prune` | which versions may go, and their going |
+//! | [`levels`] | which files are compacted next |
+//! | [`manifest`] | which files are live, durably |
 //! | `accounting` | what the memory comes to |
 //! | `slice` | the bytes that a user holds |
 //! | `sync` | the real atomics and epochs, or loom's |
@@ -68,6 +70,7 @@ pub mod sstable;
 
 mod flush;
 pub mod levels;
+pub mod manifest;
 
 mod accounting;
 mod slice;
