@@ -1,3 +1,5 @@
+//! Files as they are written are read again: both ways, at every stamp, damaged and cut short.
+
 use std::collections::BTreeMap;
 
 use isolith_wal::DatabaseId;
