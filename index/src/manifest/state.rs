@@ -74,6 +74,8 @@ pub enum Edit {
     },
     /// Some value in the keyspace may expire.
     ExpiringSpace(u32),
+    /// The log is not needed up to here: every keyspace has in files what it says. Never goes back.
+    LogFloor(Lsn),
     /// What the engine wants to know of a keyspace. Replaces what was there.
     SpaceOptions {
         /// The keyspace.
@@ -107,6 +109,8 @@ pub struct ManifestState {
     pub next_file: u64,
     /// The number of the next keyspace.
     pub next_space: u32,
+    /// The log is not needed up to here, and may begin behind it.
+    pub log_floor: Lsn,
     /// The merge operators by number.
     pub operators: BTreeMap<u16, String>,
 }
@@ -123,6 +127,7 @@ impl ManifestState {
             spaces: BTreeMap::new(),
             next_file: 1,
             next_space: 1,
+            log_floor: Lsn::ZERO,
             operators: BTreeMap::new(),
         }
     }
@@ -163,6 +168,12 @@ impl ManifestState {
                 }
             }
             Edit::ExpiringSpace(space) => self.space(*space).expiring = true,
+            Edit::LogFloor(floor) => {
+                if self.log_floor > *floor {
+                    return Err(Contradiction("the log's floor goes back"));
+                }
+                self.log_floor = *floor;
+            }
             Edit::SpaceOptions { space, bytes } => self.space(*space).options = bytes.clone(),
         }
         Ok(())
@@ -193,6 +204,7 @@ impl ManifestState {
     pub(crate) fn encode(&self, into: &mut Vec<u8>) {
         encode(&Edit::NextFile(self.next_file), into);
         encode(&Edit::NextSpace(self.next_space), into);
+        encode(&Edit::LogFloor(self.log_floor), into);
         for (&number, name) in &self.operators {
             encode(&Edit::Operator { number, name: name.clone() }, into);
         }
@@ -231,6 +243,7 @@ const NEXT_SPACE: u8 = 6;
 const OPERATOR: u8 = 7;
 const EXPIRING_SPACE: u8 = 8;
 const SPACE_OPTIONS: u8 = 9;
+const LOG_FLOOR: u8 = 10;
 
 /// Appends an edit.
 pub(crate) fn encode(edit: &Edit, into: &mut Vec<u8>) {
@@ -269,6 +282,7 @@ pub(crate) fn encode(edit: &Edit, into: &mut Vec<u8>) {
         Edit::Operator { number, name } => {
             put(OPERATOR, &[u64::from(*number), name.len() as u64], &[name.as_bytes()]);
         }
+        Edit::LogFloor(floor) => put(LOG_FLOOR, &[floor.bits()], &[]),
         Edit::ExpiringSpace(space) => put(EXPIRING_SPACE, &[u64::from(*space)], &[]),
         Edit::SpaceOptions { space, bytes } => {
             put(SPACE_OPTIONS, &[u64::from(*space), bytes.len() as u64], &[bytes]);
@@ -319,6 +333,7 @@ pub(crate) fn decode(input: &mut &[u8]) -> Result<Edit, Malformed> {
             Edit::Operator { number, name: name.map_err(|_| Malformed)? }
         }
         EXPIRING_SPACE => Edit::ExpiringSpace(narrow(first)?),
+        LOG_FLOOR => Edit::LogFloor(Lsn::from_bits(first)),
         SPACE_OPTIONS => {
             let bytes = block::length(input)?;
             let bytes = block::take(input, bytes)?.to_vec();

@@ -47,6 +47,9 @@ fn batches(count: u64) -> Vec<Vec<Edit>> {
             let below = file(id + 1, (&format!("k{number:04}"), None), (number, number));
             batch.push(add(1, 6, below));
         }
+        if number % 3 == 0 {
+            batch.push(Edit::LogFloor(Lsn::new(0, 10 * number)));
+        }
         if number == 9 {
             batch.push(Edit::DropSpace { space: 2 });
         }
