@@ -315,8 +315,9 @@ pub struct Properties {
     pub stamp_max: Lsn,
     /// The smallest key that it says something about, the beginnings of range deletes included.
     pub smallest: Vec<u8>,
-    /// The largest key that has a version in it, or the end of a range delete (which that does not
-    /// cover); none if a range delete reaches to the last key of all.
+    /// The largest key that has a version in it or is covered by a range delete: where that ends at a
+    /// key and a zero byte, that key, and else its end, as there is no last key before it. None if a range
+    /// delete reaches to the last key of all, and in a file without anything.
     pub largest: Option<Vec<u8>>,
 }
 

@@ -181,6 +181,23 @@ fn an_empty_file_and_one_of_range_deletes_alone_open() {
 }
 
 #[test]
+fn a_file_that_is_cut_behind_a_key_ends_at_the_key() {
+    let largest = |last: Option<&[u8]>, end: &[u8]| {
+        let writer = SstableWriter::new(Vec::new(), DATABASE, FILE, SstableOptions::default());
+        let mut writer = writer.expect("memory");
+        if let Some(last) = last {
+            writer.add(last, lsn(1), Kind::Delete, 0, b"").expect("memory");
+        }
+        writer.add_range_delete(b"a", Some(end), lsn(9));
+        writer.finish().expect("memory").1.largest
+    };
+    assert_eq!(largest(Some(b"k"), b"k\0").as_deref(), Some(&b"k"[..]));
+    assert_eq!(largest(Some(b"m"), b"k\0").as_deref(), Some(&b"m"[..]));
+    assert_eq!(largest(None, b"k\0\0").as_deref(), Some(&b"k\0"[..]));
+    assert_eq!(largest(Some(b"k"), b"m").as_deref(), Some(&b"m"[..]));
+}
+
+#[test]
 fn a_file_of_another_place_or_a_newer_format_is_refused() {
     let bytes = write(&versions(20, 4), SstableOptions::default());
     let open_as = |database, file| Sstable::open(Box::new(bytes.clone()), database, file);

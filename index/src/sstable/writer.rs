@@ -251,20 +251,23 @@ impl<S: FileSink> SstableWriter<S> {
             self.end_block()?;
         }
         let mut footer = Footer::default();
+        let mut largest = match std::mem::take(&mut self.reach) {
+            Reach::Nowhere => Some(Vec::new()),
+            // The key right before the end, where there is one: of files that are cut behind a key, each
+            // ends below where the next begins.
+            Reach::To(mut end) => {
+                let _ = end.pop_if(|last| *last == 0);
+                Some(end)
+            }
+            Reach::End => None,
+        };
         if let Some(ended) = self.ended.take() {
             self.index(&ended, None);
-            if let Reach::Nowhere = self.reach {
-                self.reach = Reach::To(ended.last_key);
-            } else if let Reach::To(end) = &mut self.reach
-                && *end < ended.last_key
-            {
-                *end = ended.last_key;
-            }
+            largest = largest.map(|reach| reach.max(ended.last_key));
+        } else if self.properties.range_deletes == 0 {
+            largest = None;
         }
-        self.properties.largest = match std::mem::take(&mut self.reach) {
-            Reach::To(end) => Some(end),
-            Reach::Nowhere | Reach::End => None,
-        };
+        self.properties.largest = largest;
         if !self.hashes.is_empty() {
             let mut raw = Vec::new();
             filter::build(&self.hashes, self.options.filter_bits_per_key, &mut raw);
