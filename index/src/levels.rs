@@ -151,6 +151,15 @@ impl<F: AsRef<LevelFile>> Levels<F> {
         self.levels[level].iter().filter(overlaps).map(|file| file.as_ref().id).collect()
     }
 
+    /// Where a plan's outputs must be cut: the smallest keys of the files that stay in its level. Inputs
+    /// that do not overlap may lie on both sides of one that none of them overlaps.
+    pub fn fences(&self, plan: &Plan) -> Vec<&[u8]> {
+        let level = self.levels.get(plan.to).map(Vec::as_slice).unwrap_or_default();
+        let files = level.iter().map(AsRef::as_ref);
+        let stays = files.filter(|file| !plan.lower.contains(&file.id));
+        stays.map(|file| &*file.smallest).collect()
+    }
+
     /// Whether some level below `level` may hold a key of these files.
     fn is_below(&self, level: usize, files: &[&LevelFile]) -> bool {
         self.levels[level + 1..]
@@ -321,6 +330,17 @@ mod tests {
                     6: 1 a-b 400, 2 c-f 400, 3 x-z 100";
         assert_eq!(picked(text, &[3]), "Full: [5] of 5 + [2] of 6, to the bottom");
         assert_eq!(picked(text, &[1, 2, 3]), "nothing");
+    }
+
+    #[test]
+    fn a_file_that_no_input_overlaps_is_a_fence() {
+        let levels = levels(
+            "0: 9 a-c 10, 8 b-d 10, 7 a-c 10, 6 x-z 10
+                             6: 1 a-b 40, 2 f-k 40, 3 m-p 10, 4 y-z 10",
+        );
+        let plan = pick(&levels, &OPTIONS, &[]).expect("one is due");
+        assert_eq!(plan.lower, [1, 4]);
+        assert_eq!(levels.fences(&plan), [b"f", b"m"]);
     }
 
     #[test]
