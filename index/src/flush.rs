@@ -1,7 +1,7 @@
-//! Writes a memtable that is frozen to a file: every version that somebody may need.
+//! Writes a memtable that is frozen to files: every version that somebody may need.
 //!
-//! 1. What is there is written: [`Memtable::prune_range`] with the view of the moment goes over the
-//!    memtable first, and nobody links versions any more.
+//! 1. Nobody links versions any more. The range deletes are taken first, all of them; versions that a
+//!    pruner takes out meanwhile are not needed.
 //! 2. Stamps are written as they are.
 //! 3. An epoch is pinned for a stretch of keys at a time, so that a large memtable holds up nothing.
 
@@ -11,37 +11,79 @@ use std::ops::{Bound, ControlFlow};
 use isolith_wal::Lsn;
 
 use crate::Direction;
-use crate::memtable::Memtable;
-use crate::sstable::{FileSink, SstableWriter};
+use crate::compact::{CompactError, Compacted, CompactionRules, Keeper, Outputs, RangeSweep};
+use crate::memtable::{Memtable, NodeRef};
+use crate::sstable::{FileRangeDelete, FileSink, SstableWriter};
 use crate::sync::pin;
 
 /// Keys that are written under one pin.
 const KEYS_PER_PIN: usize = 512;
 
+/// Writes what is needed of a memtable, by the rules of a compaction.
+///
+/// # Errors
+/// [`CompactError`]: then none of what was written is to be used.
+pub fn flush_memtable<O: Outputs>(
+    memtable: &Memtable,
+    rules: &CompactionRules<'_>,
+    outputs: &mut O,
+) -> Result<Compacted, CompactError> {
+    let mut range_deletes: Vec<FileRangeDelete> = Vec::new();
+    memtable.range_deletes.each(&pin(), |start, end, stamp| {
+        range_deletes.push((start.into(), end.map(Into::into), stamp));
+    });
+    let ranges = RangeSweep::new(range_deletes, b"", None);
+    let mut keeper = Keeper::new(rules, ranges, outputs);
+    each_stretch(memtable, |node| {
+        for version in node.versions() {
+            let (kind, time) = (version.kind(), version.expires_at());
+            keeper.version(node.key(), version.stamp(), kind, time, version.value())?;
+        }
+        match keeper.is_cancelled() {
+            true => Err(CompactError::Cancelled),
+            false => Ok(()),
+        }
+    })?;
+    keeper.finish()
+}
+
 /// Adds all that a memtable holds to a file.
+///
+/// # Errors
+/// If the file cannot be written.
 pub fn flush<S: FileSink>(memtable: &Memtable, writer: &mut SstableWriter<S>) -> io::Result<()> {
+    each_stretch(memtable, |node| {
+        let mut above: Option<Lsn> = None;
+        for version in node.versions() {
+            let stamp = version.stamp();
+            // One commit may have written a key twice: what came later hides the other.
+            if above.replace(stamp) != Some(stamp) {
+                let (kind, time) = (version.kind(), version.expires_at());
+                writer.add(node.key(), stamp, kind, time, version.value())?;
+            }
+        }
+        Ok::<_, io::Error>(())
+    })?;
+    memtable.range_deletes.each(&pin(), |start, end, stamp| {
+        writer.add_range_delete(start, end, stamp);
+    });
+    Ok(())
+}
+
+/// Visits the nodes in order, some under each pin.
+fn each_stretch<E>(
+    memtable: &Memtable,
+    mut visit: impl FnMut(NodeRef<'_>) -> Result<(), E>,
+) -> Result<(), E> {
     let mut from: Option<Vec<u8>> = None;
     loop {
         let guard = pin();
         let lower = from.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
         let (mut keys, mut last, mut result) = (0, None, Ok(()));
-        let range = (lower, Bound::Unbounded);
-        memtable.scan(range, Direction::Forward, &guard, |node| {
-            let mut above: Option<Lsn> = None;
-            for version in node.versions() {
-                // One commit may have written a key twice: what came later hides the other.
-                if above == Some(version.stamp()) {
-                    continue;
-                }
-                above = Some(version.stamp());
-                let (kind, time) = (version.kind(), version.expires_at());
-                result = writer.add(node.key(), version.stamp(), kind, time, version.value());
-                if result.is_err() {
-                    return ControlFlow::Break(());
-                }
-            }
+        memtable.scan((lower, Bound::Unbounded), Direction::Forward, &guard, |node| {
+            result = visit(node);
             keys += 1;
-            if keys < KEYS_PER_PIN {
+            if result.is_ok() && keys < KEYS_PER_PIN {
                 return ControlFlow::Continue(());
             }
             last = Some(node.key().to_vec());
@@ -50,14 +92,9 @@ pub fn flush<S: FileSink>(memtable: &Memtable, writer: &mut SstableWriter<S>) ->
         result?;
         match last {
             Some(key) => from = Some(key),
-            None => break,
+            None => return Ok(()),
         }
     }
-    let guard = pin();
-    memtable.range_deletes.each(&guard, |start, end, stamp| {
-        writer.add_range_delete(start, end, stamp);
-    });
-    Ok(())
 }
 
 #[cfg(all(test, not(loom)))]

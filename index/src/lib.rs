@@ -36,6 +36,7 @@
 //! | `skiplist`, `page`, `scan` | the keys in order |
 //! | `range_deletes` | deletes of whole intervals |
 //! | `prune` | which versions may go, and their going |
+//! | [`compact`], `flush` | what of files and memtables stays |
 //! | [`levels`] | which files are compacted next |
 //! | [`manifest`] | which files are live, durably |
 //! | `accounting` | what the memory comes to |
@@ -68,6 +69,7 @@ mod prune;
 mod block;
 pub mod sstable;
 
+pub mod compact;
 mod flush;
 pub mod levels;
 pub mod manifest;
@@ -82,7 +84,7 @@ pub mod parts;
 #[cfg(all(test, not(loom)))]
 mod testing;
 
-pub use flush::flush;
+pub use flush::{flush, flush_memtable};
 pub use memtable::{Beneath, Found, Lookup, Memtable, MemtableStats, NodeRef, Prepared, Watched};
 pub use merge::{
     Base, MergeError, MergeFailure, MergeOperators, Merged, MergedValue, NoOperators, Operand, fold,

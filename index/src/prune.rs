@@ -42,13 +42,13 @@ use crate::sync::Guard;
 use crate::version::{Kind, Value, Version, VersionRef};
 
 /// A merge takes in what is under it unless that is more than so many times as large.
-const GROWTH: usize = 4;
+pub(crate) const GROWTH: usize = 4;
 
 /// What a version weighs beside its bytes, in that comparison.
-const MERGE_OVERHEAD: usize = 64;
+pub(crate) const MERGE_OVERHEAD: usize = 64;
 
 /// A run of so many merges is folded into its base whatever that weighs.
-const RUN_MAX: usize = 64;
+pub(crate) const RUN_MAX: usize = 64;
 
 /// What readers may still ask for.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -82,7 +82,7 @@ impl PruneView {
     }
 
     /// The least needed timestamp that a version stamped `stamp` can be read at.
-    fn first_reader(&self, stamp: Lsn) -> Option<Lsn> {
+    pub(crate) fn first_reader(&self, stamp: Lsn) -> Option<Lsn> {
         debug_assert!(self.needed.is_sorted(), "the needed timestamps ascend");
         self.needed.get(self.needed.partition_point(|&needed| needed < stamp)).copied()
     }

@@ -271,6 +271,30 @@ impl Sstable {
         }))
     }
 
+    /// Data blocks, about: as many as checksums were kept for.
+    pub(crate) fn blocks(&self) -> u64 {
+        64 * self.checked.len() as u64
+    }
+
+    /// Goes over the data blocks: a key that is not below the block's and below the next block's, and the
+    /// bytes of the block.
+    pub(crate) fn each_block(&self, mut visit: impl FnMut(&[u8], u64)) -> Result<(), FileError> {
+        if self.footer.index.bytes == 0 {
+            return Ok(());
+        }
+        let block = self.index_block()?;
+        let mut position = Position::default();
+        let mut more = position.first(&block).map_err(|Malformed| self.index_damaged())?;
+        while more {
+            let (key, entry) = position.entry(&block).ok_or_else(|| self.index_damaged())?;
+            let indexed = Indexed::decode(entry.value).map_err(|Malformed| self.index_damaged())?;
+            visit(key, indexed.section.bytes);
+            let next = position.advance(&block).map_err(|Malformed| self.index_damaged())?;
+            more = next.is_some();
+        }
+        Ok(())
+    }
+
     /// Reads every block and checks it, and the order of all versions; gives how many there are. What is
     /// damaged is told with its place.
     pub fn verify(self: &Arc<Self>) -> Result<u64, FileError> {
@@ -473,6 +497,16 @@ impl FileCursor {
     /// At no version yet.
     pub fn new(file: Arc<Sstable>) -> Self {
         Self { file, cursor: Cursor::default() }
+    }
+
+    /// The file that it goes over.
+    pub(crate) fn id(&self) -> FileId {
+        self.file.id()
+    }
+
+    /// The damage that the version it is at is not above the one before.
+    pub(crate) fn out_of_order(&self) -> FileError {
+        damaged(self.cursor.offset, "the versions are not in order")
     }
 
     /// The version that the cursor is at.

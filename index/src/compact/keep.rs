@@ -1,0 +1,361 @@
+//! What of a key stays: versions come by in order, and those that somebody may need go to the outputs.
+//!
+//! ```text
+//!                 needed, or built on
+//!   version ──┬─► put, tombstone ────────────────────────────► emit
+//!             ├─► merge above the horizon ───────────────────► emit; what it builds on stays
+//!             └─► merge at or below it ──► run ──► settle ───► emit: a put, or fewer merges
+//! ```
+//!
+//! 1. Nothing but a run of merges at or below the horizon is held in memory: a key may have any number of
+//!    versions.
+//! 2. A run has one base: the range delete that covers its topmost merge covers all of it.
+//! 3. A run becomes a put where its base is known, and no other reader needs that base as it is or it is
+//!    not much larger than the run. Else merges that nobody reads by themselves are combined. An operator
+//!    that fails leaves the run as it is.
+
+use std::io;
+use std::ops::Range;
+
+use isolith_wal::Lsn;
+
+use super::{CompactError, Compacted, CompactionRules, Outputs, RangeSweep, behind};
+use crate::memtable::Beneath;
+use crate::merge::{self, Base, MergeFailure, MergedValue, Operand};
+use crate::prune::{GROWTH, MERGE_OVERHEAD, RUN_MAX};
+use crate::sstable::SstableWriter;
+use crate::version::Kind;
+
+/// Decides on versions, and writes the outputs.
+pub(crate) struct Keeper<'r, O: Outputs> {
+    rules: &'r CompactionRules<'r>,
+    ranges: RangeSweep,
+    output: Output<'r, O>,
+    /// The first fence that is not behind.
+    fence: usize,
+    /// The key that came last.
+    key: Option<Vec<u8>>,
+    /// The stamp of its version that came last.
+    newer: Option<Lsn>,
+    /// A merge was written that builds on what follows down to this stamp.
+    builds_on: Option<Lsn>,
+    run: Run,
+    done: Compacted,
+}
+
+/// The file that is being written.
+struct Output<'o, O: Outputs> {
+    outputs: &'o mut O,
+    writer: Option<SstableWriter<O::Sink>>,
+}
+
+/// Merges at or below the horizon, newest first, and their base. Empty: none is at hand.
+#[derive(Default)]
+struct Run {
+    merges: Vec<Version>,
+    /// A put or a tombstone.
+    base: Option<Version>,
+    bytes: Vec<u8>,
+    /// The run ends above what is below this stamp.
+    cover: Lsn,
+    /// Whether a merge was written that builds on the topmost.
+    under: bool,
+}
+
+/// A version of a run.
+#[derive(Clone)]
+struct Version {
+    stamp: Lsn,
+    kind: Kind,
+    time: u64,
+    value: Range<usize>,
+    /// Whether somebody reads it by itself.
+    needed: bool,
+}
+
+impl<'r, O: Outputs> Keeper<'r, O> {
+    pub(crate) fn new(
+        rules: &'r CompactionRules<'r>,
+        ranges: RangeSweep,
+        outputs: &'r mut O,
+    ) -> Self {
+        Self {
+            rules,
+            ranges,
+            output: Output { outputs, writer: None },
+            fence: 0,
+            key: None,
+            newer: None,
+            builds_on: None,
+            run: Run::default(),
+            done: Compacted::default(),
+        }
+    }
+
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.output.outputs.is_cancelled()
+    }
+
+    /// The next version: keys ascend, and stamps of one key descend.
+    pub(crate) fn version(
+        &mut self,
+        key: &[u8],
+        stamp: Lsn,
+        kind: Kind,
+        time: u64,
+        value: &[u8],
+    ) -> Result<(), CompactError> {
+        if self.key.as_deref() != Some(key) {
+            self.end_key()?;
+            self.begin_key(key)?;
+        }
+        self.done.versions_in += 1;
+        self.done.bytes_in += (key.len() + value.len()) as u64;
+        let newer = self.newer.replace(stamp);
+        // Within one commit, or in two files, what came first hides the other.
+        if newer == Some(stamp) {
+            return Ok(());
+        }
+        let view = self.rules.view;
+        let needed =
+            newer.is_none_or(|newer| view.keeps(stamp, newer)) && !self.ranges.hides(stamp, view);
+        if !self.run.merges.is_empty() {
+            if stamp >= self.run.cover {
+                self.run.add(stamp, kind, time, value, needed);
+                return match kind {
+                    Kind::Merge { .. } => Ok(()),
+                    Kind::Put | Kind::Delete => self.settle(),
+                };
+            }
+            self.settle()?;
+        }
+        let built_on = self.builds_on.is_some_and(|cover| stamp >= cover);
+        self.builds_on = self.builds_on.filter(|_| built_on);
+        if !needed && !built_on {
+            return Ok(());
+        }
+        match kind {
+            Kind::Merge { .. } if stamp <= view.horizon => {
+                self.run.cover = self.ranges.cover(stamp);
+                self.run.under = built_on;
+                self.builds_on = None;
+                self.run.add(stamp, kind, time, value, needed);
+            }
+            Kind::Merge { .. } => {
+                self.builds_on = Some(self.ranges.cover(stamp));
+                self.emit(stamp, kind, time, value, built_on)?;
+            }
+            Kind::Put | Kind::Delete => {
+                self.builds_on = None;
+                self.emit(stamp, kind, time, value, built_on)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn begin_key(&mut self, key: &[u8]) -> Result<(), CompactError> {
+        let fences = self.rules.fences;
+        if fences.get(self.fence).is_some_and(|fence| *fence <= key) {
+            while let Some(fence) = fences.get(self.fence).filter(|fence| **fence <= key) {
+                self.cut(Some(fence))?;
+                self.fence += 1;
+            }
+        } else if let Some(last) = &self.key
+            && self.output.bytes() + self.ranges.output_bytes() >= self.rules.file_bytes
+        {
+            let end = behind(last);
+            self.cut(Some(&end))?;
+        }
+        self.ranges.advance(key, self.rules);
+        let last = self.key.get_or_insert_default();
+        last.clear();
+        last.extend_from_slice(key);
+        self.newer = None;
+        self.builds_on = None;
+        Ok(())
+    }
+
+    fn end_key(&mut self) -> Result<(), CompactError> {
+        if self.run.merges.is_empty() { Ok(()) } else { self.settle() }
+    }
+
+    /// Ends the output at a key, excluded; none: there is no further one.
+    fn cut(&mut self, end: Option<&[u8]>) -> Result<(), CompactError> {
+        let mut range_deletes = self.ranges.cut(end, self.rules).peekable();
+        if self.output.writer.is_none() && range_deletes.peek().is_none() {
+            return Ok(());
+        }
+        let mut writer = self.output.take()?;
+        for (start, end, stamp) in range_deletes {
+            writer.add_range_delete(&start, end.as_deref(), stamp);
+        }
+        let (sink, properties) = writer.finish()?;
+        self.output.outputs.finish(sink, properties)?;
+        self.done.files += 1;
+        Ok(())
+    }
+
+    /// Ends the last output.
+    pub(crate) fn finish(mut self) -> Result<Compacted, CompactError> {
+        self.end_key()?;
+        for fence in self.rules.fences.iter().skip(self.fence) {
+            self.cut(Some(fence))?;
+        }
+        self.cut(None)?;
+        self.done.forgotten = self.done.forgotten.max(self.ranges.forgotten());
+        Ok(self.done)
+    }
+
+    /// Writes a version. One on which a merge builds that was written stays what it is.
+    fn emit(
+        &mut self,
+        stamp: Lsn,
+        mut kind: Kind,
+        mut time: u64,
+        mut value: &[u8],
+        built_on: bool,
+    ) -> io::Result<()> {
+        let rules = self.rules;
+        if kind == Kind::Put && time != 0 && time <= rules.expired_before && !built_on {
+            value = &[];
+            if !rules.merges_above {
+                (kind, time) = (Kind::Delete, 0);
+            }
+            self.done.expired += 1;
+        }
+        if kind == Kind::Delete && rules.is_bottom() && stamp <= rules.oldest() {
+            self.done.forgotten = self.done.forgotten.max(stamp);
+            return Ok(());
+        }
+        let key = self.key.as_deref().unwrap_or_default();
+        self.done.versions_out += 1;
+        self.done.bytes_out += (key.len() + value.len()) as u64;
+        self.output.writer()?.add(key, stamp, kind, time, value)
+    }
+
+    /// Writes what is needed of the run, which ends here.
+    fn settle(&mut self) -> Result<(), CompactError> {
+        let run = std::mem::take(&mut self.run);
+        let rules = self.rules;
+        let base = run.base.as_ref();
+        let put = base.filter(|base| base.kind == Kind::Put);
+        let put = put.map(|put| Base { value: run.value(put), expires_at: put.time });
+        let known = base.is_some() || run.cover > Lsn::ZERO || rules.is_bottom();
+        let expires = if known {
+            put.is_some_and(|put| put.expires_at != 0)
+        } else {
+            rules.beneath == Beneath::Expiring
+        };
+        let last_needed = run.merges.iter().rposition(|merge| merge.needed).unwrap_or(0);
+        let base_needed = base.is_some_and(|base| base.needed);
+        let mut built_on = run.under;
+        let (mut at, mut fold_from) = (0, 0);
+        while let Some((top, under)) = run.merges[at..].split_first() {
+            let shared = base_needed || at < last_needed;
+            if known && at >= fold_from && (!shared || run.is_worth(put, at)) {
+                match merge::fold(put, &run.operands(at), rules.operators) {
+                    Ok(MergedValue { value, expires_at }) => {
+                        self.emit(top.stamp, Kind::Put, expires_at, &value, built_on)?;
+                        self.done.folded += 1;
+                        built_on = false;
+                        at += 1 + under.iter().take_while(|merge| !merge.needed).count();
+                        continue;
+                    }
+                    // It would fail again.
+                    Err(MergeFailure { operator, .. }) => {
+                        let kind = Kind::Merge { operator };
+                        let failing = run.merges.iter().rposition(|merge| merge.kind == kind);
+                        fold_from = failing.map_or(run.merges.len(), |failing| failing + 1);
+                    }
+                }
+            }
+            let own = under.iter().take_while(|merge| !merge.needed && merge.kind == top.kind);
+            let own = if expires { 0 } else { own.count() };
+            let (combined, taken) = run.combine(at, own, rules);
+            self.emit(top.stamp, top.kind, top.time, &combined, built_on)?;
+            built_on = true;
+            at += 1 + taken;
+        }
+        if let Some(base) = base.filter(|base| base.needed || built_on) {
+            self.emit(base.stamp, base.kind, base.time, run.value(base), built_on)?;
+        }
+        self.run = run.emptied();
+        Ok(())
+    }
+}
+
+impl<O: Outputs> Output<'_, O> {
+    fn bytes(&self) -> u64 {
+        self.writer.as_ref().map_or(0, SstableWriter::bytes)
+    }
+
+    fn writer(&mut self) -> io::Result<&mut SstableWriter<O::Sink>> {
+        match &mut self.writer {
+            Some(writer) => Ok(writer),
+            none => Ok(none.insert(self.outputs.begin()?)),
+        }
+    }
+
+    fn take(&mut self) -> io::Result<SstableWriter<O::Sink>> {
+        match self.writer.take() {
+            Some(writer) => Ok(writer),
+            None => self.outputs.begin(),
+        }
+    }
+}
+
+impl Run {
+    fn add(&mut self, stamp: Lsn, kind: Kind, time: u64, value: &[u8], needed: bool) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(value);
+        let version = Version { stamp, kind, time, value: start..self.bytes.len(), needed };
+        match kind {
+            Kind::Merge { .. } => self.merges.push(version),
+            Kind::Put | Kind::Delete => self.base = Some(version),
+        }
+    }
+
+    fn emptied(mut self) -> Run {
+        self.merges.clear();
+        self.bytes.clear();
+        Run { base: None, ..self }
+    }
+
+    fn value(&self, version: &Version) -> &[u8] {
+        &self.bytes[version.value.clone()]
+    }
+
+    fn operand(&self, merge: &Version) -> Operand<'_> {
+        let operator = match merge.kind {
+            Kind::Merge { operator } => operator,
+            Kind::Put | Kind::Delete => unreachable!("only merges are in a run"),
+        };
+        Operand { operator, bytes: self.value(merge), at_ms: merge.time }
+    }
+
+    /// The merges from `at` on, oldest first.
+    fn operands(&self, at: usize) -> Vec<Operand<'_>> {
+        self.merges[at..].iter().rev().map(|merge| self.operand(merge)).collect()
+    }
+
+    /// Whether to fold the merges from `at` on into a base that stays for others, too.
+    fn is_worth(&self, put: Option<Base<'_>>, at: usize) -> bool {
+        let weight = |bytes: &[u8]| bytes.len() + MERGE_OVERHEAD;
+        let merges = &self.merges[at..];
+        let run: usize = merges.iter().map(|merge| weight(self.value(merge))).sum();
+        put.is_none_or(|put| weight(put.value) <= GROWTH * run) || merges.len() >= RUN_MAX
+    }
+
+    /// The merge at `at` and those of the next `own` that can be combined with it; and how many they are.
+    fn combine(&self, at: usize, own: usize, rules: &CompactionRules<'_>) -> (Vec<u8>, usize) {
+        let top = self.operand(&self.merges[at]);
+        let mut combined = top.bytes.to_vec();
+        for (taken, merge) in self.merges[at + 1..][..own].iter().enumerate() {
+            match rules.operators.combine(top.operator, self.value(merge), &combined) {
+                Ok(both) => combined = both,
+                Err(_) => return (combined, taken),
+            }
+        }
+        (combined, own)
+    }
+}
