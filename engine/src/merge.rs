@@ -50,7 +50,9 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use isolith_index::{Base, Found, MergeOperators, MergedValue, Operand, Slice, VersionRef};
+use isolith_index::{
+    Base, Found, MergeOperators, MergedValue, Operand, Slice, StoredValue, VersionRef,
+};
 use isolith_txn::Space;
 
 use crate::core::Core;
@@ -388,6 +390,7 @@ impl MergeOperators for Calm<'_> {
 /// A value as a reader finds it.
 pub(crate) enum Seen<'g> {
     Put(VersionRef<'g>),
+    Stored(StoredValue),
     Merged(MergedValue),
 }
 
@@ -395,6 +398,7 @@ impl Seen<'_> {
     pub(crate) fn value(&self) -> &[u8] {
         match self {
             Seen::Put(version) => version.value(),
+            Seen::Stored(stored) => &stored.value,
             Seen::Merged(merged) => &merged.value,
         }
     }
@@ -402,6 +406,7 @@ impl Seen<'_> {
     pub(crate) fn into_slice(self) -> Slice {
         match self {
             Seen::Put(version) => version.slice(),
+            Seen::Stored(stored) => stored.value,
             Seen::Merged(merged) => Slice::from(merged.value),
         }
     }
@@ -409,6 +414,7 @@ impl Seen<'_> {
     pub(crate) fn into_entry(self) -> Entry {
         match self {
             Seen::Put(version) => Entry::of(version),
+            Seen::Stored(stored) => Entry::of_stored(stored),
             Seen::Merged(merged) => Entry::of_merged(merged),
         }
     }
@@ -420,6 +426,8 @@ pub(crate) fn expires_at(found: Found<'_>) -> Option<u64> {
         Found::Absent => 0,
         Found::Put(version) => version.expires_at(),
         Found::Merged(merged) => merged.expires_at(),
+        Found::Stored(stored) => stored.expires_at,
+        Found::Run(run) => run.expires_at(),
     };
     (expires_at != 0).then_some(expires_at)
 }
@@ -441,17 +449,38 @@ impl Core {
                 let live = version.expires_at() == 0 || version.live_at(now());
                 Ok(live.then_some(Seen::Put(version)))
             }
+            Found::Stored(stored) => {
+                let live = stored.expires_at == 0 || stored.live_at(now());
+                Ok(live.then_some(Seen::Stored(stored)))
+            }
             Found::Merged(merged) => {
                 let (base, run) = merged.parts();
-                if base.is_some_and(|base| base.expires_at != 0) {
-                    let expires_at = merged.expires_at();
-                    if expires_at != 0 && expires_at <= now() {
-                        return Ok(None);
-                    }
-                }
-                Ok(Some(Seen::Merged(self.fold(space, key, base, &run)?)))
+                self.see_merged(space, key, base, &run, || merged.expires_at(), now)
+            }
+            Found::Run(merged) => {
+                let (base, run) = merged.parts();
+                self.see_merged(space, key, base, &run, || merged.expires_at(), now)
             }
         }
+    }
+
+    /// The same for a value that is yet to be made.
+    fn see_merged<'g>(
+        &self,
+        space: &Space,
+        key: &[u8],
+        base: Option<Base<'_>>,
+        run: &[Operand<'_>],
+        expires_at: impl FnOnce() -> u64,
+        now: impl FnOnce() -> u64,
+    ) -> Result<Option<Seen<'g>>> {
+        if base.is_some_and(|base| base.expires_at != 0) {
+            let expires_at = expires_at();
+            if expires_at != 0 && expires_at <= now() {
+                return Ok(None);
+            }
+        }
+        Ok(Some(Seen::Merged(self.fold(space, key, base, run)?)))
     }
 
     /// What merges come to.
@@ -509,6 +538,11 @@ impl Core {
 }
 
 impl Entry {
+    pub(crate) fn of_stored(stored: StoredValue) -> Self {
+        let StoredValue { value, expires_at, .. } = stored;
+        Self { value, expires_at: (expires_at != 0).then_some(expires_at) }
+    }
+
     pub(crate) fn of_merged(merged: MergedValue) -> Self {
         let MergedValue { value, expires_at } = merged;
         let value = Slice::from(value);

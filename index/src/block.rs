@@ -236,6 +236,11 @@ impl Position {
         Some((&self.key, entry))
     }
 
+    /// The key of the entry that it is at.
+    pub(crate) fn key(&self) -> &[u8] {
+        &self.key
+    }
+
     fn restart_at(&mut self, block: &Block<'_>, number: usize) -> Result<(), Malformed> {
         let at = block.restart(number);
         if at < 8 || at >= block.entries.len() {

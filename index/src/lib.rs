@@ -37,6 +37,7 @@
 //! | `range_deletes` | deletes of whole intervals |
 //! | `prune` | which versions may go, and their going |
 //! | [`compact`], `flush` | what of files and memtables stays |
+//! | `tree` | a keyspace: its memtables and files, as one |
 //! | [`levels`] | which files are compacted next |
 //! | [`manifest`] | which files are live, durably |
 //! | `accounting` | what the memory comes to |
@@ -73,6 +74,7 @@ pub mod compact;
 mod flush;
 pub mod levels;
 pub mod manifest;
+mod tree;
 
 mod accounting;
 mod slice;
@@ -87,13 +89,15 @@ mod testing;
 pub use flush::{flush, flush_memtable};
 pub use memtable::{Beneath, Found, Lookup, Memtable, MemtableStats, NodeRef, Prepared, Watched};
 pub use merge::{
-    Base, MergeError, MergeFailure, MergeOperators, Merged, MergedValue, NoOperators, Operand, fold,
+    Base, MergeError, MergeFailure, MergeOperators, MergeRun, Merged, MergedValue, NoOperators,
+    Operand, StoredOperand, StoredValue, fold,
 };
 pub use prune::{Freed, PruneView};
 pub use slice::{SHARED_BYTES_MIN, Slice};
 #[cfg(loom)]
 pub use sync::collect;
 pub use sync::{Guard, pin};
+pub use tree::{FileCursors, LevelSet, OpenFile, ReadError, Superseded, Tree, View};
 pub use version::{Kind, Value, VersionRef};
 
 /// An interval of keys.

@@ -29,7 +29,7 @@ use isolith_wal::Lsn;
 
 use crate::accounting::Accounting;
 use crate::hash::Hasher;
-use crate::merge::{MergeOperators, Merged};
+use crate::merge::{MergeOperators, MergeRun, Merged, StoredValue};
 use crate::node::NodePtr;
 use crate::prune::{Freed, PruneView, Pruning};
 use crate::range_deletes::RangeDeletes;
@@ -65,7 +65,7 @@ pub enum Beneath {
 }
 
 /// What a reader sees of a key.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Lookup<'g> {
     /// The value, if the key has one at the read timestamp.
     pub found: Found<'g>,
@@ -77,7 +77,7 @@ pub struct Lookup<'g> {
 }
 
 /// The value that a reader sees. Whether it has expired is for the caller to judge.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Found<'g> {
     /// None: the key was never written, its newest visible version is a tombstone, or a range delete
     /// hides that version.
@@ -86,6 +86,10 @@ pub enum Found<'g> {
     Put(VersionRef<'g>),
     /// A value that is yet to be made, by merging.
     Merged(Merged<'g>),
+    /// A value as it was put, out of a file.
+    Stored(StoredValue),
+    /// A value that is yet to be made, by merging, where not all that it is made of is in one memtable.
+    Run(Box<MergeRun>),
 }
 
 impl<'g> Lookup<'g> {
@@ -93,11 +97,13 @@ impl<'g> Lookup<'g> {
     pub(crate) const NOTHING: Lookup<'static> =
         Lookup { found: Found::Absent, observed: Lsn::ZERO, skipped_newer: false };
 
-    /// The put that the reader sees; None also where it sees a merged value.
-    pub fn put(self) -> Option<VersionRef<'g>> {
+    /// The put in a memtable that the reader sees; None also where it sees a merged value, or one out of
+    /// a file.
+    #[inline]
+    pub fn put(&self) -> Option<VersionRef<'g>> {
         match self.found {
             Found::Put(version) => Some(version),
-            Found::Absent | Found::Merged(_) => None,
+            Found::Absent | Found::Merged(_) | Found::Stored(_) | Found::Run(_) => None,
         }
     }
 }

@@ -24,6 +24,7 @@ use std::fmt;
 
 use isolith_wal::Lsn;
 
+use crate::slice::Slice;
 use crate::version::{Kind, VersionRef};
 
 /// Why an operator does not merge.
@@ -129,6 +130,11 @@ fn dead<'a>(expires_at: u64, mut run: impl Iterator<Item = Operand<'a>>) -> Opti
     if expires_at == 0 { None } else { run.position(|operand| operand.at_ms >= expires_at) }
 }
 
+/// When what `run` (oldest first) makes of a base expires.
+fn expires_at<'a>(base_expires_at: u64, run: impl Iterator<Item = Operand<'a>>) -> u64 {
+    if dead(base_expires_at, run).is_some() { 0 } else { base_expires_at }
+}
+
 /// Merges `run`, oldest first, into `base` (invariant 2).
 ///
 /// # Errors
@@ -209,6 +215,21 @@ impl<'g> Merged<'g> {
         })
     }
 
+    /// Whether what is under the memtable goes into the value, too: nothing in it ends the run.
+    pub(crate) fn is_open(self) -> bool {
+        // A range delete that covers the key hides all that is older, wherever that is.
+        self.cover == Lsn::ZERO && {
+            let mut last = self.topmost;
+            while last.is_merge() {
+                match last.older() {
+                    Some(older) => last = older,
+                    None => return true,
+                }
+            }
+            false
+        }
+    }
+
     /// The base, and the merges, oldest first.
     pub fn parts(self) -> (Option<Base<'g>>, Vec<Operand<'g>>) {
         let mut base = None;
@@ -236,8 +257,7 @@ impl<'g> Merged<'g> {
     /// When the value expires, in unix milliseconds; 0 = never. Without a look at what the value is.
     pub fn expires_at(self) -> u64 {
         let (base, run) = self.parts();
-        let expires_at = base.map_or(0, |base| base.expires_at);
-        if dead(expires_at, run.iter().copied()).is_some() { 0 } else { expires_at }
+        expires_at(base.map_or(0, |base| base.expires_at), run.iter().copied())
     }
 }
 
@@ -249,6 +269,83 @@ impl fmt::Debug for Merged<'_> {
             .field("base", &base)
             .field("run", &run)
             .finish()
+    }
+}
+
+/// A value that was put, out of a file: it holds on to nothing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StoredValue {
+    /// The bytes.
+    pub value: Slice,
+    /// When it expires, in unix milliseconds; 0 = never.
+    pub expires_at: u64,
+    /// The LSN of the commit that put it.
+    pub stamp: Lsn,
+}
+
+impl StoredValue {
+    /// Whether it still holds at `now_ms`: it ends at its expiry, that instant included.
+    #[inline]
+    pub fn live_at(&self, now_ms: u64) -> bool {
+        self.expires_at == 0 || now_ms < self.expires_at
+    }
+
+    /// What merges begin with.
+    pub fn as_base(&self) -> Base<'_> {
+        Base { value: &self.value, expires_at: self.expires_at }
+    }
+}
+
+/// One merge of a [`MergeRun`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StoredOperand {
+    /// The operator's number.
+    pub operator: u16,
+    /// What is merged in.
+    pub bytes: Slice,
+    /// When its transaction began, in unix milliseconds.
+    pub at_ms: u64,
+}
+
+impl StoredOperand {
+    /// The same, borrowed.
+    pub fn as_operand(&self) -> Operand<'_> {
+        Operand { operator: self.operator, bytes: &self.bytes, at_ms: self.at_ms }
+    }
+}
+
+/// A value that is yet to be made of a run of merges which is not in one memtable: a copy, which holds on
+/// to nothing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MergeRun {
+    /// The put that the merges begin with; none: the key had no value.
+    pub base: Option<StoredValue>,
+    /// The merges, oldest first; never empty.
+    pub operands: Vec<StoredOperand>,
+    /// The LSN of the newest commit that had a part in the value.
+    pub stamp: Lsn,
+}
+
+impl MergeRun {
+    /// The base, and the merges, oldest first.
+    pub fn parts(&self) -> (Option<Base<'_>>, Vec<Operand<'_>>) {
+        let run = self.operands.iter().map(StoredOperand::as_operand).collect();
+        (self.base.as_ref().map(StoredValue::as_base), run)
+    }
+
+    /// The value. Runs the operators.
+    ///
+    /// # Errors
+    /// The operator that could not.
+    pub fn fold(&self, operators: &dyn MergeOperators) -> Result<MergedValue, MergeFailure> {
+        let (base, run) = self.parts();
+        fold(base, &run, operators)
+    }
+
+    /// When the value expires, in unix milliseconds; 0 = never. Without a look at what the value is.
+    pub fn expires_at(&self) -> u64 {
+        let run = self.operands.iter().map(StoredOperand::as_operand);
+        expires_at(self.base.as_ref().map_or(0, |base| base.expires_at), run)
     }
 }
 

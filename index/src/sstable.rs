@@ -25,5 +25,6 @@ mod writer;
 mod tests;
 
 pub use format::{Compression, FileError, FileId, Properties};
+pub(crate) use reader::{Cursor, Probe, is_above, is_below};
 pub use reader::{FileCursor, FileRangeDelete, FileSource, Pages, Sstable, VersionAt};
 pub use writer::{FileSink, SstableOptions, SstableWriter};

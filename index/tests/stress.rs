@@ -85,6 +85,7 @@ fn value_of(lookup: Lookup<'_>) -> Option<Vec<u8>> {
         Found::Absent => None,
         Found::Put(version) => Some(version.value().to_vec()),
         Found::Merged(merged) => Some(merged.fold(&Tail).expect("it never fails").value),
+        Found::Stored(_) | Found::Run(_) => unreachable!("a memtable has no file"),
     }
 }
 

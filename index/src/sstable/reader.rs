@@ -16,6 +16,10 @@ use crate::block::{self, Block, Entry, Malformed, Position};
 use crate::hash::Hasher;
 use crate::version::Kind;
 
+mod lookup;
+
+pub(crate) use lookup::{Probe, is_above, is_below};
+
 /// A file's bytes in memory, mapped or read.
 pub trait Pages: Deref<Target = [u8]> + Send + Sync + fmt::Debug + 'static {
     /// Called before the bytes of a range are looked at for the first time: brings them into memory, so
@@ -385,7 +389,7 @@ fn decode_range_deletes(mut input: &[u8]) -> Result<Vec<FileRangeDelete>, Malfor
 
 /// A place in a file: in the index, and in the data block that the index is at.
 #[derive(Debug, Default)]
-struct Cursor {
+pub(crate) struct Cursor {
     index: Position,
     data: DataBlock,
     /// Of the data block.
@@ -425,12 +429,20 @@ impl Cursor {
         go(&mut self.index, &block).map_err(|Malformed| file.index_damaged())
     }
 
-    fn entry<'c>(&'c self, file: &'c Sstable) -> Result<Option<(&'c [u8], Entry<'c>)>, FileError> {
+    /// The key that it is at; what it was is told when it is at none.
+    pub(crate) fn key(&self) -> &[u8] {
+        self.position.key()
+    }
+
+    pub(crate) fn entry<'c>(
+        &'c self,
+        file: &'c Sstable,
+    ) -> Result<Option<(&'c [u8], Entry<'c>)>, FileError> {
         let block = file.open_block(&self.data, self.offset)?;
         Ok(self.position.entry(&block))
     }
 
-    fn first(&mut self, file: &Sstable) -> Result<bool, FileError> {
+    pub(crate) fn first(&mut self, file: &Sstable) -> Result<bool, FileError> {
         if file.footer.index.bytes == 0 || !self.in_index(file, Position::first)? {
             return Ok(false);
         }
@@ -438,7 +450,7 @@ impl Cursor {
         self.within(file, Position::first)
     }
 
-    fn last(&mut self, file: &Sstable) -> Result<bool, FileError> {
+    pub(crate) fn last(&mut self, file: &Sstable) -> Result<bool, FileError> {
         if file.footer.index.bytes == 0 || !self.in_index(file, Position::last)? {
             return Ok(false);
         }
@@ -446,7 +458,7 @@ impl Cursor {
         self.within(file, Position::last)
     }
 
-    fn advance(&mut self, file: &Sstable) -> Result<bool, FileError> {
+    pub(crate) fn advance(&mut self, file: &Sstable) -> Result<bool, FileError> {
         if self.within(file, |position, block| Ok(position.advance(block)?.is_some()))? {
             return Ok(true);
         }
@@ -457,7 +469,7 @@ impl Cursor {
         self.within(file, Position::first)
     }
 
-    fn back(&mut self, file: &Sstable) -> Result<bool, FileError> {
+    pub(crate) fn back(&mut self, file: &Sstable) -> Result<bool, FileError> {
         if self.within(file, Position::back)? {
             return Ok(true);
         }
@@ -468,7 +480,12 @@ impl Cursor {
         self.within(file, Position::last)
     }
 
-    fn seek(&mut self, file: &Sstable, key: &[u8], stamp: Lsn) -> Result<bool, FileError> {
+    pub(crate) fn seek(
+        &mut self,
+        file: &Sstable,
+        key: &[u8],
+        stamp: Lsn,
+    ) -> Result<bool, FileError> {
         if file.footer.index.bytes == 0
             || !self.in_index(file, |position, block| position.seek(block, key, stamp))?
         {

@@ -64,6 +64,7 @@ fn outcome(lookup: Lookup<'_>) -> Outcome {
             }
             Err(failure) => Err(failure.error.to_string()),
         },
+        Found::Stored(_) | Found::Run(_) => unreachable!("a memtable has no file"),
     }
 }
 

@@ -1,0 +1,330 @@
+//! The oracle is one memtable that has the whole history; what is tested has the same history split into
+//! layers.
+
+use std::ops::{Bound, ControlFlow};
+
+use isolith_wal::DatabaseId;
+
+use super::*;
+use crate::levels::Levels;
+use crate::sstable::{Compression, FileId, Sstable, SstableOptions, SstableWriter};
+use crate::testing::Random;
+use crate::{
+    Beneath, Direction, Kind, MergeError, MergeOperators, MergedValue, NodeRef, Value, flush,
+};
+
+const DATABASE: DatabaseId = DatabaseId(7);
+
+fn at(counter: u64) -> Lsn {
+    if counter == 0 { Lsn::ZERO } else { Lsn::new(0, counter) }
+}
+
+/// Operator 0 appends; operator 1 fails.
+struct Text;
+
+impl MergeOperators for Text {
+    fn merge(
+        &self,
+        operator: u16,
+        existing: Option<&[u8]>,
+        operand: &[u8],
+    ) -> Result<Vec<u8>, MergeError> {
+        match operator {
+            0 => Ok([existing.unwrap_or(b"-"), operand].concat()),
+            _ => Err(MergeError::new("never")),
+        }
+    }
+
+    fn combine(&self, operator: u16, earlier: &[u8], later: &[u8]) -> Result<Vec<u8>, MergeError> {
+        match operator {
+            0 => Ok([earlier, later].concat()),
+            _ => Err(MergeError::new("never")),
+        }
+    }
+}
+
+/// What a reader finds: the value and its expiry, or why there is none; what was observed; whether
+/// something newer was skipped.
+type Outcome = (Result<Option<(Vec<u8>, u64)>, String>, Lsn, bool);
+
+fn outcome(lookup: Lookup<'_>) -> Outcome {
+    let merged = |folded: Result<MergedValue, crate::MergeFailure>, expires_at| match folded {
+        Ok(merged) => {
+            assert_eq!(merged.expires_at, expires_at);
+            Ok(Some((merged.value, expires_at)))
+        }
+        Err(failure) => Err(failure.error.to_string()),
+    };
+    let Lookup { found, observed, skipped_newer } = lookup;
+    let value = match found {
+        Found::Absent => Ok(None),
+        Found::Put(version) => Ok(Some((version.value().to_vec(), version.expires_at()))),
+        Found::Stored(stored) => Ok(Some((stored.value.to_vec(), stored.expires_at))),
+        Found::Merged(run) => merged(run.fold(&Text), run.expires_at()),
+        Found::Run(run) => {
+            assert_eq!(run.stamp, observed);
+            merged(run.fold(&Text), run.expires_at())
+        }
+    };
+    (value, observed, skipped_newer)
+}
+
+#[derive(Clone, Debug)]
+enum What {
+    Write(Vec<u8>, Kind, Vec<u8>, u64),
+    Range(Vec<u8>, Option<Vec<u8>>),
+}
+
+/// Commits in order; the first has stamp 1.
+type History = Vec<Vec<What>>;
+
+const KEYS: usize = 60;
+
+fn key(number: usize) -> Vec<u8> {
+    // Some are the beginnings of others.
+    format!("k{number:02}{}", "x".repeat(number % 3)).into_bytes()
+}
+
+fn history(random: &mut Random, commits: usize) -> History {
+    let commit = |random: &mut Random, stamp: usize| {
+        let mut writes: Vec<What> = Vec::new();
+        if random.below(12) == 0 {
+            let start = key(random.below(KEYS));
+            let end = Some(key(random.below(KEYS + 4))).filter(|_| random.below(6) > 0);
+            writes.push(What::Range(start, end));
+        }
+        let mut keys: Vec<_> = (0..=random.below(4)).map(|_| random.below(KEYS)).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        for number in keys {
+            let time = [0, 0, 40, 70][random.below(4)];
+            let value = format!("{stamp}.{}", "v".repeat(random.below(40))).into_bytes();
+            writes.push(match random.below(8) {
+                0 => What::Write(key(number), Kind::Delete, Vec::new(), 0),
+                1..=3 => {
+                    let operator = u16::from(random.below(12) == 0);
+                    What::Write(key(number), Kind::Merge { operator }, value, stamp as u64)
+                }
+                _ => What::Write(key(number), Kind::Put, value, time),
+            });
+        }
+        writes
+    };
+    (1..=commits).map(|stamp| commit(random, stamp)).collect()
+}
+
+/// A memtable with the part of a history that is above `after`, up to `through`, within `[from, to)`.
+fn memtable(
+    history: &History,
+    (after, through): (usize, usize),
+    from: &[u8],
+    to: Option<&[u8]>,
+) -> Arc<Memtable> {
+    let memtable = Arc::new(Memtable::above(Beneath::Expiring, 3));
+    for (number, commit) in history.iter().enumerate().take(through).skip(after) {
+        let mut write = memtable.prepare(commit.len());
+        for what in commit {
+            match what {
+                What::Write(key, kind, value, time) => {
+                    if from <= key.as_slice() && to.is_none_or(|to| key.as_slice() < to) {
+                        write.add(key, *kind, Value::new(value), *time);
+                    }
+                }
+                What::Range(start, end) => {
+                    let start = from.max(start.as_slice());
+                    let end = match (end.as_deref(), to) {
+                        (Some(end), Some(to)) => Some(end.min(to)),
+                        (end, to) => end.or(to),
+                    };
+                    let end = end.map_or(Bound::Unbounded, Bound::Excluded);
+                    write.add_range_delete((Bound::Included(start), end));
+                }
+            }
+        }
+        write.install(at(number as u64 + 1));
+    }
+    memtable
+}
+
+fn file_bytes(memtable: &Memtable, id: u64, random: &mut Random) -> Option<Vec<u8>> {
+    let options = SstableOptions {
+        block_bytes: 40 << random.below(6),
+        compression: [Compression::None, Compression::Lz4][random.below(2)],
+        filter_bits_per_key: [0, 10][random.below(2)],
+    };
+    let writer = SstableWriter::new(Vec::new(), DATABASE, FileId(id), options);
+    let mut writer = writer.expect("memory");
+    flush(memtable, &mut writer).expect("memory");
+    let (bytes, properties) = writer.finish().expect("memory");
+    (properties.entries + properties.range_deletes > 0).then_some(bytes)
+}
+
+fn open(bytes: Vec<u8>, id: u64) -> Arc<OpenFile> {
+    let table = Sstable::open(Box::new(bytes), DATABASE, FileId(id)).expect("sound");
+    Arc::new(OpenFile::new(table, Arc::new(|_| unreachable!("none is superseded"))))
+}
+
+/// A history in layers, and what lies under the active memtable as one.
+struct Layered {
+    tree: Tree,
+    below: Arc<Memtable>,
+}
+
+/// Splits a history: the oldest part goes to levels 6, 5 and 4, where every stretch of keys has its own cuts,
+/// then come files of level 0, frozen memtables, and the active one.
+fn layered(history: &History, random: &mut Random) -> Layered {
+    let whole = history.len();
+    let mut cuts: Vec<_> = (0..5).map(|_| random.below(whole + 1)).collect();
+    cuts.sort_unstable();
+    if random.below(4) == 0 {
+        cuts[4] = whole;
+    }
+    let [levels_end, files_1, files_end, frozen_1, frozen_end] = cuts[..] else { unreachable!() };
+    let mut levels = Levels::default();
+    let mut id = 0;
+    let mut add = |levels: &mut Levels<Arc<OpenFile>>,
+                   level: usize,
+                   memtable: &Memtable,
+                   random: &mut Random| {
+        id += 1;
+        if let Some(bytes) = file_bytes(memtable, id, random) {
+            levels.levels[level].push(open(bytes, id));
+        }
+    };
+    for (from, to) in [(files_1, files_end), (levels_end, files_1)] {
+        add(&mut levels, 0, &memtable(history, (from, to), b"", None), random);
+    }
+    let mut fences: Vec<_> = (0..random.below(5)).map(|_| key(random.below(KEYS))).collect();
+    fences.sort();
+    fences.dedup();
+    let mut from = Vec::new();
+    for stretch in 0..=fences.len() {
+        let to = fences.get(stretch).map(|to| &**to);
+        let (a, b) = (random.below(levels_end + 1), random.below(levels_end + 1));
+        let spans = [(6, 0, a.min(b)), (5, a.min(b), a.max(b)), (4, a.max(b), levels_end)];
+        for (level, after, through) in spans {
+            add(&mut levels, level, &memtable(history, (after, through), &from, to), random);
+        }
+        from = to.unwrap_or_default().to_vec();
+    }
+    // A memtable goes from active to frozen as it does in life.
+    let all = |from, to| memtable(history, (from, to), b"", None);
+    let levels = Arc::new(LevelSet::new(levels));
+    let tree = Tree::new(all(files_end, frozen_1), levels);
+    for (through, from, to) in [(frozen_1, frozen_1, frozen_end), (frozen_end, frozen_end, whole)] {
+        let view = tree.view(&pin()).frozen_into(all(from, to), at(through as u64));
+        tree.replace(view);
+    }
+    Layered { tree, below: all(0, frozen_end) }
+}
+
+#[test]
+fn layers_say_what_one_memtable_would() {
+    let mut random = Random::from_environment("layers_say_what_one_memtable_would");
+    for _ in 0..30 {
+        let commits = random.below(120);
+        let history = history(&mut random, commits);
+        let oracle = memtable(&history, (0, history.len()), b"", None);
+        let layered = layered(&history, &mut random);
+        let guard = pin();
+        let view = layered.tree.view(&guard);
+        let newest_below = layered.below.stats();
+        assert!(newest_below.nodes == 0 || view.below_max() > Lsn::ZERO);
+        for number in 0..KEYS + 2 {
+            let key = key(number);
+            for read in 0..=history.len() as u64 + 1 {
+                let seen = view.lookup(&key, at(read), &guard).expect("sound files");
+                let expected = outcome(oracle.lookup(&key, at(read), &guard));
+                assert_eq!(outcome(seen), expected, "{} at {read}", key.escape_ascii());
+            }
+            let seen = outcome(view.lookup(&key, Lsn::MAX, &guard).expect("sound files"));
+            assert_eq!(seen, outcome(oracle.lookup(&key, Lsn::MAX, &guard)));
+            let newest = view.newest(&key, &guard).expect("sound files");
+            assert_eq!(newest, oracle.newest(&key, &guard), "{}", key.escape_ascii());
+            let below = layered.below.newest(&key, &guard);
+            for above in (0..=history.len() as u64).step_by(7).map(at) {
+                let seen = view.newest_below(&key, above, &guard).expect("sound files");
+                assert!(if below > above { seen == below } else { seen <= above });
+            }
+        }
+        for _ in 0..200 {
+            let (lower, upper) = (bound(&mut random), bound(&mut random));
+            let range = (lower.as_ref().map(|key| &**key), upper.as_ref().map(|key| &**key));
+            let above = at(random.below(history.len() + 1) as u64);
+            let newer = view.newer_in(range, above, &guard).expect("sound files");
+            assert!(newer.is_none_or(|newer| newer > above));
+            // A range delete that overlaps the range counts though no key may be in both.
+            assert_eq!(newer.is_some(), oracle.newer_in(range, above, &guard).is_some());
+            let below = view.newer_below_in(range, above, &guard).expect("sound files");
+            let expected = layered.below.newer_in(range, above, &guard);
+            assert_eq!(below.is_some(), expected.is_some());
+        }
+    }
+}
+
+fn bound(random: &mut Random) -> Bound<Vec<u8>> {
+    let key = key(random.below(KEYS + 2));
+    match random.below(5) {
+        0 => Bound::Unbounded,
+        1 | 2 => Bound::Included(key),
+        _ => Bound::Excluded(key),
+    }
+}
+
+#[test]
+fn scans_go_over_all_layers_in_order() {
+    let mut random = Random::from_environment("scans_go_over_all_layers_in_order");
+    for _ in 0..30 {
+        let commits = random.below(150);
+        let history = history(&mut random, commits);
+        let oracle = memtable(&history, (0, history.len()), b"", None);
+        // The same in several ways: files change while a scan is between two chunks.
+        let trees: Vec<_> = (0..3).map(|_| layered(&history, &mut random)).collect();
+        for _ in 0..150 {
+            let (lower, upper) = (bound(&mut random), bound(&mut random));
+            let direction = [Direction::Forward, Direction::Reverse][random.below(2)];
+            let read = at(random.below(history.len() + 2) as u64);
+            let mut expected = Vec::new();
+            let guard = pin();
+            let range = (lower.as_ref().map(|key| &**key), upper.as_ref().map(|key| &**key));
+            oracle.scan(range, direction, &guard, |node: NodeRef<'_>| {
+                expected.push((node.key().to_vec(), outcome(node.lookup(read))));
+                ControlFlow::Continue(())
+            });
+            drop(guard);
+            let (mut lower, mut upper) = (lower.clone(), upper.clone());
+            let chunk = 1 + random.below(20);
+            let mut tree = random.below(3);
+            let mut cursors = FileCursors::default();
+            let mut seen = Vec::new();
+            loop {
+                let guard = pin();
+                let range = (lower.as_ref().map(|key| &**key), upper.as_ref().map(|key| &**key));
+                let before = seen.len();
+                trees[tree]
+                    .tree
+                    .view(&guard)
+                    .scan(range, direction, read, &mut cursors, &guard, |key, lookup| {
+                        seen.push((key.to_vec(), outcome(lookup)));
+                        match seen.len() - before == chunk {
+                            true => ControlFlow::Break(()),
+                            false => ControlFlow::Continue(()),
+                        }
+                    })
+                    .expect("sound files");
+                if seen.len() - before < chunk {
+                    break;
+                }
+                let last = Bound::Excluded(seen.last().expect("a chunk").0.clone());
+                match direction {
+                    Direction::Forward => lower = last,
+                    Direction::Reverse => upper = last,
+                }
+                if random.below(6) == 0 {
+                    tree = random.below(3);
+                }
+            }
+            crate::testing::assert_same(&seen, &expected, &format!("{direction:?} at {read:?}"));
+        }
+    }
+}
