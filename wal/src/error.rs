@@ -163,6 +163,43 @@ impl std::error::Error for ReserveError {
     }
 }
 
+/// A part of the log that was asked for is not there any more: it was released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gone {
+    /// What comes after this record is there.
+    pub begins: Lsn,
+}
+
+impl fmt::Display for Gone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the log has only what comes after {}", self.begins)
+    }
+}
+
+impl std::error::Error for Gone {}
+
+/// A segment that the log does not need any more could not be used again, or removed. The log itself is
+/// as it was, without that segment.
+#[derive(Debug)]
+pub struct ReleaseError {
+    /// The segment file.
+    pub file: String,
+    /// What the system said.
+    pub error: io::Error,
+}
+
+impl fmt::Display for ReleaseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} was not released: {}", self.file, self.error)
+    }
+}
+
+impl std::error::Error for ReleaseError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.error)
+    }
+}
+
 /// Why a log was not opened. Nothing was changed, but that blank or dead segments may be gone.
 #[derive(Debug)]
 pub enum LogOpenError {

@@ -14,7 +14,7 @@
 //!    is used.
 //!
 //! ```text
-//! segment  │ header block │ batch │ batch │ … │ zeros to the end │
+//! segment  │ header block │ batch │ batch │ … │ zeros, or an earlier life's bytes, to the end │
 //! batch    │ header, 64 bytes │ record │ record │ … │ zeros to the end of the block │
 //! record   │ length, 4 bytes │ bytes │
 //! ```
@@ -84,6 +84,8 @@ pub(crate) struct SegmentHeader {
     /// Whether recovery wrote it: then the log before it is known to end, durably, where this header
     /// says, and whatever lies behind that end is dead.
     pub(crate) cut: bool,
+    /// Whether behind the log's bytes there may be any that an earlier life of the file left.
+    pub(crate) recycled: bool,
     /// The LSN that the next record has; its epoch is the segment's.
     pub(crate) start: Lsn,
     /// Where the log before this segment ends: segment and offset behind its last batch.
@@ -100,13 +102,15 @@ pub(crate) struct SegmentHeader {
 }
 
 const SEGMENT_CUT: u32 = 1;
+const SEGMENT_RECYCLED: u32 = 2;
 /// Where the fields of a segment header end; zeros follow to the end of the block.
 const SEGMENT_FIELDS_END: usize = 104;
 
 /// What a first block turned out to be.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum HeaderBlock {
-    /// All zeros: prepared and not in use, or torn before its first byte.
+    /// All zeros: prepared and not in use, on its way from one use to the next, or torn before its
+    /// first byte.
     Blank,
     /// Not one of ours: another program's file.
     Foreign,
@@ -135,7 +139,8 @@ impl SegmentHeader {
         put_u64(block, 80, self.first_batch);
         put_u64(block, 88, self.durable_batch);
         put_u32(block, 96, self.previous_crc);
-        put_u32(block, 100, if self.cut { SEGMENT_CUT } else { 0 });
+        let cut = if self.cut { SEGMENT_CUT } else { 0 };
+        put_u32(block, 100, cut | if self.recycled { SEGMENT_RECYCLED } else { 0 });
         let crc = segment_crc(block);
         put_u32(block, 12, crc);
     }
@@ -172,6 +177,7 @@ impl SegmentHeader {
             segment: SegmentId(u64_at(block, 32)),
             capacity: u64_at(block, 40),
             cut: flags & SEGMENT_CUT != 0,
+            recycled: flags & SEGMENT_RECYCLED != 0,
             start: Lsn::from_bits(u64_at(block, 48)),
             previous: SegmentId(u64_at(block, 56)),
             previous_end: u64_at(block, 64),
@@ -180,7 +186,7 @@ impl SegmentHeader {
             durable_batch: u64_at(block, 88),
             previous_crc: u32_at(block, 96),
         };
-        let sound = flags & !SEGMENT_CUT == 0
+        let sound = flags & !(SEGMENT_CUT | SEGMENT_RECYCLED) == 0
             && is_zero(&block[SEGMENT_FIELDS_END..])
             && header.segment != SegmentId::NONE
             && header.capacity >= 2 * BLOCK

@@ -129,6 +129,11 @@ impl GroupCommit {
         Lsn::from_bits(self.shown.durable.load(Ordering::Acquire))
     }
 
+    /// The last batch that is durable, and the end that is.
+    pub(crate) fn durable_batch(&self) -> (u64, Lsn) {
+        self.pipeline.lock().durable_batch()
+    }
+
     pub(crate) fn poisoned(&self) -> Option<PoisonCause> {
         // Acquire: pairs with the Release in `Log::fail`; the cause is behind the lock anyway.
         match self.shown.poisoned.load(Ordering::Acquire) {
@@ -235,7 +240,7 @@ impl GroupCommit {
             follows: read(&counters.follows),
             sleeps: read(&counters.sleeps),
             in_flight_max: read(&counters.in_flight_max),
-            segments: 0,
+            ..LogStats::default()
         }
     }
 }

@@ -13,6 +13,7 @@
 //! | `format` | the bytes of the log |
 //! | `segment`, `space` | segments prepared ahead, and credits for the room in them |
 //! | `writer`, `pipeline`, `group_commit` | putting batches together; who does it, who waits |
+//! | `held` | which segments are still needed, and what becomes of the others |
 //! | `replay` | reading the log back; a torn tail is told from damage |
 //! | `log` | the log itself: open, reserve, append, wait |
 
@@ -57,6 +58,8 @@ mod pipeline;
 
 mod group_commit;
 
+mod held;
+
 mod replay;
 
 mod log;
@@ -65,8 +68,12 @@ mod log;
 mod test_log;
 
 pub use environment::{Clock, ManualClock, SystemClock, fork, random_seed};
-pub use error::{FailedOperation, LogError, LogOpenError, PoisonCause, ReserveError, StallReason};
+pub use error::{
+    FailedOperation, Gone, LogError, LogOpenError, PoisonCause, ReleaseError, ReserveError,
+    StallReason,
+};
 pub use format::{DatabaseId, FORMAT_NUMBER, RECORD_BYTES_MAX};
+pub use held::{LogHold, Released};
 pub use log::{Durability, Horizon, Log, LogOptions, LogStats, Opened, Preparation, Record};
 pub use lsn::{AtomicLsn, Lsn};
 pub use replay::{EachRecord, ReplayReport, TornTail};

@@ -15,8 +15,8 @@
 //! then some leader cuts a batch from the queue, writes it, and moves the watermarks
 //! (`group_commit.rs`), for which `wait` and `poll` wait.
 //!
-//! Lock order: `writer`, then one of `queue`, the space's lock or `pipeline`; none of these three is
-//! held while another is taken. The horizon is called under `writer` (`seal`) or `pipeline`
+//! Lock order: `writer`, then one of `queue`, `held`, the space's lock or `pipeline`; none of these four
+//! is held while another is taken. The horizon is called under `writer` (`seal`) or `pipeline`
 //! (`written`, `durable`), and must not call back. No lock but `writer` is held across I/O, and it
 //! only while a write is handed over, which does not wait for the disk.
 
@@ -31,8 +31,9 @@ use crate::format::{
     BLOCK, BatchKind, DatabaseId, HeaderCrc, RECORD_BYTES_MAX, SegmentHeader, SegmentId,
 };
 use crate::group_commit::{Futures, GroupCommit};
+use crate::held::{Held, HeldSegment, ReleaseCounters};
 use crate::lsn::Lsn;
-use crate::replay::{self, EachRecord, ReplayReport, Replayed, Tail, io_error};
+use crate::replay::{self, EachRecord, ReplayReport, Replayed, Tail, Wanted, io_error};
 use crate::segment::{self, DIRECTORY, PrepareError, SEGMENT_BYTES_MIN, Segment};
 use crate::space::{Attempt, Credit, Lack, Ledger, Space};
 use crate::storage::{IoBuffer, Storage};
@@ -75,6 +76,11 @@ pub struct LogOptions {
     /// The database that the log must belong to, or that a new one is made for. `None`: whichever
     /// it finds, or a random one. Default `None`.
     pub database: Option<DatabaseId>,
+    /// The records up to here are not needed, and their segments may be gone: what was given to
+    /// [`Log::release`] must not be above it. They are not replayed. All records after it must be there,
+    /// and so must this one have been: a log that begins after it, or ends before it, is damaged.
+    /// Default [`Lsn::ZERO`]: all are needed.
+    pub begins: Lsn,
 }
 
 impl Default for LogOptions {
@@ -88,6 +94,7 @@ impl Default for LogOptions {
             buffered_delay: Duration::from_millis(10),
             threads: true,
             database: None,
+            begins: Lsn::ZERO,
         }
     }
 }
@@ -172,6 +179,8 @@ pub struct Opened {
     pub clean: bool,
     /// Which database the log belongs to.
     pub database: DatabaseId,
+    /// Every record after this one is in the log; not above [`LogOptions::begins`].
+    pub begins: Lsn,
     /// What was read.
     pub report: ReplayReport,
 }
@@ -212,6 +221,14 @@ pub struct LogStats {
     pub in_flight_max: u64,
     /// Segments prepared.
     pub segments: u64,
+    /// Segments that were released and used again.
+    pub recycled_segments: u64,
+    /// Segments that were released and removed.
+    pub removed_segments: u64,
+    /// Segments that hold the log now.
+    pub held_segments: u64,
+    /// Bytes of those.
+    pub held_bytes: u64,
 }
 
 /// A record in the queue.
@@ -252,6 +269,8 @@ pub struct Log {
     pub(crate) writer: Mutex<Writer>,
     pub(crate) commit: GroupCommit,
     pub(crate) futures: Mutex<Futures>,
+    pub(crate) held: Arc<Mutex<Held>>,
+    pub(crate) released: ReleaseCounters,
     /// Buffers of batches that were written, for the next ones.
     pub(crate) buffers: Mutex<Vec<IoBuffer>>,
     /// The number of the next segment.
@@ -274,10 +293,13 @@ impl Log {
         let made = storage.create_dir(directory).and_then(|()| storage.sync_dir(Path::new("")));
         made.map_err(|error| io_error(&*storage, directory, error))?;
 
-        let replayed = replay::replay(&*storage, options.database, replay)?;
-        let Replayed { tail, blank, dead, last_id, report } = replayed;
+        let wanted =
+            Wanted { database: options.database, begins: options.begins, read_only: false };
+        let replayed = replay::replay(&*storage, &wanted, replay)?;
+        let Replayed { tail, blank, dead, last_id, kept, report } = replayed;
+        let storage_ref = &*storage;
         let mut opening =
-            Opening { storage: &*storage, options: &options, last_id, spare: Vec::new() };
+            Opening { storage: storage_ref, options: &options, last_id, spare: Vec::new(), kept };
         opening.sort_out(blank)?;
         let clean = tail.as_ref().is_none_or(|tail| tail.clean);
         let start = match tail {
@@ -294,7 +316,10 @@ impl Log {
             let _ = storage.sync_dir(directory);
         }
 
-        let Opening { last_id, spare, .. } = opening;
+        let Opening { last_id, spare, kept, .. } = opening;
+        let held = Held::new(kept);
+        let begins = held.begins();
+        let held = Arc::new(Mutex::new(held));
         let (last, next, database) = (start.last, start.next, start.database);
         let mut ledger =
             Ledger::new(options.segment_bytes, options.queue_bytes_max, options.queue_records_max);
@@ -312,7 +337,9 @@ impl Log {
             queue: Mutex::new(queue),
             space: Arc::new(Space::new(ledger)),
             commit: GroupCommit::new(options.depth_max, start.sequence, last),
-            writer: Mutex::new(Writer::new(start, options.queue_records_max)),
+            writer: Mutex::new(Writer::new(start, options.queue_records_max, held.clone())),
+            held,
+            released: ReleaseCounters::default(),
             futures: Mutex::new(Futures::default()),
             buffers: Mutex::new(Vec::with_capacity(options.depth_max)),
             next_segment: AtomicU64::new(last_id.0 + 1),
@@ -326,7 +353,7 @@ impl Log {
             let marked = log.write_mark(BatchKind::Open).map_err(LogOpenError::Write)?;
             assert!(marked, "a segment for the mark was prepared above");
         }
-        Ok(Opened { log: Arc::new(log), last, first_new: next, clean, database, report })
+        Ok(Opened { log: Arc::new(log), last, first_new: next, clean, database, begins, report })
     }
 
     /// Says who decides what may be written; once, before the first append. Without it, everything
@@ -483,9 +510,14 @@ impl Log {
         failure.map_or(Ok(()), Err)
     }
 
-    fn prepare_segment(&self, capacity: u64) -> Result<Segment, StallReason> {
+    /// A number that no segment ever had.
+    pub(crate) fn next_segment_id(&self) -> SegmentId {
         // Relaxed: only the number itself matters, that nobody else has it.
-        let id = SegmentId(self.next_segment.fetch_add(1, Ordering::Relaxed));
+        SegmentId(self.next_segment.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn prepare_segment(&self, capacity: u64) -> Result<Segment, StallReason> {
+        let id = self.next_segment_id();
         match segment::prepare(&*self.storage, id, capacity, None) {
             Ok(segment) => {
                 // Relaxed: a figure for people.
@@ -551,8 +583,16 @@ impl Log {
 
     /// What the log did so far.
     pub fn stats(&self) -> LogStats {
-        // Relaxed: a figure for people.
-        LogStats { segments: self.segments.load(Ordering::Relaxed), ..self.commit.stats() }
+        let (held_segments, held_bytes) = self.held_bytes();
+        LogStats {
+            // Relaxed: figures for people.
+            segments: self.segments.load(Ordering::Relaxed),
+            recycled_segments: self.released.recycled.load(Ordering::Relaxed),
+            removed_segments: self.released.removed.load(Ordering::Relaxed),
+            held_segments,
+            held_bytes,
+            ..self.commit.stats()
+        }
     }
 }
 
@@ -572,6 +612,8 @@ struct Opening<'a> {
     last_id: SegmentId,
     /// Prepared segments that an earlier run left, or that there is no use for yet.
     spare: Vec<Segment>,
+    /// The segments that hold the log, in order.
+    kept: Vec<HeldSegment>,
 }
 
 impl Opening<'_> {
@@ -609,6 +651,7 @@ impl Opening<'_> {
             segment: SegmentId::NONE,
             capacity: 0,
             cut: false,
+            recycled: false,
             start: next,
             previous: SegmentId::NONE,
             previous_end: 0,
@@ -630,6 +673,7 @@ impl Opening<'_> {
             segment: SegmentId::NONE,
             capacity: 0,
             cut: true,
+            recycled: false,
             start: if planted!("lsn-given-twice") { tail.next } else { Lsn::new(epoch, 1) },
             previous: tail.segment.id,
             previous_end: tail.offset,
@@ -659,6 +703,7 @@ impl Opening<'_> {
             segment::prepare(self.storage, self.last_id, header.capacity, Some(&header))
                 .map_err(|PrepareError { path, error }| io_error(self.storage, &path, error))?
         };
+        self.kept.push(HeldSegment { header, file: segment.file.clone(), settled: true });
         Ok(Start {
             database: header.database,
             segment,

@@ -430,6 +430,11 @@ impl Pipeline {
         self.in_flight.len()
     }
 
+    /// The last batch that is durable, and the end that is.
+    pub(crate) fn durable_batch(&self) -> (u64, Lsn) {
+        (self.durable_sequence, self.durable_end)
+    }
+
     /// Of the next batch.
     pub(crate) fn next_sequence(&self) -> u64 {
         self.next_sequence

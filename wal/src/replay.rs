@@ -11,6 +11,10 @@
 //! 3. A segment that recovery wrote (`cut`) ends the log before it exactly where it says; bytes
 //!    behind that end are dead and not looked at.
 //! 4. A file that is shorter than its header says, and a read that fails, are errors, not ends.
+//! 5. A log whose beginning was released is followed from the last segment that begins at or below what
+//!    it was opened with ([`LogOptions::begins`](crate::LogOptions::begins)). Segments before that are
+//!    kept as far as they lead to it, unread; others are what a crash left of released ones, and go. What
+//!    was begun with must be there: a log that ends before it lost what was durable.
 //!
 //! Why the durable batch in the headers decides alone: a batch that was not durable when a later one
 //! was submitted may be lost with the later one kept, however far apart they are (unsynced writes
@@ -30,6 +34,7 @@ use crate::format::{
     BATCH_HEADER_BYTES, BLOCK, BatchHeader, BatchKind, DatabaseId, FORMAT_NUMBER, HeaderBlock,
     HeaderCrc, Place, Records, SegmentHeader, SegmentId, is_zero,
 };
+use crate::held::HeldSegment;
 use crate::lsn::Lsn;
 use crate::segment::{self, DIRECTORY, Segment};
 use crate::storage::{Access, BLOCK_BYTES, Storage, StorageFile};
@@ -48,11 +53,11 @@ pub type EachRecord<'a> = dyn FnMut(Lsn, &[u8]) -> Result<(), String> + 'a;
 pub struct ReplayReport {
     /// Whether there was no log before.
     pub created: bool,
-    /// Segments that hold the log.
+    /// Segments that hold the log, those before what was read included.
     pub segments: u64,
     /// Batches, marks included.
     pub batches: u64,
-    /// Records handed to the reader.
+    /// Records handed to the reader: those after what the log was opened with.
     pub records: u64,
     /// Bytes of those batches.
     pub bytes: u64,
@@ -67,7 +72,8 @@ pub struct TornTail {
     pub file: String,
     /// Where the log ends in it, in bytes.
     pub offset: u64,
-    /// Bytes from there to the last one that is not zero, in all segments.
+    /// Bytes from there to the last one that is not zero, in all segments. In a segment that was
+    /// recycled: to the end of the last batch whose header is whole.
     pub bytes: u64,
 }
 
@@ -98,8 +104,10 @@ pub(crate) struct Replayed {
     pub(crate) blank: Vec<Segment>,
     /// Files that hold nothing alive, to be removed once the end of the log is durable.
     pub(crate) dead: Vec<PathBuf>,
-    /// The largest number that a segment has.
+    /// The largest number that a segment has or had.
     pub(crate) last_id: SegmentId,
+    /// The segments that hold the log, in order.
+    pub(crate) kept: Vec<HeldSegment>,
     pub(crate) report: ReplayReport,
 }
 
@@ -119,38 +127,55 @@ impl Found {
     }
 }
 
-/// Reads the whole log, and makes durable what it read. `each` gets every record in order.
+/// What is asked of a log.
+pub(crate) struct Wanted {
+    pub(crate) database: Option<DatabaseId>,
+    /// Records up to here are not needed.
+    pub(crate) begins: Lsn,
+    /// Nothing is written, not even what was read already.
+    pub(crate) read_only: bool,
+}
+
+/// Reads the log, and makes durable what it read. `each` gets every record that is needed, in order.
 pub(crate) fn replay(
     storage: &dyn Storage,
-    database: Option<DatabaseId>,
+    wanted: &Wanted,
     each: &mut EachRecord<'_>,
 ) -> Result<Replayed, LogOpenError> {
-    let reader = Reader { storage, found: find(storage)? };
-    let last_id = reader.found.keys().max().copied().unwrap_or(SegmentId::NONE);
-    let Some(first) = reader.first(database)? else {
+    let found = find(storage, wanted.read_only)?;
+    let mut reader = Reader { storage, found, begins: wanted.begins, from: Position::default() };
+    let last_id = reader.last_id();
+    let Some(first) = reader.first(wanted.database)? else {
         return reader.nothing_yet(last_id);
     };
+    reader.from = reader.position(first);
     let mut report = ReplayReport::default();
     let (end, visited) = Walk::new(&reader).from(first, &mut report, each)?;
     let rest = reader.judge(&end, &visited)?;
-    if !planted!("cached-bytes-trusted") {
+    if !wanted.read_only && !planted!("cached-bytes-trusted") {
         reader.rewrite(&end, &visited)?;
     }
     reader.take_stock(end, rest, last_id, report, &visited)
 }
 
 /// Syncs and opens everything, and reads the first blocks.
-fn find(storage: &dyn Storage) -> Result<HashMap<SegmentId, Found>, LogOpenError> {
+fn find(storage: &dyn Storage, read_only: bool) -> Result<HashMap<SegmentId, Found>, LogOpenError> {
     let directory = Path::new(DIRECTORY);
     let mut found = HashMap::new();
-    for entry in storage.list(directory).map_err(|error| io_error(storage, directory, error))? {
+    let entries = match storage.list(directory) {
+        // Whoever writes has made it.
+        Err(error) if read_only && error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        entries => entries.map_err(|error| io_error(storage, directory, error))?,
+    };
+    for entry in entries {
         let Some(id) = segment::parse_name(&entry.name).filter(|_| !entry.is_directory) else {
             continue;
         };
         let path = segment::path(id);
         let failed = |error| io_error(storage, &path, error);
-        let file = storage.open(&path, Access::ReadWrite).map_err(failed)?;
-        if !planted!("recovery-syncs-nothing") {
+        let access = if read_only { Access::Read } else { Access::ReadWrite };
+        let file = storage.open(&path, access).map_err(failed)?;
+        if !read_only && !planted!("recovery-syncs-nothing") {
             file.sync().map_err(failed)?;
         }
         let bytes = file.len().map_err(failed)?;
@@ -159,7 +184,9 @@ fn find(storage: &dyn Storage) -> Result<HashMap<SegmentId, Found>, LogOpenError
         let header = SegmentHeader::decode(&block[..read]);
         found.insert(id, Found { path, file, bytes, header });
     }
-    storage.sync_dir(directory).map_err(|error| io_error(storage, directory, error))?;
+    if !read_only {
+        storage.sync_dir(directory).map_err(|error| io_error(storage, directory, error))?;
+    }
     Ok(found)
 }
 
@@ -170,12 +197,33 @@ pub(crate) fn io_error(storage: &dyn Storage, path: &Path, source: io::Error) ->
 struct Reader<'a> {
     storage: &'a dyn Storage,
     found: HashMap<SegmentId, Found>,
+    /// Records up to here are not needed.
+    begins: Lsn,
+    /// Where the segment stands that is read first.
+    from: Position,
 }
 
-/// What lies behind the end of the log.
+/// Where a segment stands in the log: its recovery epoch, and its first batch.
+type Position = (u32, u64);
+
+impl SegmentHeader {
+    fn position(&self) -> Position {
+        (self.start.epoch(), self.first_batch)
+    }
+}
+
+/// What lies in a segment behind the end of the log.
+struct Scan {
+    /// Bytes that may have been written there.
+    bytes: u64,
+    /// There is nothing but zeros.
+    is_blank: bool,
+}
+
+/// What lies behind the end of the log, in all segments.
 #[derive(Default)]
 struct Rest {
-    /// Bytes from the end to the last one that is not zero, over all files.
+    /// As in [`TornTail`].
     bytes: u64,
     /// The files, other than the log's own, that are nothing but zeros.
     blank: Vec<SegmentId>,
@@ -196,6 +244,24 @@ impl Reader<'_> {
 
     fn io(&self, id: SegmentId, error: io::Error) -> LogOpenError {
         io_error(self.storage, &segment::path(id), error)
+    }
+
+    /// Where a segment stands that has a header.
+    fn position(&self, id: SegmentId) -> Position {
+        let header = self.found.get(&id).and_then(Found::valid);
+        header.map_or(Position::default(), SegmentHeader::position)
+    }
+
+    /// Whether a segment stands before the one that is read first.
+    fn is_before(&self, header: &SegmentHeader) -> bool {
+        header.position() < self.from
+    }
+
+    /// The largest number that a segment has, or that one is remembered to have had.
+    fn last_id(&self) -> SegmentId {
+        let headers = self.found.values().filter_map(Found::valid);
+        let known = self.found.keys().copied().chain(headers.map(|header| header.previous));
+        known.max().unwrap_or(SegmentId::NONE)
     }
 
     /// Segments in the order of their numbers, for messages and results that do not vary.
@@ -242,11 +308,25 @@ impl Reader<'_> {
             }
         }
         let valid = |id: &SegmentId| self.found[id].valid().is_some();
+        if self.begins > Lsn::ZERO {
+            first = self.last_to_begin_with();
+        }
         match (first, self.ids().into_iter().find(valid)) {
             (Some(first), _) => Ok(Some(first)),
             (None, Some(orphan)) => Err(self.blame(orphan, None)),
             (None, None) => Ok(None),
         }
+    }
+
+    /// The last segment before which there is nothing that is needed.
+    ///
+    /// It is part of the log. A segment that is not, since a later epoch cut the log before it, begins
+    /// behind that cut: then so does the segment of the later epoch begin at or below `begins`, and stands
+    /// later.
+    fn last_to_begin_with(&self) -> Option<SegmentId> {
+        let headers = self.found.values().filter_map(Found::valid);
+        let enough = headers.filter(|header| header.previous_lsn <= self.begins);
+        enough.max_by_key(|header| header.position()).map(|header| header.segment)
     }
 
     /// A segment is there that the log does not lead to. Names what is missing or damaged on the way:
@@ -281,6 +361,12 @@ impl Reader<'_> {
     /// No segment has a valid header. That is a log whose making was cut short, before anything
     /// could be in it, if nothing but (torn) first blocks was written.
     fn nothing_yet(self, last_id: SegmentId) -> Result<Replayed, LogOpenError> {
+        if self.begins > Lsn::ZERO {
+            let file = self.storage.display(Path::new(DIRECTORY));
+            let what =
+                format!("no segment of the log is there, but record {} was durable", self.begins);
+            return Err(LogOpenError::Corrupt { file, offset: 0, what });
+        }
         let mut blank = Vec::new();
         let mut dead = Vec::new();
         for id in self.ids() {
@@ -302,13 +388,14 @@ impl Reader<'_> {
         }
         let report = ReplayReport { created: true, ..ReplayReport::default() };
         let blank = self.segments(&blank);
-        Ok(Replayed { tail: None, blank, dead, last_id, report })
+        Ok(Replayed { tail: None, blank, dead, last_id, kept: Vec::new(), report })
     }
 
     fn segments(&self, ids: &[SegmentId]) -> Vec<Segment> {
         let segment = |id: &SegmentId| {
             let found = &self.found[id];
-            Segment { id: *id, file: found.file.clone(), capacity: found.bytes }
+            let capacity = found.bytes;
+            Segment { id: *id, file: found.file.clone(), capacity, recycled: false }
         };
         ids.iter().map(segment).collect()
     }
@@ -321,37 +408,46 @@ impl Reader<'_> {
                 continue;
             }
             let Some(header) = self.found[&id].valid() else { continue };
+            if self.is_before(header) {
+                continue;
+            }
             let (epoch, ours) = (header.start.epoch(), end.next.epoch());
             let witness = epoch > ours || epoch == ours && header.durable_batch >= hole;
             if witness && !planted!("hole-accepted") {
                 return Err(self.blame(id, Some((end, visited))));
             }
         }
+        if end.last < self.begins {
+            let what = format!("the log ends with record {}, but {} was", end.last, self.begins);
+            return Err(self.corrupt(end.segment, end.offset, what + " durable"));
+        }
         let mut rest = Rest::default();
-        self.scan(end, end.segment, end.offset, &mut rest)?;
+        rest.bytes += self.scan(end, end.segment, end.offset)?.bytes;
         for id in self.ids() {
-            if visited.contains(&id) {
+            let before = |header| self.is_before(header);
+            if visited.contains(&id) || self.found[&id].valid().is_some_and(before) {
                 continue;
             }
-            let before = rest.bytes;
-            self.scan(end, id, 0, &mut rest)?;
-            if rest.bytes == before {
+            let scan = self.scan(end, id, 0)?;
+            rest.bytes += scan.bytes;
+            if scan.is_blank {
                 rest.blank.push(id);
             }
         }
         Ok(rest)
     }
 
-    fn scan(
-        &self,
-        end: &End,
-        id: SegmentId,
-        from: u64,
-        rest: &mut Rest,
-    ) -> Result<(), LogOpenError> {
+    /// Looks at a segment from an offset on, behind the end of the log.
+    fn scan(&self, end: &End, id: SegmentId, from: u64) -> Result<Scan, LogOpenError> {
         let found = &self.found[&id];
+        // There may be bytes of an earlier life: what is without a header may be on its way to the next.
+        let is_recycled = match &found.header {
+            HeaderBlock::Valid(header) => header.recycled,
+            header => *header == HeaderBlock::Blank,
+        };
         let mut window = Window::new(&*found.file, found.bytes);
         let mut last = from;
+        let mut last_batch = from;
         let mut offset = from;
         while offset < found.bytes {
             let bytes = window.some(offset).map_err(|error| self.io(id, error))?;
@@ -365,6 +461,9 @@ impl Reader<'_> {
                     last = at + block.len() as u64;
                     let place = Place { database: end.database, segment: id, offset: at };
                     let Some((header, _)) = BatchHeader::decode(block, &place) else { continue };
+                    if header.sequence > end.sequence {
+                        last_batch = found.bytes.min(at.saturating_add(header.batch_bytes()));
+                    }
                     let same = header.first.epoch() == end.next.epoch();
                     let witness = header.first.epoch() > end.next.epoch()
                         || same && header.durable_batch > end.sequence;
@@ -380,8 +479,8 @@ impl Reader<'_> {
             }
             offset += bytes.len() as u64;
         }
-        rest.bytes += last - from;
-        Ok(())
+        let behind = if is_recycled { last_batch } else { last };
+        Ok(Scan { bytes: behind - from, is_blank: last == from })
     }
 
     fn hole(&self, end: &End, witness: &str) -> LogOpenError {
@@ -398,7 +497,12 @@ impl Reader<'_> {
         mut report: ReplayReport,
         visited: &[SegmentId],
     ) -> Result<Replayed, LogOpenError> {
-        report.segments = visited.len() as u64;
+        let mut kept = match self.begins {
+            Lsn::ZERO => Vec::new(),
+            _ => self.leading_to(visited),
+        };
+        kept.extend(visited);
+        report.segments = kept.len() as u64;
         if rest.bytes > 0 {
             report.torn_tail = Some(TornTail {
                 file: self.shown(end.segment),
@@ -406,13 +510,18 @@ impl Reader<'_> {
                 bytes: rest.bytes,
             });
         }
-        let is_dead = |id: &SegmentId| !visited.contains(id) && !rest.blank.contains(id);
+        let is_dead = |id: &SegmentId| !kept.contains(id) && !rest.blank.contains(id);
         let dead =
             self.ids().iter().filter(|id| is_dead(id)).map(|id| segment::path(*id)).collect();
         let found = &self.found[&end.segment];
         let tail = Tail {
             database: end.database,
-            segment: Segment { id: end.segment, file: found.file.clone(), capacity: end.capacity },
+            segment: Segment {
+                id: end.segment,
+                file: found.file.clone(),
+                capacity: end.capacity,
+                recycled: found.valid().is_some_and(|header| header.recycled),
+            },
             offset: end.offset,
             sequence: end.sequence,
             crc: end.crc,
@@ -421,7 +530,33 @@ impl Reader<'_> {
             clean: end.closed && rest.bytes == 0,
         };
         let blank = self.segments(&rest.blank);
-        Ok(Replayed { tail: Some(tail), blank, dead, last_id, report })
+        let held = |id: &SegmentId| {
+            let found = &self.found[id];
+            let header = *found.valid()?;
+            Some(HeldSegment { header, file: found.file.clone(), settled: true })
+        };
+        let kept = kept.iter().filter_map(held).collect();
+        Ok(Replayed { tail: Some(tail), blank, dead, last_id, kept, report })
+    }
+
+    /// The segments that lead to those that were read, as far as they are there.
+    fn leading_to(&self, visited: &[SegmentId]) -> Vec<SegmentId> {
+        let mut leading = Vec::new();
+        let mut at = visited.first().and_then(|id| self.found[id].valid());
+        while let Some(header) = at {
+            let before = self.found.get(&header.previous);
+            at = before.and_then(|before| {
+                let valid = before.valid()?;
+                let fits = valid.position() < header.position()
+                    && valid.previous_lsn <= header.previous_lsn
+                    && valid.capacity <= before.bytes
+                    && valid.capacity >= header.previous_end;
+                fits.then_some(valid)
+            });
+            leading.extend(at.map(|before| before.segment));
+        }
+        leading.reverse();
+        leading
     }
 }
 
@@ -495,7 +630,11 @@ impl<'a> Walk<'a> {
             let what = format!("the file ends here, its header says at {}", header.capacity);
             return Err(reader.corrupt(id, found.bytes, what));
         }
-        if self.visited.is_empty() {
+        if self.visited.is_empty() && reader.begins > Lsn::ZERO {
+            self.at.sequence = header.first_batch - 1;
+            self.at.last = header.previous_lsn;
+            self.at.crc = HeaderCrc(header.previous_crc);
+        } else if self.visited.is_empty() {
             if header.first_batch != 1 || header.previous_lsn != Lsn::ZERO {
                 return Err(reader.corrupt(
                     id,
@@ -544,10 +683,9 @@ impl<'a> Walk<'a> {
                     false => Err(reader.corrupt(next, 0, "it does not fit the log before it")),
                 };
             }
-            match self.batch(&mut window, limit, each)? {
+            match self.batch(&mut window, limit, each, &mut report.records)? {
                 Step::Batch(header) => {
                     report.batches += 1;
-                    report.records += u64::from(header.records);
                     report.bytes += header.batch_bytes();
                 }
                 Step::Not(why) => {
@@ -573,7 +711,8 @@ impl<'a> Walk<'a> {
         let mut cut = None;
         for id in self.reader.ids() {
             let Some(header) = self.reader.found[&id].valid() else { continue };
-            if !header.cut || header.previous != self.at.segment {
+            let ours = header.cut && !self.reader.is_before(header);
+            if !ours || header.previous != self.at.segment {
                 continue;
             }
             if let Some((other, _)) = cut.replace((id, header)) {
@@ -589,6 +728,7 @@ impl<'a> Walk<'a> {
         let follows = |id: &SegmentId| {
             self.reader.found[id].valid().is_some_and(|header| {
                 !header.cut
+                    && !self.reader.is_before(header)
                     && header.previous == self.at.segment
                     && header.previous_end == self.at.offset
                     && header.start == self.at.next
@@ -612,6 +752,7 @@ impl<'a> Walk<'a> {
         window: &mut Window<'_>,
         limit: u64,
         each: &mut EachRecord<'_>,
+        given: &mut u64,
     ) -> Result<Step, LogOpenError> {
         let reader = self.reader;
         let at = &mut self.at;
@@ -643,12 +784,15 @@ impl<'a> Walk<'a> {
         let mut records = Records::new(&rest[..header.payload_bytes as usize], header.records);
         let mut lsn = header.first;
         for record in &mut records {
-            each(lsn, record).map_err(|what| LogOpenError::Refused {
-                lsn,
-                file: reader.shown(id),
-                offset: at.offset,
-                what,
-            })?;
+            if lsn > reader.begins {
+                each(lsn, record).map_err(|what| LogOpenError::Refused {
+                    lsn,
+                    file: reader.shown(id),
+                    offset: at.offset,
+                    what,
+                })?;
+                *given += 1;
+            }
             at.last = lsn;
             lsn = Lsn::from_bits(lsn.bits() + 1);
         }

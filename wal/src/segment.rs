@@ -2,6 +2,8 @@
 //!
 //! 1. A segment is written full of zeros and synced, its name included, before any batch goes into
 //!    it: a later synced write then changes no metadata of the file system, which halves its cost.
+//!    One that was released has been through this, and is used again as it is but for its header
+//!    (`held.rs`).
 //! 2. It is named by a number that no other segment of this database ever had. The number says
 //!    nothing about order: a segment made for one large record is used before others that were
 //!    prepared earlier. The headers link the segments to a log.
@@ -47,6 +49,8 @@ pub(crate) struct Segment {
     pub(crate) file: Arc<dyn StorageFile>,
     /// Its size in bytes.
     pub(crate) capacity: u64,
+    /// Whether it holds the bytes of an earlier life.
+    pub(crate) recycled: bool,
 }
 
 /// A segment could not be prepared.
@@ -91,7 +95,7 @@ pub(crate) fn prepare(
         Err(error) => return Err(PrepareError { path, error }),
     };
     match fill(&*file) {
-        Ok(()) => Ok(Segment { id, file, capacity }),
+        Ok(()) => Ok(Segment { id, file, capacity, recycled: false }),
         Err(error) => {
             drop(file);
             // Best effort: what stays is blank, or a header that nothing was acknowledged under, and

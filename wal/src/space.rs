@@ -220,6 +220,11 @@ impl Ledger {
         self.pool.push_back(segment);
     }
 
+    /// Segments prepared and not in use.
+    pub(crate) fn spare(&self) -> usize {
+        self.pool.len()
+    }
+
     /// Whether a segment should be prepared ahead of need.
     pub(crate) fn wants_segment(&self) -> bool {
         self.pool.is_empty()
@@ -388,6 +393,15 @@ impl Space {
             }
             Err(reason) => state.failure = Some(reason),
         }
+        state.change(&self.changed);
+    }
+
+    /// A segment is there that nobody had to prepare.
+    pub(crate) fn add_spare(&self, segment: Segment) {
+        let mut state = self.state.lock();
+        state.ledger.add_segment(segment);
+        state.failure = None;
+        state.wanted = false;
         state.change(&self.changed);
     }
 

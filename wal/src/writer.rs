@@ -14,6 +14,7 @@ use crate::format::{
     BATCH_HEADER_BYTES, BLOCK, BatchKind, BatchSays, BatchWriter, DatabaseId, HeaderCrc, Place,
     SegmentHeader, SegmentId, batch_bytes, framed_bytes,
 };
+use crate::held::{Held, HeldSegment};
 use crate::log::{Queue, Queued};
 use crate::lsn::Lsn;
 use crate::segment::Segment;
@@ -26,6 +27,8 @@ use crate::sync::Mutex;
 pub(crate) struct Writer {
     database: DatabaseId,
     active: Segment,
+    /// Hears of every segment that is begun.
+    held: Arc<Mutex<Held>>,
     /// Where the next batch goes.
     offset: u64,
     /// Not yet written: goes out with the segment's first batch.
@@ -86,10 +89,11 @@ pub(crate) struct Encoded {
 pub(crate) struct NoSegment;
 
 impl Writer {
-    pub(crate) fn new(start: Start, records_max: usize) -> Writer {
+    pub(crate) fn new(start: Start, records_max: usize, held: Arc<Mutex<Held>>) -> Writer {
         Writer {
             database: start.database,
             active: start.segment,
+            held,
             offset: start.offset,
             header: start.header,
             sequence: start.sequence,
@@ -226,11 +230,12 @@ impl Writer {
 
     /// The log goes on in another segment.
     fn begin(&mut self, segment: Segment) {
-        self.header = Some(SegmentHeader {
+        let header = SegmentHeader {
             database: self.database,
             segment: segment.id,
             capacity: segment.capacity,
             cut: false,
+            recycled: segment.recycled,
             start: self.next,
             previous: self.active.id,
             previous_end: self.offset,
@@ -238,7 +243,10 @@ impl Writer {
             previous_crc: self.crc.0,
             first_batch: self.sequence + 1,
             durable_batch: 0,
-        });
+        };
+        let file = segment.file.clone();
+        self.held.lock().push(HeldSegment { header, file, settled: false });
+        self.header = Some(header);
         self.active = segment;
         self.offset = BLOCK;
     }

@@ -12,6 +12,7 @@ fn header() -> SegmentHeader {
         database: DatabaseId(u128::MAX - 5),
         segment: SegmentId(9),
         capacity: 64 << 20,
+        recycled: true,
         cut: true,
         start: Lsn::new(3, 1),
         previous: SegmentId(8),

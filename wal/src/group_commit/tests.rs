@@ -23,8 +23,13 @@ fn options() -> LogOptions {
 }
 
 fn open(disk: &FaultyStorage) -> Result<(Opened, Found), LogOpenError> {
+    open_after(disk, Lsn::ZERO)
+}
+
+fn open_after(disk: &FaultyStorage, begins: Lsn) -> Result<(Opened, Found), LogOpenError> {
     let mut found = Vec::new();
-    let opened = Log::open(disk.as_storage(), options(), &mut |lsn, record| {
+    let options = LogOptions { begins, ..options() };
+    let opened = Log::open(disk.as_storage(), options, &mut |lsn, record| {
         found.push((lsn, record.to_vec()));
         Ok(())
     })?;
@@ -76,8 +81,11 @@ impl Dice {
 struct Told {
     /// Every record that was ever appended, and its size.
     appended: BTreeMap<Lsn, usize>,
-    /// What recovery found at the last open that succeeded.
+    /// What recovery found at the last open that succeeded, and the LSN that it then gave out first.
     kept: Vec<Lsn>,
+    first_new: Lsn,
+    /// What a manifest says: the records up to here are not needed.
+    floor: Lsn,
     /// The watermarks of the life that ended in the crash.
     written: Lsn,
     durable: Lsn,
@@ -89,6 +97,9 @@ impl Told {
     /// Checks what an open found against what was promised.
     fn check(&mut self, opened: &Opened, found: &Found, power_cut: bool, closed: bool) {
         let lsns: Vec<_> = found.iter().map(|(lsn, _)| *lsn).collect();
+        let floor = self.floor;
+        self.kept.retain(|lsn| *lsn > floor);
+        assert!(opened.begins <= floor);
         assert!(lsns.starts_with(&self.kept), "what an earlier open had found is gone");
         for (lsn, bytes) in found {
             let size = self.appended.get(lsn).unwrap_or_else(|| panic!("{lsn} was never appended"));
@@ -96,8 +107,12 @@ impl Told {
         }
         let new = &lsns[self.kept.len()..];
         assert!(new.windows(2).all(|two| two[1] == two[0].next()), "a gap in {new:?}");
+        if let Some(&first) = new.first() {
+            let after = if floor >= self.first_new { floor.next() } else { self.first_new };
+            assert_eq!(first, after, "a gap behind {floor}");
+        }
         let promised = if power_cut { self.durable } else { self.written.max(self.durable) };
-        let last = lsns.last().copied().unwrap_or(Lsn::ZERO);
+        let last = lsns.last().copied().unwrap_or(floor);
         assert!(last >= promised, "{promised} was promised, {last} is the last one");
         assert_eq!(opened.last, last);
         if let Some((&highest, _)) = self.appended.last_key_value() {
@@ -108,6 +123,7 @@ impl Told {
         assert!(opened.clean || !closed, "it was closed in order");
         // Kept: recovery synced it.
         self.kept = lsns;
+        self.first_new = opened.first_new;
         self.durable = last;
         self.written = last;
     }
@@ -125,7 +141,7 @@ fn live(disk: &FaultyStorage, seed: u64, steps: u64, told: &mut Told, power_cut:
     let mut step = 0;
     'lives: loop {
         let closed = std::mem::take(&mut told.closed);
-        let (opened, found) = match open(disk) {
+        let (opened, found) = match open_after(disk, told.floor) {
             Ok(opened) => opened,
             Err(error) => {
                 assert!(disk.has_crashed() && FaultyStorage::is_crash(&error), "{error}");
@@ -139,7 +155,17 @@ fn live(disk: &FaultyStorage, seed: u64, steps: u64, told: &mut Told, power_cut:
         let mut flights: Vec<Flight> = Vec::new();
         while step < steps {
             step += 1;
-            match dice.below(12) {
+            match dice.below(13) {
+                12 => {
+                    // Any record that is durable, most often the last one.
+                    let durable = log.durable();
+                    let mut told_of = told.appended.range(told.floor..=durable);
+                    let some = told_of.nth(dice.below(20) as usize).map(|(lsn, _)| *lsn);
+                    told.floor = told.floor.max(some.unwrap_or(durable));
+                    if let Err(error) = log.release(told.floor) {
+                        assert!(disk.has_crashed(), "{error}");
+                    }
+                }
                 0..=4 => {
                     let size = match dice.below(10) {
                         0 => dice.below(12_000),
@@ -292,6 +318,34 @@ fn append(log: &Log, lsn: Lsn, bytes: usize, level: Durability) -> Lsn {
     let credit = log.reserve(bytes, None).unwrap();
     log.append(lsn, record_of(lsn, bytes), level, credit);
     lsn.next()
+}
+
+#[test]
+fn a_segment_is_kept_until_the_next_one_is_durable() {
+    for kind in [DiskKind::Fua, DiskKind::WriteThrough] {
+        let disk = FaultyStorage::new(kind);
+        let (opened, _) = open(&disk).unwrap();
+        let log = &opened.log;
+        let mut next = opened.first_new;
+        // Up to the end of the segment, each batch synced.
+        while log.stats().held_segments == 1 {
+            log.wait(Lsn::from_bits(next.bits() - 1), Durability::Sync).unwrap();
+            next = append(log, next, 3000, Durability::Sync);
+            let flight = launch(log).unwrap();
+            if log.stats().held_segments == 1 {
+                log.attend(flight).unwrap();
+                continue;
+            }
+            // The first batch of the next segment is under way.
+            let floor = log.durable();
+            assert_eq!(floor.next().next(), next);
+            assert_eq!(log.release(floor).unwrap(), crate::Released::default());
+            let after = disk.reboot(Survival::Nothing);
+            let (again, found) = open_after(&after, floor).unwrap();
+            assert!(found.is_empty() && again.last == floor && again.first_new.epoch() == 1);
+            drop(flight);
+        }
+    }
 }
 
 #[test]

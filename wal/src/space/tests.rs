@@ -9,7 +9,7 @@ use crate::storage::memory::MemoryStorage;
 
 fn segment(capacity: u64) -> Segment {
     let file = MemoryStorage::new().create_new(std::path::Path::new("s")).unwrap();
-    Segment { id: SegmentId(1), file, capacity }
+    Segment { id: SegmentId(1), file, capacity, recycled: false }
 }
 
 struct Dice(u64);
