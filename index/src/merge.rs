@@ -171,18 +171,30 @@ fn fold_same(
 ) -> Result<Vec<u8>, MergeFailure> {
     let (first, later) = group.split_first().expect("something is merged");
     let operator = first.operator;
-    let combine = |combined: Cow<'_, [u8]>, operand: &Operand<'_>| {
-        operators.combine(operator, &combined, operand.bytes).map(Cow::Owned)
-    };
     let merge = |value: Option<&[u8]>, operand: &[u8]| {
         operators.merge(operator, value, operand).map_err(|error| MergeFailure { operator, error })
     };
-    if let Ok(combined) = later.iter().try_fold(Cow::Borrowed(first.bytes), combine) {
+    if let Ok(combined) = combine_all(group, operators) {
         return merge(value, &combined);
     }
     later
         .iter()
         .try_fold(merge(value, first.bytes)?, |value, later| merge(Some(&value), later.bytes))
+}
+
+/// One operand that does what these of one operator, oldest first, do one after the other. By halves:
+/// each byte is then copied once for each doubling, though every operand may make the result longer.
+pub(crate) fn combine_all<'a>(
+    group: &[Operand<'a>],
+    operators: &dyn MergeOperators,
+) -> Result<Cow<'a, [u8]>, MergeError> {
+    if let [one] = group {
+        return Ok(Cow::Borrowed(one.bytes));
+    }
+    let (earlier, later) = group.split_at(group.len() / 2);
+    let operator = later.first().expect("something is combined").operator;
+    let (earlier, later) = (combine_all(earlier, operators)?, combine_all(later, operators)?);
+    operators.combine(operator, &earlier, &later).map(Cow::Owned)
 }
 
 /// A value that is yet to be made: the topmost of a run of merges, readable while the pin lasts.
@@ -416,6 +428,37 @@ mod tests {
         assert_eq!(folded("x | 0:a 1:b 0:c 0:d"), "(xab)cd@0");
         assert_eq!(folded("x | 1:a 1:b"), "((xa)b)@0");
         assert_eq!(folded("x | 0:a 2:b"), "2: never");
+    }
+
+    #[test]
+    fn combining_many_copies_each_byte_a_few_times() {
+        use std::cell::Cell;
+
+        /// Appends, and counts the bytes that combining copies.
+        struct Counted(Cell<usize>);
+
+        impl MergeOperators for Counted {
+            fn merge(
+                &self,
+                _: u16,
+                existing: Option<&[u8]>,
+                operand: &[u8],
+            ) -> Result<Vec<u8>, MergeError> {
+                Ok([existing.unwrap_or_default(), operand].concat())
+            }
+
+            fn combine(&self, _: u16, a: &[u8], b: &[u8]) -> Result<Vec<u8>, MergeError> {
+                self.0.set(self.0.get() + a.len() + b.len());
+                Ok([a, b].concat())
+            }
+        }
+
+        let bytes: Vec<_> = (0..5_000u32).flat_map(u32::to_be_bytes).collect();
+        let operand = |bytes| Operand { operator: 0, bytes, at_ms: 0 };
+        let run: Vec<_> = bytes.chunks(4).map(operand).collect();
+        let counted = Counted(Cell::new(0));
+        assert_eq!(fold(None, &run, &counted).map(|merged| merged.value), Ok(bytes.clone()));
+        assert!(counted.0.get() <= 13 * bytes.len(), "{} copied", counted.0.get());
     }
 
     #[test]
