@@ -3,17 +3,20 @@
 //! ```text
 //!                 needed, or built on
 //!   version ──┬─► put, tombstone ────────────────────────────► emit
-//!             ├─► merge above the horizon ───────────────────► emit; what it builds on stays
-//!             └─► merge at or below it ──► run ──► settle ───► emit: a put, or fewer merges
+//!             ├─► merge above the horizon, not the newest ───► emit; what it builds on stays
+//!             └─► any other merge ──► run ──► settle ────────► emit: a put, or fewer merges
 //! ```
 //!
-//! 1. Nothing but a run of merges at or below the horizon is held in memory: a key may have any number of
-//!    versions.
+//! 1. Nothing but a run of merges is held in memory, and above the horizon no long one: a key may have any
+//!    number of versions.
 //! 2. A run has one base: the range delete that covers its topmost merge covers all of it.
 //! 3. A run becomes a put where its base is known, and no other reader needs that base as it is or it is
 //!    not much larger than the run. Else merges that nobody reads by themselves are combined. An operator
 //!    that fails leaves the run as it is.
+//! 4. Where a long run stays because it is above the horizon, its newest merge becomes a put, and a read of
+//!    the newest has a short way. The others stay under it, for those who read the past.
 
+use std::borrow::Cow;
 use std::io;
 use std::ops::Range;
 
@@ -25,6 +28,9 @@ use crate::merge::{self, Base, MergeFailure, MergedValue, Operand};
 use crate::prune::{GROWTH, MERGE_OVERHEAD, RUN_MAX};
 use crate::sstable::SstableWriter;
 use crate::version::Kind;
+
+/// A run above the horizon that takes more memory than this is written as it comes.
+const RUN_BYTES_MAX: usize = 16 << 20;
 
 /// Decides on versions, and writes the outputs.
 pub(crate) struct Keeper<'r, O: Outputs> {
@@ -123,7 +129,7 @@ impl<'r, O: Outputs> Keeper<'r, O> {
             if stamp >= self.run.cover {
                 self.run.add(stamp, kind, time, value, needed);
                 return match kind {
-                    Kind::Merge { .. } => Ok(()),
+                    Kind::Merge { .. } => self.bound_run(),
                     Kind::Put | Kind::Delete => self.settle(),
                 };
             }
@@ -135,7 +141,7 @@ impl<'r, O: Outputs> Keeper<'r, O> {
             return Ok(());
         }
         match kind {
-            Kind::Merge { .. } if stamp <= view.horizon => {
+            Kind::Merge { .. } if stamp <= view.horizon || newer.is_none() => {
                 self.run.cover = self.ranges.cover(stamp);
                 self.run.under = built_on;
                 self.builds_on = None;
@@ -150,6 +156,26 @@ impl<'r, O: Outputs> Keeper<'r, O> {
                 self.emit(stamp, kind, time, value, built_on)?;
             }
         }
+        Ok(())
+    }
+
+    /// Writes a run that is above the horizon and has become too long.
+    fn bound_run(&mut self) -> Result<(), CompactError> {
+        let horizon = self.rules.view.horizon;
+        let memory = self.run.bytes.len() + self.run.merges.len() * size_of::<Version>();
+        if memory <= RUN_BYTES_MAX
+            || self.run.merges.last().is_none_or(|last| last.stamp <= horizon)
+        {
+            return Ok(());
+        }
+        let run = std::mem::take(&mut self.run);
+        let mut built_on = run.under;
+        for merge in &run.merges {
+            self.emit(merge.stamp, merge.kind, merge.time, run.value(merge), built_on)?;
+            built_on = true;
+        }
+        self.builds_on = Some(run.cover);
+        self.run = run.emptied();
         Ok(())
     }
 
@@ -251,9 +277,14 @@ impl<'r, O: Outputs> Keeper<'r, O> {
         let mut built_on = run.under;
         let (mut at, mut fold_from) = (0, 0);
         while let Some((top, under)) = run.merges[at..].split_first() {
-            let shared = base_needed || at < last_needed;
-            if known && at >= fold_from && (!shared || run.is_worth(put, at)) {
-                match merge::fold(put, &run.operands(at), rules.operators) {
+            let worth = if top.stamp > rules.view.horizon {
+                at == 0 && run.is_long(at) && run.is_light(put, at)
+            } else {
+                let shared = base_needed || at < last_needed;
+                !shared || run.is_long(at) || run.is_light(put, at)
+            };
+            if known && at >= fold_from && worth {
+                match merge::fold(put, &run.operands(at..run.merges.len()), rules.operators) {
                     Ok(MergedValue { value, expires_at }) => {
                         self.emit(top.stamp, Kind::Put, expires_at, &value, built_on)?;
                         self.done.folded += 1;
@@ -333,26 +364,39 @@ impl Run {
         Operand { operator, bytes: self.value(merge), at_ms: merge.time }
     }
 
-    /// The merges from `at` on, oldest first.
-    fn operands(&self, at: usize) -> Vec<Operand<'_>> {
-        self.merges[at..].iter().rev().map(|merge| self.operand(merge)).collect()
+    /// Some of the merges, oldest first.
+    fn operands(&self, which: Range<usize>) -> Vec<Operand<'_>> {
+        self.merges[which].iter().rev().map(|merge| self.operand(merge)).collect()
     }
 
-    /// Whether to fold the merges from `at` on into a base that stays for others, too.
-    fn is_worth(&self, put: Option<Base<'_>>, at: usize) -> bool {
+    /// Whether the merges from `at` on are so many that they are folded whatever the base weighs.
+    fn is_long(&self, at: usize) -> bool {
+        self.merges.len() - at >= RUN_MAX
+    }
+
+    /// Whether the base weighs little beside them.
+    fn is_light(&self, put: Option<Base<'_>>, at: usize) -> bool {
         let weight = |bytes: &[u8]| bytes.len() + MERGE_OVERHEAD;
-        let merges = &self.merges[at..];
-        let run: usize = merges.iter().map(|merge| weight(self.value(merge))).sum();
-        put.is_none_or(|put| weight(put.value) <= GROWTH * run) || merges.len() >= RUN_MAX
+        let run: usize = self.merges[at..].iter().map(|merge| weight(self.value(merge))).sum();
+        put.is_none_or(|put| weight(put.value) <= GROWTH * run)
     }
 
     /// The merge at `at` and those of the next `own` that can be combined with it; and how many they are.
-    fn combine(&self, at: usize, own: usize, rules: &CompactionRules<'_>) -> (Vec<u8>, usize) {
+    fn combine(
+        &self,
+        at: usize,
+        own: usize,
+        rules: &CompactionRules<'_>,
+    ) -> (Cow<'_, [u8]>, usize) {
+        let all = at..at + 1 + own;
+        if let Ok(combined) = merge::combine_all(&self.operands(all), rules.operators) {
+            return (combined, own);
+        }
         let top = self.operand(&self.merges[at]);
-        let mut combined = top.bytes.to_vec();
+        let mut combined = Cow::Borrowed(top.bytes);
         for (taken, merge) in self.merges[at + 1..][..own].iter().enumerate() {
             match rules.operators.combine(top.operator, self.value(merge), &combined) {
-                Ok(both) => combined = both,
+                Ok(both) => combined = Cow::Owned(both),
                 Err(_) => return (combined, taken),
             }
         }

@@ -288,7 +288,8 @@ fn view(random: &mut Random, commits: u64) -> PruneView {
     if random.below(8) == 0 {
         return PruneView::newest_only();
     }
-    let needed = (0..random.below(4)).map(|_| lsn(random.below(horizon as usize + 1) as u64));
+    let bound = if random.below(4) == 0 { commits } else { horizon } as usize + 1;
+    let needed = (0..random.below(4)).map(|_| lsn(random.below(bound) as u64));
     PruneView::new(lsn(horizon), needed)
 }
 
@@ -591,6 +592,44 @@ fn a_large_base_that_somebody_reads_is_not_copied() {
 }
 
 #[test]
+fn a_long_run_that_stays_has_a_put_on_top() {
+    let view = PruneView::new(lsn(7), []);
+    let long: Vec<_> = (8..80).rev().map(|stamp| format!("{stamp} merge0 x")).collect();
+    let long = long.join(", ");
+    let (newest, rest) = long.split_once(", ").expect("many");
+    let lower = newest_only(&view, false);
+    assert_eq!(compacted(&lower, &long), long, "a base may be below");
+    let value = "x".repeat(72);
+    let seen = compacted(&newest_only(&view, true), &long);
+    assert_eq!(seen, format!("79 put -{value}, {rest}"));
+    let seen = compacted(&lower, &format!("{long}, 7 put a"));
+    assert_eq!(seen, format!("79 put a{value}, {rest}, 7 put a"));
+    assert_eq!(compacted(&lower, &seen), seen);
+    let few = newest.replace("79", "90") + ", " + &seen;
+    assert_eq!(compacted(&lower, &few), few);
+}
+
+#[test]
+fn a_run_that_is_too_long_for_memory_is_written_as_it_comes() {
+    let mut history = History::default();
+    for stamp in 1..=30 {
+        let version = (Kind::Merge { operator: 0 }, 0, vec![stamp as u8; 1 << 20]);
+        history.versions.insert((b"key".to_vec(), Reverse(lsn(stamp))), version);
+    }
+    let inputs: Vec<_> = history.file(1, b"", None).into_iter().collect();
+    let view = PruneView::new(lsn(7), []);
+    let mut outputs = Files::new();
+    let rules = newest_only(&view, true);
+    compact(&inputs, EVERYTHING, &rules, &mut outputs).expect("sound");
+    let written = History::of(&outputs.files);
+    let kinds: Vec<_> = written.of_key(b"key").map(|(stamp, version)| (stamp, version.0)).collect();
+    let mut expected: Vec<_> =
+        (8..=30).rev().map(|stamp| (lsn(stamp), Kind::Merge { operator: 0 })).collect();
+    expected.push((lsn(7), Kind::Put));
+    assert_eq!(kinds, expected);
+}
+
+#[test]
 fn a_tombstone_goes_at_the_bottom_once_nobody_reads_below_it() {
     let view = PruneView::new(lsn(100), [lsn(8)]);
     let (lower, bottom) = (newest_only(&view, false), newest_only(&view, true));
@@ -611,6 +650,8 @@ fn what_has_expired_goes_unless_a_merge_may_build_on_it() {
     let lower = CompactionRules { beneath: Beneath::Values, ..nobody };
     assert_eq!(compacted(&lower, "9 put a 50, 7 put b"), "9 delete");
     assert_eq!(compacted(&lower, "101 merge0 c 40, 9 put a 50"), "101 merge0 c 40, 9 put a 50");
+    let seen = compacted(&lower, "101 merge0 c 40, 9 merge0 b 40, 8 put a 50");
+    assert_eq!(seen, "101 merge0 c 40, 9 put ab 50");
     assert_eq!(compacted(&lower, "9 merge0 c 40, 8 put a 50"), "9 delete");
 }
 
