@@ -216,29 +216,66 @@ impl<'b> Block<'b> {
     }
 }
 
+/// What an entry says beside its key and value.
+#[derive(Clone, Copy, Debug)]
+struct Saying {
+    stamp: Lsn,
+    kind: Kind,
+    time: u64,
+    /// The value's length: it ends where the entry does.
+    value_bytes: usize,
+}
+
+/// An entry that was passed on the way to the one behind it.
+#[derive(Clone, Debug)]
+struct Passed {
+    at: usize,
+    next: usize,
+    saying: Saying,
+    /// Where its key begins; it ends where the next one's begins.
+    key: usize,
+}
+
 /// A place in a block: before the first entry, at one, or behind the last. It borrows nothing, so that it
 /// can be kept beside the block's bytes; every call is given the same block.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Position {
     /// The key of the entry that it is at.
     key: Vec<u8>,
-    /// Whether it is at an entry.
-    valid: bool,
+    /// The rest of it; none: it is at none.
+    saying: Option<Saying>,
     /// Where that entry begins, and where the next one does.
     at: usize,
     next: usize,
+    /// On the way back: the entries before it in the restart's run, and their keys. Keys are found forwards
+    /// only, so a run is gone through once and kept.
+    passed: Vec<Passed>,
+    passed_keys: Vec<u8>,
 }
 
 impl Position {
+    /// At no entry of a new block.
+    pub(crate) fn reset(&mut self) {
+        self.saying = None;
+        (self.at, self.next) = (0, 0);
+        self.forget_passed();
+    }
+
     /// The entry that it is at.
     pub(crate) fn entry<'b>(&self, block: &Block<'b>) -> Option<(&[u8], Entry<'b>)> {
-        let entry = self.valid.then(|| block.head(self.at).ok()).flatten()?.entry;
-        Some((&self.key, entry))
+        let Saying { stamp, kind, time, value_bytes } = self.saying?;
+        let value = block.entries.get(self.next.checked_sub(value_bytes)?..self.next)?;
+        Some((&self.key, Entry { stamp, kind, time, value }))
     }
 
     /// The key of the entry that it is at.
     pub(crate) fn key(&self) -> &[u8] {
         &self.key
+    }
+
+    fn forget_passed(&mut self) {
+        self.passed.clear();
+        self.passed_keys.clear();
     }
 
     fn restart_at(&mut self, block: &Block<'_>, number: usize) -> Result<(), Malformed> {
@@ -247,8 +284,9 @@ impl Position {
             return Err(Malformed);
         }
         self.key.clear();
-        self.valid = false;
+        self.saying = None;
         (self.at, self.next) = (at, at);
+        self.forget_passed();
         Ok(())
     }
 
@@ -257,8 +295,13 @@ impl Position {
         &mut self,
         block: &Block<'b>,
     ) -> Result<Option<Entry<'b>>, Malformed> {
+        self.forget_passed();
+        self.step(block)
+    }
+
+    fn step<'b>(&mut self, block: &Block<'b>) -> Result<Option<Entry<'b>>, Malformed> {
         if self.next >= block.entries.len() {
-            self.valid = false;
+            self.saying = None;
             self.at = self.next;
             return Ok(None);
         }
@@ -268,7 +311,8 @@ impl Position {
         }
         self.key.truncate(head.shared);
         self.key.extend_from_slice(head.suffix);
-        self.valid = true;
+        let Entry { stamp, kind, time, value } = head.entry;
+        self.saying = Some(Saying { stamp, kind, time, value_bytes: value.len() });
         (self.at, self.next) = (self.next, head.end);
         Ok(Some(head.entry))
     }
@@ -276,30 +320,43 @@ impl Position {
     /// Goes to the first entry.
     pub(crate) fn first(&mut self, block: &Block<'_>) -> Result<bool, Malformed> {
         self.restart_at(block, 0)?;
-        Ok(self.advance(block)?.is_some())
+        Ok(self.step(block)?.is_some())
     }
 
     /// Goes to the last entry.
     pub(crate) fn last(&mut self, block: &Block<'_>) -> Result<bool, Malformed> {
-        self.restart_at(block, block.restarts() - 1)?;
-        while self.next < block.entries.len() {
-            self.advance(block)?;
-        }
-        Ok(self.valid)
+        self.at = block.entries.len();
+        self.forget_passed();
+        self.back(block)
     }
 
-    /// Goes to the entry before this one; false if there is none. Linear in the restart's run.
+    /// Goes to the entry before this one; false if there is none.
     pub(crate) fn back(&mut self, block: &Block<'_>) -> Result<bool, Malformed> {
-        let here = self.at;
-        let Some(restart) = block.partition(|at| Ok(at < here))?.checked_sub(1) else {
-            self.valid = false;
+        if self.passed.is_empty() {
+            let here = self.at;
+            let Some(restart) = block.partition(|at| Ok(at < here))?.checked_sub(1) else {
+                self.saying = None;
+                return Ok(false);
+            };
+            self.restart_at(block, restart)?;
+            while self.next < here {
+                self.step(block)?;
+                let Some(saying) = self.saying else { break };
+                let (at, next, key) = (self.at, self.next, self.passed_keys.len());
+                self.passed.push(Passed { at, next, saying, key });
+                self.passed_keys.extend_from_slice(&self.key);
+            }
+        }
+        let Some(Passed { at, next, saying, key }) = self.passed.pop() else {
+            self.saying = None;
             return Ok(false);
         };
-        self.restart_at(block, restart)?;
-        while self.next < here {
-            self.advance(block)?;
-        }
-        Ok(self.valid)
+        self.key.clear();
+        self.key.extend_from_slice(self.passed_keys.get(key..).unwrap_or_default());
+        self.passed_keys.truncate(key);
+        self.saying = Some(saying);
+        (self.at, self.next) = (at, next);
+        Ok(true)
     }
 
     /// Goes to the first entry at or after a place in [`order`]: the newest version of `key` at or
@@ -315,7 +372,7 @@ impl Position {
             Ok(order((head.suffix, head.entry.stamp), (key, stamp)).is_lt())
         })?;
         self.restart_at(block, before.saturating_sub(1))?;
-        while let Some(entry) = self.advance(block)? {
+        while let Some(entry) = self.step(block)? {
             if order((&self.key, entry.stamp), (key, stamp)).is_ge() {
                 return Ok(true);
             }

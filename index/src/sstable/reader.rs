@@ -16,7 +16,10 @@ use crate::block::{self, Block, Entry, Malformed, Position};
 use crate::hash::Hasher;
 use crate::version::Kind;
 
+mod ahead;
 mod lookup;
+
+use ahead::Ahead;
 
 pub(crate) use lookup::{Probe, is_above, is_below};
 
@@ -25,11 +28,20 @@ pub trait Pages: Deref<Target = [u8]> + Send + Sync + fmt::Debug + 'static {
     /// Called before the bytes of a range are looked at for the first time: brings them into memory, so
     /// that a device that fails is an error here and not a signal later.
     fn touch(&self, offset: u64, bytes: u64) -> std::io::Result<()>;
+
+    /// Says that a range is going to be looked at soon. Waits for nothing.
+    fn will_need(&self, offset: u64, bytes: u64) {
+        let _ = (offset, bytes);
+    }
 }
 
 impl Pages for FileMap {
     fn touch(&self, offset: u64, bytes: u64) -> std::io::Result<()> {
         FileMap::touch(self, offset, bytes)
+    }
+
+    fn will_need(&self, offset: u64, bytes: u64) {
+        FileMap::will_need(self, offset, bytes);
     }
 }
 
@@ -48,7 +60,9 @@ pub struct Sstable {
     place: Place,
     footer: Footer,
     properties: Properties,
+    /// By their starts.
     range_deletes: Vec<FileRangeDelete>,
+    furthest: Box<[usize]>,
     /// The index and the filter: checked at open, read where they lie.
     index: (usize, usize),
     filter: (usize, usize),
@@ -139,6 +153,7 @@ impl Sstable {
             footer,
             properties: Properties::default(),
             range_deletes: Vec::new(),
+            furthest: Box::default(),
             index: (0, 0),
             filter: (0, 0),
             hasher: filter::hasher(),
@@ -155,7 +170,10 @@ impl Sstable {
         self.properties = Properties::decode(&bytes).map_err(malformed(properties))?;
         if range_deletes.bytes > 0 {
             let bytes = self.whole(range_deletes)?;
-            self.range_deletes = decode_range_deletes(&bytes).map_err(malformed(range_deletes))?;
+            let found = decode_range_deletes(&bytes).map_err(malformed(range_deletes))?;
+            self.range_deletes = found;
+            self.range_deletes.sort_unstable_by(|left, right| left.0.cmp(&right.0));
+            self.furthest = lookup::furthest(&self.range_deletes);
         }
         if filter.bytes > 0 {
             self.filter = self.plain(filter)?;
@@ -246,7 +264,7 @@ impl Sstable {
         self.pages.len() as u64
     }
 
-    /// Its range deletes, as they were added.
+    /// Its range deletes, by their starts.
     pub fn range_deletes(&self) -> &[FileRangeDelete] {
         &self.range_deletes
     }
@@ -395,6 +413,7 @@ pub(crate) struct Cursor {
     /// Of the data block.
     offset: u64,
     position: Position,
+    ahead: Ahead,
 }
 
 impl Cursor {
@@ -404,7 +423,10 @@ impl Cursor {
         let (_, entry) = self.index.entry(&index).ok_or_else(|| file.index_damaged())?;
         let indexed = Indexed::decode(entry.value).map_err(|Malformed| file.index_damaged())?;
         self.offset = indexed.section.offset;
-        self.position = Position::default();
+        self.position.reset();
+        if let Some((offset, bytes)) = self.ahead.enter(indexed.number, indexed.section) {
+            file.pages.will_need(offset, bytes);
+        }
         file.load(indexed, &mut self.data)
     }
 
@@ -427,6 +449,15 @@ impl Cursor {
     ) -> Result<T, FileError> {
         let block = file.index_block()?;
         go(&mut self.index, &block).map_err(|Malformed| file.index_damaged())
+    }
+
+    /// Bytes that its buffers take.
+    fn buffer_bytes(&self) -> usize {
+        let unpacked = match &self.data {
+            DataBlock::Unpacked(bytes) => bytes.capacity(),
+            DataBlock::None | DataBlock::Plain { .. } => 0,
+        };
+        unpacked + self.index.key().len() + self.position.key().len()
     }
 
     /// The key that it is at; what it was is told when it is at none.

@@ -76,24 +76,20 @@ impl View {
             .memtables()
             .map(|memtable| MemtableSource::new(memtable, range, direction, guard))
             .collect();
+        let mut lead = Lead::default();
         loop {
-            let mut next = None;
-            for key in memtables.iter().filter_map(MemtableSource::key) {
-                next = nearer(direction, next, key);
-            }
-            for key in runs.iter().filter_map(RunCursor::key) {
-                next = nearer(direction, next, key);
-            }
-            let Some(key) = next.filter(|key| !is_above(range, key) && !is_below(range, key))
-            else {
+            let Some(key) = lead.next(&memtables, runs, direction) else {
                 return Ok(ControlFlow::Continue(()));
             };
+            if is_above(range, key) || is_below(range, key) {
+                return Ok(ControlFlow::Continue(()));
+            }
             reached.clear();
             reached.extend_from_slice(key);
             let key = &**reached;
             let mut gathered = Gathered::default();
-            for source in &mut memtables {
-                let node = source.take(key);
+            for (number, source) in memtables.iter_mut().enumerate() {
+                let node = if lead.may_have(number) { source.take(key) } else { None };
                 if !gathered.is_decided() {
                     gathered.memtable(match node {
                         Some(node) => node.lookup(read),
@@ -102,7 +98,7 @@ impl View {
                 }
             }
             for (number, run) in runs.iter_mut().enumerate() {
-                let has_key = run.key() == Some(key);
+                let has_key = lead.may_have(memtables.len() + number) && run.key() == Some(key);
                 if gathered.is_decided() {
                     if has_key {
                         run.skip(levels, key, direction)?;
@@ -122,12 +118,74 @@ impl View {
     }
 }
 
-/// That of two keys which comes first.
-fn nearer<'k>(direction: Direction, next: Option<&'k [u8]>, key: &'k [u8]) -> Option<&'k [u8]> {
-    match (next, direction) {
-        (Some(next), Direction::Forward) if next <= key => Some(next),
-        (Some(next), Direction::Reverse) if next >= key => Some(next),
-        _ => Some(key),
+/// Which source is next. Where one has many keys in a row that no other has, it leads: its keys are compared
+/// with the nearest key of all others alone, and not with each of theirs.
+#[derive(Default)]
+struct Lead {
+    /// Memtables come first, then runs.
+    source: Option<usize>,
+    /// The nearest key of the others, if they have any.
+    others: Option<Vec<u8>>,
+}
+
+impl Lead {
+    /// Whether a source may be at the key that is next.
+    fn may_have(&self, source: usize) -> bool {
+        self.source.is_none_or(|lead| lead == source)
+    }
+
+    /// The next key of all.
+    fn next<'k>(
+        &mut self,
+        memtables: &'k [MemtableSource<'_>],
+        runs: &'k [RunCursor],
+        direction: Direction,
+    ) -> Option<&'k [u8]> {
+        let key_of = |source: usize| match memtables.get(source) {
+            Some(memtable) => memtable.key(),
+            None => runs.get(source - memtables.len()).and_then(RunCursor::key),
+        };
+        if let Some(key) = self.source.and_then(key_of)
+            && self.others.as_ref().is_none_or(|others| comes_before(direction, key, others))
+        {
+            return Some(key);
+        }
+        let mut first: Option<(usize, &[u8])> = None;
+        let mut second: Option<&[u8]> = None;
+        for source in 0..memtables.len() + runs.len() {
+            let Some(key) = key_of(source) else { continue };
+            match first {
+                Some((_, known)) if !comes_before(direction, key, known) => {
+                    if second.is_none_or(|second| comes_before(direction, key, second)) {
+                        second = Some(key);
+                    }
+                }
+                _ => {
+                    second = first.map(|(_, known)| known);
+                    first = Some((source, key));
+                }
+            }
+        }
+        let (source, key) = first?;
+        // Where two have it, nobody leads.
+        self.source = Some(source).filter(|_| second != Some(key));
+        match second.filter(|_| self.source.is_some()) {
+            Some(second) => {
+                let others = self.others.get_or_insert_default();
+                others.clear();
+                others.extend_from_slice(second);
+            }
+            None => self.others = None,
+        }
+        Some(key)
+    }
+}
+
+/// Whether one key is to be visited before another.
+fn comes_before(direction: Direction, key: &[u8], other: &[u8]) -> bool {
+    match direction {
+        Direction::Forward => key < other,
+        Direction::Reverse => key > other,
     }
 }
 

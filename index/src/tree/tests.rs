@@ -328,3 +328,139 @@ fn scans_go_over_all_layers_in_order() {
         }
     }
 }
+
+/// A tree with an empty memtable over one file of level 3, and the file's bytes.
+fn over_one_file(history: &History) -> (Vec<u8>, impl Fn(Vec<u8>) -> Option<Tree>) {
+    let written = memtable(history, (0, history.len()), b"", None);
+    let options = SstableOptions { block_bytes: 200, ..SstableOptions::default() };
+    let writer = SstableWriter::new(Vec::new(), DATABASE, FileId(9), options);
+    let mut writer = writer.expect("memory");
+    flush(&written, &mut writer).expect("memory");
+    let (bytes, _) = writer.finish().expect("memory");
+    let tree = |bytes: Vec<u8>| {
+        let table = Sstable::open(Box::new(bytes), DATABASE, FileId(9)).ok()?;
+        let mut levels = Levels::default();
+        levels.levels[3].push(Arc::new(OpenFile::new(table, Arc::new(|_| {}))));
+        let active = Arc::new(Memtable::above(Beneath::Expiring, 1));
+        Some(Tree::new(active, Arc::new(LevelSet::new(levels))))
+    };
+    (bytes, tree)
+}
+
+#[test]
+fn a_damaged_block_is_an_error_and_says_which_file() {
+    let mut random = Random::from_environment("a_damaged_block_is_an_error_and_says_which_file");
+    let history = history(&mut random, 60);
+    let oracle = memtable(&history, (0, history.len()), b"", None);
+    let (bytes, tree_of) = over_one_file(&history);
+    let guard = pin();
+    let read = at(history.len() as u64);
+    let (mut refused, mut damaged) = (0, 0);
+    for place in (0..bytes.len()).step_by(3) {
+        let mut bytes = bytes.clone();
+        bytes[place] ^= 1 << random.below(8);
+        let Some(tree) = tree_of(bytes) else {
+            refused += 1;
+            continue;
+        };
+        let view = tree.view(&guard);
+        let mut errors = 0;
+        for number in 0..KEYS {
+            let key = key(number);
+            match view.lookup(&key, read, &guard) {
+                Ok(seen) => {
+                    assert_eq!(outcome(seen), outcome(oracle.lookup(&key, read, &guard)));
+                }
+                Err(error) => {
+                    assert_eq!(error.file, FileId(9));
+                    assert!(error.to_string().starts_with("sorted file 9: damaged at offset"));
+                    errors += 1;
+                }
+            }
+            if let Ok(newest) = view.newest(&key, &guard) {
+                assert_eq!(newest, oracle.newest(&key, &guard));
+            }
+        }
+        for direction in [Direction::Forward, Direction::Reverse] {
+            let mut cursors = FileCursors::default();
+            let all = (Bound::Unbounded, Bound::Unbounded);
+            let scanned = view.scan(all, direction, read, &mut cursors, &guard, |key, lookup| {
+                let expected = oracle.lookup(key, read, &guard);
+                assert_eq!(outcome(lookup), outcome(expected));
+                ControlFlow::Continue(())
+            });
+            assert!(errors == 0 || scanned.is_err(), "a scan comes by every block");
+        }
+        damaged += usize::from(errors > 0);
+    }
+    assert!(refused > 0 && damaged > 0, "{refused} refused, {damaged} damaged");
+}
+
+#[test]
+fn a_superseded_file_is_told_of_when_the_last_reader_has_gone() {
+    let told = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let table = {
+        let history = vec![vec![What::Write(key(1), Kind::Put, b"v".to_vec(), 0)]];
+        let written = memtable(&history, (0, 1), b"", None);
+        let bytes = file_bytes(&written, 4, &mut Random::from_environment("superseded"));
+        Sstable::open(Box::new(bytes.expect("a version")), DATABASE, FileId(4)).expect("sound")
+    };
+    let file = {
+        let told = Arc::clone(&told);
+        let tell = move |table: Arc<Sstable>| {
+            assert_eq!(table.id(), FileId(4));
+            told.fetch_add(1, Ordering::Relaxed);
+        };
+        Arc::new(OpenFile::new(table, Arc::new(tell)))
+    };
+    let mut levels = Levels::default();
+    levels.levels[0].push(Arc::clone(&file));
+    let levels = Arc::new(LevelSet::new(levels));
+    file.supersede();
+    drop(file);
+    let mut cursors = FileCursors::default();
+    {
+        let active = Arc::new(Memtable::above(Beneath::Values, 1));
+        let tree = Tree::new(active, levels);
+        let guard = pin();
+        let all = (Bound::Unbounded, Bound::Unbounded);
+        let broken = |_: &[u8], _: Lookup<'_>| ControlFlow::Break(());
+        tree.view(&guard)
+            .scan(all, Direction::Forward, at(1), &mut cursors, &guard, broken)
+            .expect("a sound file");
+    }
+    assert_eq!(told.load(Ordering::Relaxed), 0, "a scan that is to go on holds it");
+    drop(cursors);
+    assert_eq!(told.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn readers_find_what_was_there_while_views_change() {
+    let mut random = Random::from_environment("readers_find_what_was_there_while_views_change");
+    let history = history(&mut random, 80);
+    let oracle = memtable(&history, (0, history.len()), b"", None);
+    // All say the same. Those that are taken out are dropped while readers go on.
+    let others: Vec<_> = (0..12).map(|_| layered(&history, &mut random).tree).collect();
+    let tree = layered(&history, &mut random).tree;
+    std::thread::scope(|scope| {
+        let (tree, oracle, history) = (&tree, &oracle, &history);
+        let read_all = move || {
+            for number in 0..KEYS {
+                let guard = pin();
+                let (key, read) = (key(number), at(history.len() as u64));
+                let seen = tree.view(&guard).lookup(&key, read, &guard).expect("sound files");
+                assert_eq!(outcome(seen), outcome(oracle.lookup(&key, read, &guard)));
+            }
+        };
+        let readers = [scope.spawn(read_all), scope.spawn(read_all)];
+        for other in &others {
+            let guard = pin();
+            let view = other.view(&guard);
+            tree.replace(view.with_levels(Arc::clone(view.levels())));
+            read_all();
+        }
+        for reader in readers {
+            reader.join().expect("a reader");
+        }
+    });
+}

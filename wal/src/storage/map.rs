@@ -67,6 +67,18 @@ impl FileMap {
         }
     }
 
+    /// Tells the system that a range is going to be read soon: it begins to bring the pages in, and nobody
+    /// waits for them. The range is cut to the map.
+    pub fn will_need(&self, offset: u64, bytes: u64) {
+        let Bytes::Mapped(map) = &self.0 else { return };
+        let start = usize::try_from(offset).unwrap_or(usize::MAX).min(map.len());
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX).min(map.len() - start);
+        if bytes > 0 {
+            // A hint: nothing is lost without it.
+            let _ = map.advise_range(Advice::WillNeed, start, bytes);
+        }
+    }
+
     /// Tells the system that the whole file is going to be read from front to back.
     pub fn will_be_scanned(&self) {
         if let Bytes::Mapped(map) = &self.0 {
@@ -113,6 +125,8 @@ mod tests {
         map.touch(0, 10_000).unwrap();
         map.touch(9_999, u64::MAX).unwrap();
         map.touch(u64::MAX, 1).unwrap();
+        map.will_need(5_000, u64::MAX);
+        map.will_need(u64::MAX, 1);
         assert_eq!(&*map, &*bytes);
         storage.remove(Path::new("f")).unwrap();
         assert_eq!(&*map, &*bytes, "a removed file keeps its pages");

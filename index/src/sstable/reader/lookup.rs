@@ -1,29 +1,78 @@
 //! What a file says of one key, or of an interval.
 
+use std::cell::Cell;
 use std::ops::Bound;
 
 use isolith_wal::Lsn;
 
-use super::{Cursor, Indexed, Sstable};
+use super::{Cursor, FileRangeDelete, Indexed, Sstable};
 use crate::KeyRange;
 use crate::block::{Entry, Position};
 use crate::range_deletes::Cover;
 use crate::sstable::filter;
 use crate::sstable::format::FileError;
 
+/// For each range delete in the middle of a stretch of them, which of the stretch reaches furthest. (The
+/// stretches are those of a binary search: so those that cover a key are found in time logarithmic for each.)
+pub(super) fn furthest(range_deletes: &[FileRangeDelete]) -> Box<[usize]> {
+    fn fill(
+        all: &[FileRangeDelete],
+        from: usize,
+        to: usize,
+        furthest: &mut [usize],
+    ) -> Option<usize> {
+        if from >= to {
+            return None;
+        }
+        let middle = from + (to - from) / 2;
+        let (left, right) =
+            (fill(all, from, middle, furthest), fill(all, middle + 1, to, furthest));
+        let further = |one: usize, other: usize| match (&all[one].1, &all[other].1) {
+            (Some(end), Some(others)) if end < others => other,
+            (Some(_), None) => other,
+            _ => one,
+        };
+        let found = left.into_iter().chain(right).fold(middle, further);
+        furthest[middle] = found;
+        Some(found)
+    }
+    let mut furthest = vec![0; range_deletes.len()].into_boxed_slice();
+    fill(range_deletes, 0, range_deletes.len(), &mut furthest);
+    furthest
+}
+
 impl Sstable {
     /// What the range deletes say of a key to a reader at `read`.
+    #[inline]
     pub(crate) fn cover(&self, key: &[u8], read: Lsn) -> Cover {
         let mut cover = Cover::default();
-        for (start, end, stamp) in &self.range_deletes {
-            if **start <= *key && end.as_deref().is_none_or(|end| key < end) {
+        if !self.range_deletes.is_empty() {
+            self.cover_among(0, self.range_deletes.len(), key, read, &mut cover);
+        }
+        cover
+    }
+
+    /// What those of a stretch say.
+    fn cover_among(&self, from: usize, to: usize, key: &[u8], read: Lsn, cover: &mut Cover) {
+        if from >= to {
+            return;
+        }
+        let middle = from + (to - from) / 2;
+        let reaches = |at: usize| self.range_deletes[at].1.as_deref().is_none_or(|end| key < end);
+        if !reaches(self.furthest[middle]) {
+            return;
+        }
+        self.cover_among(from, middle, key, read, cover);
+        let (start, _, stamp) = &self.range_deletes[middle];
+        if **start <= *key {
+            if reaches(middle) {
                 match *stamp <= read {
                     true => cover.stamp = cover.stamp.max(*stamp),
                     false => cover.skipped_newer = true,
                 }
             }
+            self.cover_among(middle + 1, to, key, read, cover);
         }
-        cover
     }
 
     /// Something newer than `above` within the range: the stamp of a range delete that overlaps it or else
@@ -86,7 +135,8 @@ impl Sstable {
     /// Bytes of memory that it takes beside what is mapped.
     pub(crate) fn memory_bytes(&self) -> usize {
         let range_deletes = self.range_deletes.iter().map(|(start, end, _)| {
-            size_of::<super::FileRangeDelete>() + start.len() + end.as_ref().map_or(0, |e| e.len())
+            let ends = start.len() + end.as_ref().map_or(0, |end| end.len());
+            size_of::<FileRangeDelete>() + size_of::<usize>() + ends
         });
         let properties = &self.properties;
         let largest = properties.largest.as_ref().map_or(0, Vec::len);
@@ -130,6 +180,14 @@ fn overlaps(range: KeyRange<'_>, start: &[u8], end: Option<&[u8]>) -> bool {
     begins_before_end && !is_above(range, start)
 }
 
+thread_local! {
+    /// A cursor that a probe of this thread left behind, for its buffers.
+    static SPARE: Cell<Option<Cursor>> = const { Cell::new(None) };
+}
+
+/// Buffers larger than this are not kept for the next probe.
+const SPARE_BYTES_MAX: usize = 256 << 10;
+
 /// Looks a key up in one file after another.
 #[derive(Debug)]
 pub(crate) struct Probe {
@@ -140,7 +198,8 @@ pub(crate) struct Probe {
 impl Probe {
     /// For this key.
     pub(crate) fn new(key: &[u8]) -> Probe {
-        Probe { hash: filter::hasher().hash(key), cursor: Cursor::default() }
+        let spare = SPARE.try_with(Cell::take).ok().flatten();
+        Probe { hash: filter::hasher().hash(key), cursor: spare.unwrap_or_default() }
     }
 
     /// Goes to the newest version of the key at or below `read`. Gives whether there is one, and whether
@@ -189,6 +248,16 @@ impl Probe {
     /// Goes to the next older version of the key; false if there is none.
     pub(crate) fn older(&mut self, file: &Sstable, key: &[u8]) -> Result<bool, FileError> {
         Ok(self.cursor.advance(file)? && self.at(file, key)?.is_some())
+    }
+}
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        let cursor = std::mem::take(&mut self.cursor);
+        if cursor.buffer_bytes() <= SPARE_BYTES_MAX {
+            // A thread that is ending keeps nothing.
+            let _ = SPARE.try_with(|spare| spare.set(Some(cursor)));
+        }
     }
 }
 
