@@ -178,6 +178,57 @@ impl fmt::Display for Gone {
 
 impl std::error::Error for Gone {}
 
+/// Why records of an open log could not be read.
+#[derive(Debug)]
+pub enum LogReadError {
+    /// They were released.
+    Gone(Gone),
+    /// A call to the system failed.
+    Io {
+        /// The segment file.
+        path: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Bytes that were durable are damaged.
+    Corrupt {
+        /// The segment file.
+        file: String,
+        /// Where the damage begins, in bytes.
+        offset: u64,
+        /// What does not hold.
+        what: &'static str,
+    },
+}
+
+impl From<Gone> for LogReadError {
+    fn from(gone: Gone) -> LogReadError {
+        LogReadError::Gone(gone)
+    }
+}
+
+impl fmt::Display for LogReadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LogReadError::Gone(gone) => gone.fmt(f),
+            LogReadError::Io { path, source } => write!(f, "{path}: {source}"),
+            LogReadError::Corrupt { file, offset, what } => {
+                write!(f, "{file} is damaged at offset {offset}: {what}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for LogReadError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            LogReadError::Io { source, .. } => Some(source),
+            LogReadError::Gone(gone) => Some(gone),
+            LogReadError::Corrupt { .. } => None,
+        }
+    }
+}
+
 /// A segment that the log does not need any more could not be used again, or removed. The log itself is
 /// as it was, without that segment.
 #[derive(Debug)]

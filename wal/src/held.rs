@@ -72,6 +72,19 @@ impl Held {
         self.segments.iter().skip(at.saturating_sub(1)).map(|held| held.header.capacity).sum()
     }
 
+    /// The segment that has what comes after `lsn`.
+    pub(crate) fn after(&self, lsn: Lsn) -> Result<HeldSegment, Gone> {
+        let at = self.segments.partition_point(|held| held.header.previous_lsn <= lsn);
+        let found = at.checked_sub(1).and_then(|at| self.segments.get(at));
+        found.cloned().ok_or(Gone { begins: self.begins() })
+    }
+
+    /// The segment after this one, if there is one; `None`: this one is not there.
+    pub(crate) fn follow(&self, id: SegmentId) -> Option<Option<HeldSegment>> {
+        let at = self.segments.iter().position(|held| held.header.segment == id)?;
+        Some(self.segments.get(at + 1).cloned())
+    }
+
     /// Takes out what is not needed (invariants 1 and 3). `durable_batch`: the last batch that is durable.
     fn release(&mut self, floor: Lsn, durable_batch: u64) -> Vec<HeldSegment> {
         let floor = self.holds.iter().map(|&(_, lsn)| lsn).fold(floor, Lsn::min);

@@ -15,6 +15,7 @@
 //! | `writer`, `pipeline`, `group_commit` | putting batches together; who does it, who waits |
 //! | `held` | which segments are still needed, and what becomes of the others |
 //! | `replay` | reading the log back; a torn tail is told from damage |
+//! | `reader` | reading it while it is written |
 //! | `log` | the log itself: open, reserve, append, wait |
 
 #[cfg(not(target_os = "linux"))]
@@ -62,6 +63,8 @@ mod held;
 
 mod replay;
 
+mod reader;
+
 mod log;
 
 #[cfg(test)]
@@ -69,13 +72,14 @@ mod test_log;
 
 pub use environment::{Clock, ManualClock, SystemClock, fork, random_seed};
 pub use error::{
-    FailedOperation, Gone, LogError, LogOpenError, PoisonCause, ReleaseError, ReserveError,
-    StallReason,
+    FailedOperation, Gone, LogError, LogOpenError, LogReadError, PoisonCause, ReleaseError,
+    ReserveError, StallReason,
 };
 pub use format::{DatabaseId, FORMAT_NUMBER, RECORD_BYTES_MAX};
 pub use held::{LogHold, Released};
 pub use log::{Durability, Horizon, Log, LogOptions, LogStats, Opened, Preparation, Record};
 pub use lsn::{AtomicLsn, Lsn};
+pub use reader::{LogReader, Replayed};
 pub use replay::{EachRecord, ReplayReport, TornTail};
 pub use space::Credit;
 pub use storage::backend::{BackendChoice, BackendKind, IoBackend, open_storage};

@@ -819,17 +819,24 @@ enum Step {
 }
 
 /// Reads a file through a buffer that is refilled forwards.
-struct Window<'a> {
+pub(crate) struct Window<'a> {
     file: &'a dyn StorageFile,
     /// Reads stop here.
     end: u64,
+    /// Bytes to read at once.
+    ahead: usize,
     start: u64,
     bytes: Vec<u8>,
 }
 
 impl<'a> Window<'a> {
     fn new(file: &'a dyn StorageFile, end: u64) -> Window<'a> {
-        Window { file, end, start: 0, bytes: Vec::new() }
+        Window { file, end, ahead: WINDOW_BYTES, start: 0, bytes: Vec::new() }
+    }
+
+    /// For who does not know how much there will be to read: little at first.
+    pub(crate) fn growing(file: &'a dyn StorageFile, end: u64) -> Window<'a> {
+        Window { ahead: 2 * BLOCK_BYTES, ..Window::new(file, end) }
     }
 
     /// As many bytes from `offset`, which is before the end, as are at hand.
@@ -838,10 +845,11 @@ impl<'a> Window<'a> {
     }
 
     /// `length` bytes from `offset`; both were checked to lie before the end.
-    fn exactly(&mut self, offset: u64, length: usize) -> io::Result<&[u8]> {
+    pub(crate) fn exactly(&mut self, offset: u64, length: usize) -> io::Result<&[u8]> {
         let held = self.start + self.bytes.len() as u64;
         if offset < self.start || offset + length as u64 > held {
-            let wanted = (self.end - offset).min(length.max(WINDOW_BYTES) as u64) as usize;
+            let wanted = (self.end - offset).min(length.max(self.ahead) as u64) as usize;
+            self.ahead = (2 * self.ahead).min(WINDOW_BYTES);
             self.bytes.clear();
             self.bytes.resize(wanted, 0);
             self.start = offset;
