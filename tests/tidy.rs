@@ -120,7 +120,11 @@ fn files_and_clocks_are_reached_through_their_seams() {
         }
         for (number, line) in code(&path) {
             for forbidden in ["std::fs", "SystemTime", "std::os::unix::fs", "rand::"] {
-                assert!(!line.contains(forbidden), "{path}:{number}: {line}");
+                // Not where it only ends a longer name.
+                let names = line.match_indices(forbidden).any(|(at, _)| {
+                    !line[..at].ends_with(|before: char| before.is_alphanumeric() || before == '_')
+                });
+                assert!(!names, "{path}:{number}: {line}");
             }
         }
     }
