@@ -28,6 +28,7 @@
 //! | `unread` | appends that nobody read, under snapshot isolation |
 //! | `items` | registers and predicates: versions from unique writes |
 //! | `order` | the same: an order of versions that the level allows |
+//! | `saturate` | the same: what follows about that order |
 //! | `invariants` | bank, sets, counters and long forks |
 //! | `linear` | compare-and-set registers: a complete search |
 
@@ -45,6 +46,7 @@ mod invariants;
 mod items;
 mod linear;
 mod order;
+mod saturate;
 mod unread;
 
 pub use anomaly::{Anomaly, Phenomenon};

@@ -534,6 +534,12 @@ impl History {
         }
     }
 
+    /// The same, as a store would have it that does not tell when commits took effect.
+    pub fn without_commits(mut self) -> History {
+        self.transactions.iter_mut().for_each(|transaction| transaction.commit = None);
+        self
+    }
+
     /// The transactions.
     pub fn transactions(&self) -> &[Transaction] {
         &self.transactions

@@ -185,7 +185,7 @@ impl Chain {
     }
 
     /// Who began between this completion and the next.
-    fn between(&self, rank: usize) -> &[u32] {
+    pub(super) fn between(&self, rank: usize) -> &[u32] {
         &self.begun[self.first[rank] as usize..self.first[rank + 1] as usize]
     }
 }
@@ -215,7 +215,7 @@ impl Adjacency {
         Adjacency { starts, targets }
     }
 
-    fn of(&self, node: usize) -> &[u32] {
+    pub(super) fn of(&self, node: usize) -> &[u32] {
         &self.targets[self.starts[node] as usize..self.starts[node + 1] as usize]
     }
 }

@@ -106,6 +106,12 @@ fn wrote(operations: &[Operation], at: usize, key: Key) -> bool {
     writes(&operations[..at]).any(|(_, of, _)| of == key)
 }
 
+/// Whether anybody can have seen of a transaction that it happened. If nobody has, then a history that
+/// holds with it holds without it, too: it is taken not to have happened.
+fn shows(operations: &[Operation], read: &HashSet<(Key, Value)>) -> bool {
+    writes(operations).any(|(_, key, value)| value.is_nil() || read.contains(&(key, value)))
+}
+
 impl<'a> Items<'a> {
     pub(super) fn new(
         history: &'a History,
@@ -140,10 +146,14 @@ impl<'a> Items<'a> {
     /// Makes the versions of every key.
     fn install(&mut self, closed: bool) -> Result<(), String> {
         let mut written: Vec<Version> = Vec::with_capacity(self.history.operation_count());
+        let read = self.read_where_unknown();
         for (place, transaction) in self.history.transactions().iter().enumerate() {
             let operations = self.history.operations(place);
             for operation in operations {
                 check(operation)?;
+            }
+            if transaction.outcome == Outcome::Unknown && !shows(operations, &read) {
+                continue;
             }
             for (at, key, value) in writes(operations) {
                 let last = !writes_later(operations, at, key);
@@ -193,6 +203,27 @@ impl<'a> Items<'a> {
         }
         self.of_key.push(self.versions.len() as u32);
         Ok(())
+    }
+
+    /// What was read, where there are transactions that may have happened or not.
+    fn read_where_unknown(&self) -> HashSet<(Key, Value)> {
+        let mut read = HashSet::new();
+        let transactions = self.history.transactions();
+        if transactions.iter().all(|transaction| transaction.outcome != Outcome::Unknown) {
+            return read;
+        }
+        for place in 0..transactions.len() {
+            for operation in self.history.operations(place) {
+                match *operation {
+                    Operation::Read { key, value } => {
+                        read.insert((key, value));
+                    }
+                    Operation::ReadWhere { found, .. } => read.extend(self.history.found(found)),
+                    _ => {}
+                }
+            }
+        }
+        read
     }
 
     /// Values that were read and that nobody wrote, sorted.
@@ -542,7 +573,7 @@ impl<'a> Items<'a> {
         self.readers.iter().copied()
     }
 
-    fn readers_of(&self, version: u32) -> impl Iterator<Item = u32> {
+    pub(super) fn readers_of(&self, version: u32) -> impl Iterator<Item = u32> {
         let from = self.readers.partition_point(|(of, _)| *of < version);
         self.readers[from..].iter().take_while(move |(of, _)| *of == version).map(|(_, who)| *who)
     }

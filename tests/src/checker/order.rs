@@ -2,7 +2,8 @@
 //!
 //! First the order that is known by itself: a cycle under it is a cycle under every order. Then whole
 //! orders that commit timestamps or the times of the writers suggest; the first one without a
-//! forbidden cycle proves that the level is kept. If none is, each cycle of such an order names two
+//! forbidden cycle proves that the level is kept. If none is, what follows about the order is added
+//! (`saturate`), and that is tried again; each cycle of such an order names two
 //! neighbours that could also be the other way round. At first all of them are turned at once, as long
 //! as that leads on; then both ways are tried in turn, to the end or until the budget is spent.
 //!
@@ -16,9 +17,10 @@ use crate::history::{History, Key, Transaction};
 
 use super::anomaly::{Anomaly, Phenomenon};
 use super::dependencies::{gather, timestamps};
-use super::graph::Levels;
+use super::graph::{Adjacency, Levels};
 use super::items::{Items, NONE};
 use super::question::{Found, Gathered, Question, Report, Verdict};
+use super::saturate::{Follows, saturate};
 use super::witness::{Dependency, Edge, Witness};
 
 /// Judges a history of registers, with or without predicates.
@@ -39,10 +41,29 @@ pub(super) fn judge(history: &History, question: &Question) -> Report {
     } else if !any {
         Report::undecided(super::NOTHING_DEPENDS)
     } else {
-        Search::new(&items, question).report()
+        complete(&mut items, question)
     };
     notes(&items, &mut report);
     report
+}
+
+/// Looks for an order of all versions: at first one that times suggest, then with all that follows.
+fn complete(items: &mut Items<'_>, question: &Question) -> Report {
+    if Search::new(items, question).guess() {
+        return Report::new(Vec::new(), Verdict::Holds);
+    }
+    let Follows { pairs, circular } = saturate(items);
+    if circular || cyclic(items, &pairs).is_some() {
+        // What the order that is known forbids is told in fewer words than what follows from it.
+        let report = Search::new(items, question).report();
+        if report.verdict == Verdict::Violated {
+            return report;
+        }
+    }
+    items.known.extend(pairs);
+    items.known.sort_unstable();
+    items.known.dedup();
+    Search::new(items, question).report()
 }
 
 fn notes(items: &Items<'_>, report: &mut Report) {
@@ -280,12 +301,23 @@ impl<'a> Search<'a> {
         Search { items, question, keys, deadlines: HashMap::new(), steps: 0 }
     }
 
+    /// The hints that the history gives.
+    fn hints(&self) -> impl Iterator<Item = Hint> + use<> {
+        let mut transactions = self.items.history.transactions().iter();
+        let commits = transactions.any(|transaction| transaction.commit.is_some());
+        let commit = commits.then_some(Hint::Commit);
+        commit.into_iter().chain([Hint::Completion, Hint::Invocation])
+    }
+
+    /// Whether the first order that a hint suggests is one.
+    fn guess(mut self) -> bool {
+        self.keys.is_empty()
+            || self.hints().any(|hint| matches!(self.attempt(&[], hint), Some(None)))
+    }
+
     fn report(mut self) -> Report {
-        if self.keys.is_empty() {
-            return Report::new(Vec::new(), Verdict::Holds);
-        }
         let mut first: Option<Found> = None;
-        for hint in [Hint::Commit, Hint::Completion, Hint::Invocation] {
+        for hint in self.hints() {
             if self.repair(hint, &mut first) {
                 return Report::new(Vec::new(), Verdict::Holds);
             }
@@ -433,7 +465,14 @@ impl<'a> Search<'a> {
                 break;
             }
         }
-        deadlines
+        let adjacency = Adjacency::new(transactions.len(), &pairs);
+        let own: Vec<u64> = transactions.iter().map(own).collect();
+        let sorted = in_order(&adjacency, &deadlines, &own);
+        let mut places = vec![0; sorted.len()];
+        for (place, transaction) in sorted.iter().enumerate() {
+            places[*transaction as usize] = place as u64;
+        }
+        places
     }
 
     /// Two versions that the cycle has in an order that is not known.
@@ -454,6 +493,38 @@ impl<'a> Search<'a> {
         };
         Some((before, self.items.written_by(edge.to, edge.key)?))
     }
+}
+
+/// Transactions in an order that keeps the edges as far as they are no circle, the earliest deadline first,
+/// and among equals who would have come first without.
+fn in_order(adjacency: &Adjacency, deadlines: &[u64], own: &[u64]) -> Vec<u32> {
+    let mut missing = vec![0_u32; deadlines.len()];
+    for node in 0..deadlines.len() {
+        for next in adjacency.of(node) {
+            missing[*next as usize] += 1;
+        }
+    }
+    let entry = |node: u32| (deadlines[node as usize], own[node as usize], node);
+    let mut ready: BTreeSet<(u64, u64, u32)> = (0..deadlines.len() as u32)
+        .filter(|node| missing[*node as usize] == 0)
+        .map(entry)
+        .collect();
+    let mut sorted = Vec::with_capacity(deadlines.len());
+    while let Some((_, _, node)) = ready.pop_first() {
+        sorted.push(node);
+        for next in adjacency.of(node as usize) {
+            let left = &mut missing[*next as usize];
+            *left -= 1;
+            if *left == 0 {
+                ready.insert(entry(*next));
+            }
+        }
+    }
+    let mut rest: Vec<_> =
+        (0..deadlines.len() as u32).filter(|node| missing[*node as usize] > 0).map(entry).collect();
+    rest.sort_unstable();
+    sorted.extend(rest.into_iter().map(|(_, _, node)| node));
+    sorted
 }
 
 /// Whether the order of a key's versions is known wholly.

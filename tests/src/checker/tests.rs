@@ -454,6 +454,29 @@ fn what_simulated_stores_do_keeps_their_level() {
     }
 }
 
+#[test]
+fn blind_writes_are_put_into_an_order_without_commit_timestamps() {
+    use super::simulated::{Shape, Simulation};
+    for seed in 0..20 {
+        let simulation = Simulation {
+            shape: Shape::Registers,
+            sessions: 4,
+            transactions: 400,
+            unknown: 20,
+            seed,
+            ..Simulation::default()
+        };
+        let timed = simulation.run();
+        let history = timed.without_commits();
+        let question = Question {
+            closed: true,
+            budget: Budget { steps: 1_000_000 },
+            ..Question::new(Workload::Register, simulation.level())
+        };
+        assert_eq!(judge(&history, &question).verdict, Verdict::Holds, "{simulation:?}");
+    }
+}
+
 /// What makes the one operation of a transaction, and how that ended.
 type Single<'a> = (&'a dyn Fn(&mut History) -> Operation, Outcome);
 
