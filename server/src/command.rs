@@ -4,6 +4,8 @@
 //! (`isolith_testkit`). A new subcommand is a module here with its arguments (`clap::Args`) and a
 //! `run` that answers an [`Outcome`]; `config.rs` lists it, `main.rs` calls it.
 
+use std::io::Write;
+
 pub(crate) mod anomalies;
 pub(crate) mod check;
 pub(crate) mod history;
@@ -34,6 +36,29 @@ impl Exit {
             Exit::Undecided => 4,
         }
     }
+
+    /// Of two exits the one that says more: a violation is certain, whatever else is wrong.
+    pub(crate) fn or_worse(self, other: Exit) -> Exit {
+        let weight = |exit: Exit| match exit {
+            Exit::Fine => 0,
+            Exit::Undecided => 1,
+            Exit::CouldNotRun => 2,
+            Exit::Usage => 3,
+            Exit::Found => 4,
+        };
+        if weight(other) > weight(self) { other } else { self }
+    }
+
+    /// This exit after a last step that may have failed, which is told: what was found stays found.
+    pub(crate) fn after(self, last: Result<(), Failure>) -> Exit {
+        match last {
+            Ok(()) => self,
+            Err(failure) => {
+                eprintln!("isolith: {}", failure.message);
+                self.or_worse(failure.exit)
+            }
+        }
+    }
 }
 
 /// Why a command did not do what it was asked to: told on standard error.
@@ -59,3 +84,14 @@ impl Failure {
 
 /// What every command answers.
 pub(crate) type Outcome = Result<Exit, Failure>;
+
+/// Prints; a reader that went away is no failure.
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::could_not_run(format!("cannot print: {error}")))
+        }
+        _ => Ok(()),
+    }
+}

@@ -132,32 +132,47 @@ fn spawn(
     arguments: &[String],
     bug: Option<&str>,
 ) -> (Child, SocketAddr) {
-    let mut child = Command::new(binary)
-        .args(["serve", "--listen", "127.0.0.1:0", "--dir"])
-        .arg(directory.join("data"))
-        .args(arguments)
-        .envs(bug.map(|bug| ("ISOLITH_PLANT", bug)))
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the binary starts");
+    let mut command = serve(binary, &directory.join("data"));
+    command.args(arguments).envs(bug.map(|bug| ("ISOLITH_PLANT", bug)));
+    // What it says is of use when a test fails.
+    launch(command, |line| eprintln!("server: {line}")).unwrap_or_else(|why| panic!("{why}"))
+}
+
+/// The command that serves a directory at a free port of this machine.
+pub fn serve(binary: &Path, directory: &Path) -> Command {
+    let mut command = Command::new(binary);
+    command.args(["serve", "--listen", "127.0.0.1:0", "--dir"]).arg(directory);
+    command
+}
+
+/// Starts a server and waits until it is ready. `says` gets the lines of its log.
+///
+/// # Errors
+/// If it does not become ready; with what it said. It has ended then.
+pub fn launch(
+    mut command: Command,
+    mut says: impl FnMut(&str) + Send + 'static,
+) -> Result<(Child, SocketAddr), String> {
+    let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(|error| format!("it cannot be started: {error}"))?;
     let mut line = String::new();
-    let output = child.stdout.take().expect("the output is piped");
-    let read = BufReader::new(output).read_line(&mut line);
+    let read = child.stdout.take().map(|output| BufReader::new(output).read_line(&mut line));
     let address = line.trim().strip_prefix("listening on ").and_then(|text| text.parse().ok());
-    let mut errors = child.stderr.take().expect("the errors are piped");
+    let errors = child.stderr.take();
     let Some(address) = address else {
+        let _ = child.kill();
         let mut said = String::new();
-        let _ = errors.read_to_string(&mut said);
-        panic!("the server did not start ({read:?}, {line:?}): {said}");
+        let _ = errors.map(|mut errors| errors.read_to_string(&mut said));
+        let ended =
+            child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
+        return Err(format!("the server did not start ({ended}, {read:?}, {line:?}): {said}"));
     };
-    // Its log must not fill the pipe; what it says is of use when a test fails.
+    // Its log must not fill the pipe.
     std::thread::spawn(move || {
-        for line in BufReader::new(errors).lines().map_while(Result::ok) {
-            eprintln!("server: {line}");
-        }
+        let lines = errors.into_iter().flat_map(|errors| BufReader::new(errors).lines());
+        lines.map_while(Result::ok).for_each(|line| says(&line));
     });
-    (child, address)
+    Ok((child, address))
 }
 
 /// Runs `binary` to its end.

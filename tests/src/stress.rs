@@ -25,6 +25,8 @@
 //! | [`embedded`] | the library as target |
 //! | [`crash`] | the same on a disk that crashes |
 //! | [`resp`] | a server as target |
+//! | [`directory`] | the library on real files |
+//! | [`killed`] | a server on real files, as a process that is killed |
 
 pub mod mix;
 
@@ -47,6 +49,10 @@ pub mod embedded;
 pub mod crash;
 
 pub mod resp;
+
+pub mod directory;
+
+pub mod killed;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -110,8 +116,9 @@ pub trait Target {
 pub struct Recovery {
     /// How the life before ended, for people.
     pub ended: String,
-    /// Every commit up to here is there, and none after it.
-    pub last: u64,
+    /// Every commit up to here is there, and none after it. If the target does not tell: then whatever
+    /// was acknowledged is there.
+    pub last: Option<u64>,
     /// Commits that were acknowledged at one of these had to survive.
     pub promised: Vec<Durability>,
     /// So had these, however they were acknowledged.
@@ -180,6 +187,10 @@ pub struct Report {
     pub violation: Option<(Duration, Violation)>,
     /// Windows that could not be decided, and why the first could not.
     pub undecided: Option<(u64, String)>,
+    /// Whether it was stopped from outside, before it was over.
+    pub interrupted: bool,
+    /// Why the record ends early.
+    pub not_recorded: Option<String>,
 }
 
 impl Report {
@@ -235,14 +246,28 @@ pub fn run<T: Target>(
     target: &mut T,
     options: &Options,
     record: judge::Record<'_>,
+    progress: impl FnMut(&Progress),
+) -> Result<Report, String> {
+    run_until(target, options, record, &Arc::default(), progress)
+}
+
+/// The same until `stop` is set: then what is under way is brought to an end, and judged. A run that has
+/// found something sets it itself.
+///
+/// # Errors
+/// If the target could not be stressed.
+pub fn run_until<T: Target>(
+    target: &mut T,
+    options: &Options,
+    record: judge::Record<'_>,
+    stop: &Arc<AtomicBool>,
     mut progress: impl FnMut(&Progress),
 ) -> Result<Report, String> {
     let began = Instant::now();
-    let stop = Arc::new(AtomicBool::new(false));
     // Windows are recorded in their order: then one judge has to do.
     let count = if record.is_some() { 1 } else { options.judges.max(1) };
-    let mut run = Run::new(options, &stop);
-    let bench = Bench::new(record, began, Arc::clone(&stop));
+    let mut run = Run::new(options, stop);
+    let bench = Bench::new(record, began, Arc::clone(stop));
     let result = thread::scope(|scope| {
         let judges = Judges::start(scope, count, &bench);
         let result = run.load(target, &judges, began, &mut progress);
@@ -251,10 +276,12 @@ pub fn run<T: Target>(
     });
     result?;
     let verdicts = bench.into_verdicts();
-    if let Some(why) = verdicts.not_recorded {
-        return Err(format!("the history cannot be recorded: {why}"));
-    }
+    // Relaxed: only whether somebody wanted it to stop.
+    let stopped = stop.load(Ordering::Relaxed);
+    let by_itself = verdicts.violation.is_some() || verdicts.not_recorded.is_some();
     Ok(Report {
+        interrupted: stopped && !by_itself,
+        not_recorded: verdicts.not_recorded,
         windows: run.windows,
         held: verdicts.held,
         operations: run.operations,
@@ -410,7 +437,8 @@ impl<'a> Run<'a> {
     fn recovered(&mut self, recovery: &Recovery, durabilities: &[Durability]) -> Answer {
         self.recoveries += 1;
         self.note_timestamps()?;
-        let (last, floor) = (recovery.last, recovery.floor);
+        let Some(last) = recovery.last else { return Ok(()) };
+        let floor = recovery.floor;
         let after = |what: String| {
             Failure::Wrong(Finding::new(format!("after {}: {what}", recovery.ended)))
         };
@@ -421,7 +449,7 @@ impl<'a> Run<'a> {
         let now = self.clock.fetch_add(1, Ordering::AcqRel);
         for worker in self.workers.iter_mut().chain([&mut self.clerk]) {
             for taped in worker.tape.transactions() {
-                if let Some(lost) = lost(taped.entry, recovery, durabilities) {
+                if let Some(lost) = lost(taped.entry, last, recovery, durabilities) {
                     return Err(after(lost));
                 }
             }
@@ -485,9 +513,13 @@ fn has_seen_at_most(entry: &Entry, last: u64) -> bool {
 }
 
 /// What of a transaction's promise a crash has broken.
-fn lost(entry: &Entry, recovery: &Recovery, durabilities: &[Durability]) -> Option<String> {
+fn lost(
+    entry: &Entry,
+    last: u64,
+    recovery: &Recovery,
+    durabilities: &[Durability],
+) -> Option<String> {
     let is_promised = |durability: &Durability| recovery.promised.contains(durability);
-    let last = recovery.last;
     let acknowledged = entry.durability;
     match (entry.end, entry.read_timestamp) {
         (End::Committed(Some(at)), _) if at > last && is_promised(&acknowledged) => Some(format!(

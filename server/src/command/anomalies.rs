@@ -3,7 +3,7 @@
 
 mod stress;
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -257,15 +257,9 @@ fn subject(text: &str) -> Result<Scenario, Failure> {
     files::read_scenario(&path).map_err(of_file)
 }
 
-/// Prints; a reader that went away is no failure.
+/// Prints, as all that there is to do.
 fn print(text: &str) -> Outcome {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Failure::could_not_run(format!("cannot print: {error}")))
-        }
-        _ => Ok(Exit::Fine),
-    }
+    super::print(text).map(|()| Exit::Fine)
 }
 
 fn of_target(failure: target::Failure) -> Failure {
@@ -395,8 +389,7 @@ fn play_matrix(matrix: &Matrix) -> Outcome {
         let head = format!("\n{} at {}:\n\n", cell.scenario, cell.protection);
         print(&format!("{head}{}", picture.text(&style)))?;
     }
-    playing.write(&picture)?;
-    Ok(Exit::Found)
+    Ok(Exit::Found.after(playing.write(&picture)))
 }
 
 /// The picture of a broken promise, shrunk.
@@ -502,8 +495,8 @@ impl<'a> Prepared<'a> {
         if playing.format == Format::Text {
             print(&picture.text(&Style::of_stdout()))?;
         }
-        playing.write(&picture)?;
-        Ok(if seen.fault.is_some() { Exit::Found } else { Exit::Fine })
+        let exit = if seen.fault.is_some() { Exit::Found } else { Exit::Fine };
+        Ok(exit.after(playing.write(&picture)))
     }
 
     fn examine(&self, target: &mut dyn Target) -> Result<Examined, Failure> {
@@ -624,6 +617,6 @@ fn shrink_it(prepared: &Prepared<'_>) -> Outcome {
         fault(&small.scenario, &small.staging, declared, &judge, &small.run, &small.played);
     let picture =
         draw(&small.scenario, &small.staging, &small.run, &judged, found.as_ref(), Vec::new());
-    prepared.single.playing.write(&picture)?;
-    Ok(if label.is_some() { Exit::Found } else { Exit::Fine })
+    let exit = if label.is_some() { Exit::Found } else { Exit::Fine };
+    Ok(exit.after(prepared.single.playing.write(&picture)))
 }

@@ -1,6 +1,6 @@
 //! `isolith check`: recorded histories in, verdicts with their witnesses out.
 
-use super::{Exit, Failure, Outcome, history};
+use super::{Exit, Outcome, history};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use isolith_testkit::checker::{
@@ -11,7 +11,6 @@ use isolith_testkit::history::{Datum, History, Level, ReadError};
 use isolith_testkit::picture;
 use isolith_testkit::picture::text::{counted, harmless};
 use std::fmt::Write as _;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// What to judge, and how.
@@ -130,33 +129,13 @@ pub(crate) fn run(options: &Check) -> Outcome {
             Print::Text => judged.text(&name, options),
             Print::Json => judged.json(&name, options),
         };
-        print(&text)?;
+        worst = worst.or_worse(judged.exit()).after(super::print(&text));
         if let (Some(path), Some(html)) = (page, judged.html(&name, options)) {
-            history::write_page(path, &html)?;
+            worst = worst.after(history::write_page(path, &html));
             page = None;
         }
-        worst = worse(worst, judged.exit());
     }
     Ok(worst)
-}
-
-/// Prints to standard output.
-pub(super) fn print(text: &str) -> Result<(), Failure> {
-    std::io::stdout()
-        .write_all(text.as_bytes())
-        .map_err(|error| Failure::could_not_run(format!("cannot print: {error}")))
-}
-
-/// Of two exits the one that says more: a violation is certain, whatever else is wrong.
-fn worse(one: Exit, other: Exit) -> Exit {
-    let weight = |exit: Exit| match exit {
-        Exit::Fine => 0,
-        Exit::Undecided => 1,
-        Exit::CouldNotRun => 2,
-        Exit::Usage => 3,
-        Exit::Found => 4,
-    };
-    if weight(other) > weight(one) { other } else { one }
 }
 
 fn judge(options: &Check, file: &Path) -> Judged {

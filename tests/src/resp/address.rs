@@ -2,6 +2,7 @@
 //! `WATCH`, `MULTI` and `EXEC`, and is to be used through these.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::str::FromStr;
 
 /// What an address begins with.
@@ -54,6 +55,18 @@ impl fmt::Display for Address {
 }
 
 impl Address {
+    /// A server at this place, that asks for nothing.
+    pub fn of(place: SocketAddr) -> Address {
+        Address {
+            host: place.ip().to_string(),
+            port: place.port(),
+            database: 0,
+            user: None,
+            password: None,
+            watches: false,
+        }
+    }
+
     /// Whether a server is to be used through `WATCH`, `MULTI` and `EXEC`, though it may have more.
     pub fn watches(&self) -> bool {
         self.watches

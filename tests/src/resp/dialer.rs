@@ -54,6 +54,11 @@ impl Dialer {
         Err(last)
     }
 
+    /// How long anything may take.
+    pub fn wait(&self) -> Duration {
+        self.wait
+    }
+
     /// One more connection.
     pub fn dial(&self) -> Result<Line, Unusable> {
         let connection = Connection::connect(self.place, self.wait, LIMITS);
@@ -61,6 +66,12 @@ impl Dialer {
             Unusable(format!("{} takes no more connections: {error}", self.address))
         })?;
         self.greet(connection)
+    }
+
+    /// Whether the server is there at all.
+    fn look(&self) -> Result<(), Unusable> {
+        let dialer = Dialer { wait: self.wait / 2, ..self.clone() };
+        dialer.dial()?.ask(&["PING"]).map(drop)
     }
 
     fn greet(&self, connection: Connection) -> Result<Line, Unusable> {
@@ -114,6 +125,21 @@ impl Line {
     pub fn receive(&mut self, what: &str) -> Result<Value, Unusable> {
         let value = self.connection.receive(Instant::now() + self.wait);
         value.map_err(|trouble| self.trouble(what, &trouble))
+    }
+
+    /// The reply to a command that may wait for another transaction, as long as `longest`. A server that
+    /// is not there any more is noticed within the time that anything may take.
+    pub fn receive_late(
+        &mut self,
+        command: &[Vec<u8>],
+        longest: Duration,
+        dialer: &Dialer,
+    ) -> Result<Value, Unusable> {
+        let end = Instant::now() + longest;
+        while Instant::now() < end && !self.is_readable(Instant::now() + self.wait / 2)? {
+            dialer.look()?;
+        }
+        self.receive(&name(command))
     }
 
     /// Sends a command and gives the reply to it, an error, too.

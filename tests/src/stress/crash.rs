@@ -184,7 +184,7 @@ impl Lives {
                 _ if self.disk.has_crashed() => self.reboot(&mut end),
                 Ok(last) => {
                     let promised = end.promised();
-                    return Ok(Recovery { ended: end.told, last, promised, floor });
+                    return Ok(Recovery { ended: end.told, last: Some(last), promised, floor });
                 }
                 Err(Failure::Wrong(finding)) => {
                     return Err(Failure::Wrong(finding.after(format!("after {}", end.told))));

@@ -109,14 +109,11 @@ impl<'a> Bench<'a> {
 
     fn look_at(&self, window: &Window) {
         let history = window.history(self.records);
-        if window.is_whole
-            && let Some(record) = lock(&self.record).as_mut()
-            && let Err(error) = record(&history)
-        {
-            lock(&self.verdicts).not_recorded = Some(error);
-            self.stop.store(true, Ordering::Relaxed);
+        if window.is_whole {
+            self.record(&history);
         }
         if let Err(finding) = invariants::check(window) {
+            self.record_last(window, &history);
             let history = Some(history);
             return self.violated(Violation { history, ..Violation::told(window.number, finding) });
         }
@@ -130,6 +127,7 @@ impl<'a> Bench<'a> {
                 let what = found.as_ref().map_or_else(String::new, |found| {
                     format!("{}: {}", found.anomaly, found.witness.prose(&history))
                 });
+                self.record_last(window, &history);
                 let history = Some(history);
                 let told = Violation::told(window.number, what);
                 self.violated(Violation { history, found, ..told });
@@ -139,6 +137,24 @@ impl<'a> Bench<'a> {
                 verdicts.undecided.get_or_insert((0, why)).0 += 1;
             }
         }
+    }
+
+    fn record(&self, history: &History) {
+        if let Some(record) = lock(&self.record).as_mut()
+            && let Err(error) = record(history)
+        {
+            lock(&self.verdicts).not_recorded = Some(error);
+            self.stop.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// A window that is violated ends the record: if it was judged up to a crash, it is there as far as
+    /// it had come.
+    fn record_last(&self, window: &Window, history: &History) {
+        if !window.is_whole {
+            self.record(history);
+        }
+        *lock(&self.record) = None;
     }
 
     fn held(&self, window: &Window) {

@@ -53,13 +53,12 @@ enum Dialect {
 }
 
 impl Network {
-    /// Connects. Nothing may take longer than `wait` that is not a wait for a lock.
+    /// Connects. Nothing may take longer than `wait` that is not a wait for a lock; and who waits for a
+    /// lock asks by another connection whether the server is there.
     ///
     /// # Errors
     /// If the server cannot be used; the text says why.
     pub fn connect(address: &Address, wait: Duration) -> Result<Network, String> {
-        // A command may wait for a lock, and its answer be on its way then.
-        let wait = wait.max(2 * LOCK_TIMEOUT);
         let found = || {
             let (dialer, mut control) = Dialer::find(address, wait)?;
             let server = Server::recognise(&mut control)?;
@@ -71,6 +70,22 @@ impl Network {
         let names =
             Names { prefix: own_prefix().into(), beyond: Arc::default(), failed: Arc::default() };
         Ok(Network { dialer, label: format!("{address} ({server})"), dialect, names, dirty: false })
+    }
+
+    /// The same server is at another place from now on.
+    ///
+    /// # Errors
+    /// If it cannot be used there.
+    pub fn moved(&mut self, address: &Address) -> Result<(), String> {
+        let (dialer, _) = Dialer::find(address, self.dialer.wait()).map_err(|why| why.0)?;
+        self.dialer = dialer;
+        self.names.failed.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// What is there stays there.
+    pub fn leave(&mut self) {
+        self.dirty = false;
     }
 
     /// What it is called.
@@ -133,7 +148,7 @@ impl Target for Network {
     type Client = Session;
 
     fn client(&self) -> Answer<Session> {
-        Ok(Session::new(self.dialer.dial()?, self.names.clone(), self.dialect))
+        Ok(Session::new(&self.dialer, self.names.clone(), self.dialect)?)
     }
 
     fn durabilities(&self) -> Vec<Durability> {
@@ -227,6 +242,7 @@ impl Names {
 #[derive(Debug)]
 pub struct Session {
     line: Line,
+    dialer: Dialer,
     names: Names,
     dialect: Dialect,
     /// `BEGIN` goes with the first command behind it.
@@ -246,9 +262,24 @@ enum Written {
 }
 
 impl Session {
-    fn new(line: Line, names: Names, dialect: Dialect) -> Session {
+    fn new(dialer: &Dialer, names: Names, dialect: Dialect) -> Result<Session, Unusable> {
+        let (line, dialer) = (dialer.dial()?, dialer.clone());
         let (writes, written) = (Vec::new(), BTreeMap::new());
-        Session { line, names, dialect, begin: None, writes, written }
+        Ok(Session { line, dialer, names, dialect, begin: None, writes, written })
+    }
+
+    /// Sends commands, and gives their replies. They may wait for locks.
+    fn exchange(&mut self, commands: &[Command]) -> Answer<Vec<Reply>> {
+        let (line, dialer) = (&mut self.line, &self.dialer);
+        let replies = match self.dialect {
+            Dialect::Watch => line.ask_all(commands),
+            // The answer may be on its way when the time for a lock is over.
+            Dialect::Begin => line.send_all(commands).and_then(|()| {
+                let each = commands.iter();
+                each.map(|command| line.receive_late(command, 2 * LOCK_TIMEOUT, dialer)).collect()
+            }),
+        };
+        self.names.failed(replies)
     }
 
     fn command(&self, words: &[&str], key: Key, more: &[&[u8]]) -> Command {
@@ -262,7 +293,7 @@ impl Session {
     /// ends the transaction.
     fn ask(&mut self, commands: Vec<Command>) -> Answer<Reply> {
         let commands: Vec<Command> = self.begin.take().into_iter().chain(commands).collect();
-        let replies = self.names.failed(self.line.ask_all(&commands))?;
+        let replies = self.exchange(&commands)?;
         let wrong = replies.iter().position(|reply| matches!(reply, Reply::Error(_)));
         let place = wrong.unwrap_or(replies.len() - 1);
         match replies.into_iter().nth(place) {
@@ -313,7 +344,7 @@ impl Session {
         let word = |word: &str| vec![word.as_bytes().to_vec()];
         let writes = std::mem::take(&mut self.writes);
         let commands = [vec![word("MULTI")], writes, vec![word("EXEC")]].concat();
-        let replies = self.names.failed(self.line.ask_all(&commands))?;
+        let replies = self.exchange(&commands)?;
         if let Some(Reply::Error(text)) =
             replies.iter().find(|reply| matches!(reply, Reply::Error(_)))
         {

@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::io::{BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -15,14 +17,19 @@ use isolith_testkit::picture::text::{counted, harmless};
 use isolith_testkit::resp::Address;
 use isolith_testkit::stress::client::Failure as Trouble;
 use isolith_testkit::stress::crash::Lives;
+use isolith_testkit::stress::directory::{InDirectory, Own};
 use isolith_testkit::stress::embedded::InMemory;
 use isolith_testkit::stress::judge::Record;
+use isolith_testkit::stress::killed::Killed;
 use isolith_testkit::stress::mix::Mix;
 use isolith_testkit::stress::resp::Network;
 use isolith_testkit::stress::workload::Workload;
 use isolith_testkit::stress::{self, Length, Options, Progress, Report};
 
-use super::super::{Exit, Failure, Outcome};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
+
+use super::super::{self as command, Exit, Failure, Outcome};
 
 /// What to stress, and how.
 #[derive(Clone, Debug, Args)]
@@ -37,9 +44,11 @@ use super::super::{Exit, Failure, Outcome};
                   The seed decides what each thread does. How the threads interleave it does not \
                   decide, but for one thread.",
     after_help = "Exit codes: 0 all was judged and holds, 1 a violation, 2 the command line is \
-                  wrong, 3 the target failed, 4 some of it could not be decided.\n\
+                  wrong, 3 the target failed, 4 some of it could not be decided, or it was \
+                  interrupted.\n\
                   Try: isolith anomalies stress --seconds 10\n\
                        isolith anomalies stress --workload bank --crash --transactions 20000\n\
+                       isolith anomalies stress --crash --dir /tmp --transactions 20000\n\
                        isolith anomalies stress --mix serializable/auto:3,snapshot/optimistic:1\n\
                        isolith anomalies stress --target resp://127.0.0.1:6379 --workload rmw"
 )]
@@ -64,18 +73,24 @@ pub(crate) struct Stress {
     #[arg(long, value_name = "NUMBER")]
     seed: Option<u64>,
     /// Ends the database's life again and again (power cuts, killed processes, failing calls, orderly
-    /// closes) on a disk in memory that keeps no more than it promised, and recovers.
+    /// closes) on a disk in memory that keeps no more than it promised, and recovers. With --dir: the
+    /// real process is killed.
     #[arg(long, conflicts_with = "target")]
     crash: bool,
+    /// A directory for the database's files, in a new one within it that is removed if all holds. With
+    /// --crash `isolith serve` runs there as a process of its own, which is killed (kill -9) in the
+    /// middle of the load and started again.
+    #[arg(long, value_name = "DIR", conflicts_with = "target")]
+    dir: Option<PathBuf>,
     /// Writes the history as it is made, to be judged by `isolith check FILE --own-levels --closed`:
-    /// .jsonl or .edn.
-    #[arg(long, value_name = "FILE", conflicts_with = "crash")]
+    /// .jsonl or .edn. With --crash, what a crash was allowed to take has not happened there.
+    #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
     /// What to stress: `embedded` (the engine in memory), or the address of a server,
     /// resp://[user[:password]@]host:port[/db].
     #[arg(long, value_name = "TARGET", default_value = "embedded")]
     target: String,
-    /// Transactions that are judged together; 20000 if not given, 400 with --crash and over a network.
+    /// Transactions that are judged together; 20000 if not given, 2000 with --dir, 400 with --crash and over a network.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     window: Option<u32>,
     /// Threads that judge.
@@ -117,8 +132,8 @@ pub(crate) fn run(arguments: &Stress) -> Outcome {
             Some(network.map_err(Failure::could_not_run)?)
         }
     };
-    match (network, arguments.crash) {
-        (Some(mut network), _) => {
+    match (network, &arguments.dir, arguments.crash) {
+        (Some(mut network), ..) => {
             let run = Run::on_network(arguments, &network)?;
             eprintln!("{}", harmless(&network.remark()));
             run.run(&mut network).map_err(|failure| Failure {
@@ -126,17 +141,46 @@ pub(crate) fn run(arguments: &Stress) -> Outcome {
                 ..failure
             })
         }
-        (None, true) => {
+        (None, Some(directory), crash) => in_directory(arguments, directory, crash),
+        (None, None, true) => {
             let run = Run::new(arguments, "embedded, on a disk that crashes", Mix::all(), 400);
             let options = &run.options;
             let lives = Lives::new(options.seed, options.workload.shift(), options.threads == 1);
             run.run(&mut lives.map_err(trouble)?)
         }
-        (None, false) => {
+        (None, None, false) => {
             let run = Run::new(arguments, "embedded, in memory", Mix::all(), 20_000);
             run.run(&mut InMemory::new(run.options.workload.shift()).map_err(trouble)?)
         }
     }
+}
+
+/// Runs it on real files. They are removed unless they may tell something.
+fn in_directory(arguments: &Stress, directory: &Path, crash: bool) -> Outcome {
+    let own = Own::within(directory).map_err(Failure::could_not_run)?;
+    let path = own.path();
+    let shown = path.display();
+    let outcome = match crash {
+        true => std::env::current_exe()
+            .map_err(|error| Failure::could_not_run(format!("where isolith is: {error}")))
+            .and_then(|binary| {
+                let what = format!("isolith serve in {shown}, killed");
+                let run = Run::new(arguments, &what, Mix::all(), 400);
+                let killed = Killed::new(&binary, path, run.options.seed, NETWORK_WAIT);
+                run.run(&mut killed.map_err(Failure::could_not_run)?)
+            }),
+        false => {
+            let run = Run::new(arguments, &format!("embedded in {shown}"), Mix::all(), 2_000);
+            InDirectory::new(path, run.options.workload.shift())
+                .map_err(trouble)
+                .and_then(|mut target| run.run(&mut target))
+        }
+    };
+    match outcome {
+        Ok(Exit::Found | Exit::Undecided) => eprintln!("isolith: the files are left in {shown}"),
+        _ => own.remove().map_err(Failure::could_not_run)?,
+    }
+    outcome
 }
 
 /// How long a server may take for an answer that is no wait for a lock.
@@ -190,8 +234,9 @@ impl<'a> Run<'a> {
 
     fn run<T: stress::Target>(&self, target: &mut T) -> Outcome {
         let text = self.arguments.format == Print::Text;
+        let stop = interrupted()?;
         if text {
-            print(&self.heading())?;
+            command::print(&self.heading())?;
         }
         let mut recorder = self.arguments.record.as_deref().map(recorder).transpose()?;
         let mut write = |history: &History| match &mut recorder {
@@ -203,17 +248,23 @@ impl<'a> Run<'a> {
             None => None,
         };
         let mut shown = Shown::new();
-        let report = stress::run(target, &self.options, record, |progress| shown.show(progress));
+        let show = |progress: &Progress| shown.show(progress);
+        let report = stress::run_until(target, &self.options, record, &stop, show);
         shown.clear();
         let report = report.map_err(Failure::could_not_run)?;
-        if let Some(parts) = &mut recorder {
-            parts.flush().map_err(|error| Failure::could_not_run(error.to_string()))?;
-        }
-        print(&if text { self.text(&report) } else { self.json(&report) })?;
-        if let Some(page) = &self.arguments.html {
-            self.draw(page, &report)?;
-        }
-        Ok(exit(&report))
+        let flushed = recorder.as_mut().map_or(Ok(()), |parts| parts.flush());
+        let recorded = match (&report.not_recorded, flushed) {
+            (Some(why), _) => Err(why.clone()),
+            (None, Err(error)) => Err(error.to_string()),
+            (None, Ok(())) => Ok(()),
+        };
+        let recorded = recorded.map_err(|why| {
+            let path = self.arguments.record.as_deref().unwrap_or(Path::new("")).display();
+            Failure::could_not_run(format!("{path}: the history cannot be recorded: {why}"))
+        });
+        let printed = command::print(&if text { self.text(&report) } else { self.json(&report) });
+        let drawn = self.arguments.html.as_ref().map_or(Ok(()), |page| self.draw(page, &report));
+        Ok(exit(&report).after(printed).after(recorded).after(drawn))
     }
 
     fn heading(&self) -> String {
@@ -276,6 +327,9 @@ impl<'a> Run<'a> {
                 text.push_str(&format!("all {} windows hold\n", counted(report.windows)));
             }
         }
+        if report.interrupted {
+            text.push_str("interrupted: what was to come has not been run\n");
+        }
         text
     }
 
@@ -328,6 +382,7 @@ impl<'a> Run<'a> {
             field("recoveries", count(report.recoveries)),
             field("load-ms", ms(report.loaded)),
             field("judged-ms", ms(report.judged)),
+            field("interrupted", Datum::Bool(report.interrupted)),
             field("violation", violation),
             field("undecided", undecided),
             field("protections", Datum::Vector(shares.collect())),
@@ -351,6 +406,9 @@ impl<'a> Run<'a> {
         add(format!(" --threads {threads} --mix {mix} --seed {seed}"));
         if arguments.crash {
             add(" --crash".to_owned());
+        }
+        if let Some(directory) = &arguments.dir {
+            add(format!(" --dir {}", directory.display()));
         }
         if let Some(window) = arguments.window {
             add(format!(" --window {window}"));
@@ -381,16 +439,24 @@ fn exit(report: &Report) -> Exit {
     match (&report.violation, &report.undecided) {
         (Some(_), _) => Exit::Found,
         (None, Some(_)) => Exit::Undecided,
+        (None, None) if report.interrupted => Exit::Undecided,
         (None, None) => Exit::Fine,
     }
 }
 
-fn harmless_lines(text: &str) -> String {
-    text.lines().map(harmless).collect::<Vec<_>>().join("\n")
+/// Set by SIGINT and SIGTERM; a second one ends the process at once.
+fn interrupted() -> Result<Arc<AtomicBool>, Failure> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        let registered = flag::register_conditional_default(signal, Arc::clone(&stop))
+            .and_then(|_| flag::register(signal, Arc::clone(&stop)));
+        registered.map_err(|error| Failure::could_not_run(format!("signals: {error}")))?;
+    }
+    Ok(stop)
 }
 
-fn print(text: &str) -> Result<(), Failure> {
-    super::super::check::print(text)
+fn harmless_lines(text: &str) -> String {
+    text.lines().map(harmless).collect::<Vec<_>>().join("\n")
 }
 
 /// Opens the file that the history is recorded in.
