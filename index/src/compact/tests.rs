@@ -8,13 +8,13 @@ use std::sync::Arc;
 use isolith_wal::DatabaseId;
 
 use super::*;
-use crate::levels::LevelFile;
-use crate::memtable::Beneath;
+use crate::levels::{CompactionOptions, LevelFile, Levels, Plan, pick};
+use crate::memtable::{Beneath, Found, Lookup};
 use crate::merge::{self, Base, MergeError, MergedValue, NoOperators, Operand};
 use crate::sstable::{FileCursor, FileRangeDelete, SstableOptions};
 use crate::testing::Random;
 use crate::version::Kind;
-use crate::{Memtable, Value, flush_memtable, pin};
+use crate::{LevelSet, Memtable, OpenFile, Tree, Value, flush_memtable, pin};
 
 const DATABASE: DatabaseId = DatabaseId(7);
 const EVERYTHING: KeyRange<'static> = (Bound::Unbounded, Bound::Unbounded);
@@ -191,6 +191,24 @@ impl History {
             || self.covers(key).any(|stamp| stamp > read)
     }
 
+    /// The commits with these numbers, in memory.
+    fn memtable(&self, commits: std::ops::RangeInclusive<u64>) -> Arc<Memtable> {
+        let memtable = Arc::new(Memtable::new(1));
+        for commit in commits {
+            let part = self.within(commit..=commit);
+            let mut write = memtable.prepare(part.versions.len());
+            for (start, end, _) in &part.range_deletes {
+                let end = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+                write.add_range_delete((Bound::Included(start), end));
+            }
+            for ((key, _), (kind, time, value)) in &part.versions {
+                write.add(key, *kind, Value::new(value), *time);
+            }
+            write.install(lsn(commit));
+        }
+        memtable
+    }
+
     /// The part from one key to another, as a file.
     fn file(&self, id: u64, from: &[u8], to: Option<&[u8]>) -> Option<Arc<Sstable>> {
         let writer = SstableWriter::new(Vec::new(), DATABASE, FileId(id), options());
@@ -262,7 +280,8 @@ fn files(
     history: &History,
     stamps: std::ops::RangeInclusive<u64>,
 ) -> Vec<Arc<Sstable>> {
-    let mut cuts: BTreeSet<u64> = (0..random.below(5)).map(|_| pick(random, &stamps)).collect();
+    let mut cuts: BTreeSet<u64> =
+        (0..random.below(5)).map(|_| pick_from(random, &stamps)).collect();
     cuts.insert(*stamps.end());
     let (mut first, mut id, mut files) = (*stamps.start(), 0, Vec::new());
     for last in cuts {
@@ -279,7 +298,7 @@ fn files(
     files
 }
 
-fn pick(random: &mut Random, from: &std::ops::RangeInclusive<u64>) -> u64 {
+fn pick_from(random: &mut Random, from: &std::ops::RangeInclusive<u64>) -> u64 {
     from.start() + random.below((from.end() - from.start() + 1) as usize) as u64
 }
 
@@ -472,19 +491,7 @@ fn a_flushed_memtable_is_read_as_before() {
     for _ in 0..500 {
         let commits = 1 + random.below(40) as u64;
         let history = history(&mut random, commits, true, commits, 0);
-        let memtable = Arc::new(Memtable::new(1));
-        for commit in 1..=commits {
-            let part = history.within(commit..=commit);
-            let mut write = memtable.prepare(part.versions.len());
-            for (start, end, _) in &part.range_deletes {
-                let end = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
-                write.add_range_delete((Bound::Included(start), end));
-            }
-            for ((key, _), (kind, time, value)) in &part.versions {
-                write.add(key, *kind, Value::new(value), *time);
-            }
-            write.install(lsn(commit));
-        }
+        let memtable = history.memtable(1..=commits);
         let view = view(&mut random, commits);
         if random.below(3) == 0 {
             memtable.prune_range(EVERYTHING, &view, &NoOperators, &pin());
@@ -505,6 +512,172 @@ fn a_flushed_memtable_is_read_as_before() {
         let check = Check { above: below.clone(), inputs: history, below, rules, commits };
         check.check(&outputs.files, &done);
     }
+}
+
+/// What a lookup in a tree comes to, judged as [`History::read`] does.
+fn found(lookup: Lookup<'_>, expired_before: u64) -> Read {
+    let lives = |expires_at: u64| expires_at == 0 || expires_at > expired_before;
+    match lookup.found {
+        Found::Stored(put) => {
+            let value = (put.value.to_vec(), put.expires_at);
+            Ok(Some(value).filter(|(_, expires_at)| lives(*expires_at)))
+        }
+        Found::Run(run) if lives(run.expires_at()) => {
+            let folded = run.fold(&Letters).map_err(|failure| failure.operator);
+            folded.map(|MergedValue { value, expires_at }| Some((value, expires_at)))
+        }
+        Found::Run(_) | Found::Absent => Ok(None),
+        Found::Put(_) | Found::Merged(_) => panic!("nothing is in memory"),
+    }
+}
+
+/// Files in levels that are made and superseded as an engine would.
+struct Lsm {
+    history: History,
+    levels: Levels<Arc<OpenFile>>,
+    outputs: Files,
+    view: PruneView,
+    expired_before: u64,
+    through: u64,
+}
+
+impl Lsm {
+    fn rules<'r>(&'r self, beneath: Beneath, fences: &'r [&'r [u8]]) -> CompactionRules<'r> {
+        CompactionRules {
+            view: &self.view,
+            operators: &Letters,
+            beneath,
+            expired_before: self.expired_before,
+            merges_above: true,
+            fences,
+            file_bytes: 700,
+        }
+    }
+
+    fn flush(&mut self, through: u64) {
+        let memtable = self.history.memtable(self.through + 1..=through);
+        self.through = through;
+        let empty = self.levels.levels.iter().all(Vec::is_empty);
+        let beneath = if empty { Beneath::Nothing } else { Beneath::Expiring };
+        let mut outputs = Files { begun: self.outputs.begun, ..Files::new() };
+        let rules = CompactionRules { file_bytes: u64::MAX, ..self.rules(beneath, &[]) };
+        flush_memtable(&memtable, &rules, &mut outputs).expect("memory");
+        self.outputs.begun = outputs.begun;
+        let files = outputs.files.into_iter().map(|file| open_file(&file));
+        self.levels.levels[0].splice(0..0, files);
+    }
+
+    fn metas(&self) -> Levels<LevelFile> {
+        let metas = |files: &Vec<Arc<OpenFile>>| files.iter().map(|f| f.meta().clone()).collect();
+        Levels { levels: self.levels.levels.each_ref().map(metas) }
+    }
+
+    fn compact(&mut self, plan: &Plan) {
+        let is_input = |file: &Arc<OpenFile>| {
+            let id = file.meta().id;
+            plan.upper.contains(&id) || plan.lower.contains(&id)
+        };
+        let files = self.levels.levels.iter().flatten();
+        let mut added: Vec<_> = files.filter(|file| is_input(file)).map(Arc::clone).collect();
+        if !plan.is_move() {
+            let inputs: Vec<_> = added.iter().map(|file| Arc::clone(file.table())).collect();
+            let levels = self.metas();
+            let fences = levels.fences(plan);
+            let beneath = if plan.bottom { Beneath::Nothing } else { Beneath::Expiring };
+            let mut outputs = Files { begun: self.outputs.begun, ..Files::new() };
+            let rules = self.rules(beneath, &fences);
+            let mut from = Bound::Unbounded;
+            let points = split_points(&inputs, 2).expect("sound");
+            for point in &points {
+                let range = (from, Bound::Excluded(&**point));
+                compact(&inputs, range, &rules, &mut outputs).expect("sound");
+                from = Bound::Included(point);
+            }
+            compact(&inputs, (from, Bound::Unbounded), &rules, &mut outputs).expect("sound");
+            added = outputs.files.iter().map(open_file).collect();
+            self.outputs.begun = outputs.begun;
+        }
+        for level in &mut self.levels.levels {
+            level.retain(|file| !is_input(file));
+        }
+        let level = &mut self.levels.levels[plan.to];
+        level.extend(added);
+        level.sort_by(|left, right| left.meta().smallest.cmp(&right.meta().smallest));
+    }
+
+    fn check(&self) {
+        for level in &self.levels.levels[1..] {
+            for pair in level.windows(2) {
+                assert!(!pair[0].meta().overlaps(pair[1].meta()), "{level:?}");
+            }
+        }
+        let levels = Arc::new(LevelSet::new(self.levels.clone()));
+        let tree = Tree::new(Arc::new(Memtable::new(1)), levels);
+        let guard = pin();
+        let view = tree.view(&guard);
+        let history = self.history.within(0..=self.through);
+        let oldest = self.view.needed.first().copied().unwrap_or(Lsn::ZERO);
+        for read in (0..=self.through).map(lsn) {
+            if read < self.view.horizon && !self.view.needed.contains(&read) {
+                continue;
+            }
+            for key in KEYS.map(str::as_bytes) {
+                let lookup = view.lookup(key, read, &guard).expect("sound");
+                let (expected, stamp) = history.read(key, read, self.expired_before);
+                let observed = lookup.observed;
+                assert_eq!(found(lookup, self.expired_before), expected, "{key:?} at {read}");
+                let forgotten = observed == Lsn::ZERO && stamp <= oldest;
+                assert!(observed == stamp || forgotten, "{key:?} at {read}");
+            }
+        }
+    }
+}
+
+fn open_file(file: &Arc<Sstable>) -> Arc<OpenFile> {
+    Arc::new(OpenFile::new(Arc::clone(file), Arc::new(|_| {})))
+}
+
+#[test]
+fn levels_that_are_flushed_and_compacted_are_read_as_one_history() {
+    let mut random = Random::from_environment("levels");
+    let mut deepest = 0;
+    for _ in 0..30 {
+        let commits = 300;
+        let mut lsm = Lsm {
+            history: history(&mut random, commits, true, commits, 0),
+            levels: Levels::default(),
+            outputs: Files::new(),
+            view: PruneView::new(Lsn::ZERO, []),
+            expired_before: 0,
+            through: 0,
+        };
+        let options = CompactionOptions {
+            level0_files: 1 + random.below(4),
+            base_bytes_max: 300,
+            growth: 3,
+            ..CompactionOptions::default()
+        };
+        while lsm.through < commits {
+            let through = commits.min(lsm.through + 1 + random.below(30) as u64);
+            // What readers need moves up: some timestamps are let go, and a new one is taken.
+            let horizon = lsm.view.horizon.counter();
+            let horizon = horizon + random.below((through - horizon) as usize + 1) as u64;
+            let held = lsm.view.needed.iter().copied();
+            let held: Vec<_> = held.filter(|_| random.below(3) > 0).collect();
+            lsm.view = PruneView::new(lsn(horizon), held);
+            lsm.expired_before += u64::from(random.below(4) == 0);
+            lsm.flush(through);
+            lsm.check();
+            for _ in 0..4 {
+                let Some(plan) = pick(&lsm.metas(), &options, &[]) else { break };
+                lsm.compact(&plan);
+                lsm.check();
+                let used = lsm.levels.levels[1..].iter().filter(|level| !level.is_empty());
+                deepest = deepest.max(used.count());
+            }
+        }
+    }
+    assert!(deepest > 2, "levels below each other are read, and not {deepest}");
 }
 
 /// Rules under which only the newest of each key is needed.
