@@ -256,35 +256,20 @@ fn out_of_descriptors_is_survived() {
 }
 
 #[test]
-fn used_up_memory_is_told_and_deletes_make_room() {
-    let server = Server::start(BINARY, &["--memory", "16M", "--durability", "sync"]);
+fn data_outgrows_the_memory() {
+    let server = Server::start(BINARY, &["--memory", "16M", "--durability", "buffered"]);
     let mut client = server.connect();
     let value = vec![b'v'; 64 << 10];
-    let mut stored = 0;
-    let refused = loop {
-        let reply = client.command(&[&b"SET"[..], format!("k{stored}").as_bytes(), &value]);
-        match reply.to_string().as_str() {
-            "+OK" => stored += 1,
-            other => break other.to_owned(),
-        }
-        assert!(stored < 1000, "16 MiB hold no thousand values of 64 KiB");
-    };
-    assert!(refused.starts_with("-STALLED "), "{refused}");
-    assert!(stored > 100, "{stored}");
-    // Transactions are told, too; reads go on; nothing of what was stored is lost.
+    for number in 0..1000 {
+        let reply = client.command(&[&b"SET"[..], format!("k{number}").as_bytes(), &value]);
+        assert_eq!(reply.to_string(), "+OK", "{number}");
+    }
+    script(
+        &mut client,
+        "DBSIZE => :1000\nSTRLEN k0 => :65536\nSTRLEN k500 => :65536\nDEL k500 => :1",
+    );
     client.line("MULTI");
     client.command(&[&b"SET"[..], b"more", &value]);
-    assert!(client.line("EXEC").to_string().starts_with("-STALLED "));
-    client.line("BEGIN");
-    client.command(&[&b"SET"[..], b"more", &value]);
-    assert!(client.line("COMMIT").to_string().starts_with("-STALLED "));
-    assert_eq!(client.line("DBSIZE").to_string(), format!(":{stored}"));
-    for number in 0..stored / 2 {
-        assert_eq!(client.line(&format!("DEL k{number}")).to_string(), ":1");
-    }
-    let limit = std::time::Instant::now() + isolith_testkit::server::REPLY_WAIT;
-    while client.command(&[&b"SET"[..], b"more", &value]).to_string() != "+OK" {
-        assert!(std::time::Instant::now() < limit, "deleted values give their memory back");
-    }
-    script(&mut client, "STRLEN more => :65536");
+    assert!(client.line("EXEC").to_string().contains("OK"));
+    script(&mut client, "STRLEN more => :65536\nDBSIZE => :1000");
 }

@@ -1,4 +1,5 @@
-//! The engine's own threads: one that drives the log, one that prepares segments and sweeps.
+//! The engine's own threads: one that drives the log, one that flushes memtables, one that compacts files,
+//! one that prepares segments and sweeps.
 //!
 //! The log's thread leads batches for futures and for `Buffered` commits whose delay is over, so
 //! that `poll` never waits for a disk. The other keeps a segment zero-written ahead, deletes what has
@@ -18,6 +19,7 @@ use isolith_wal::{Durability, Preparation};
 use crate::commit::Commit;
 use crate::core::Core;
 use crate::error::{Error, Result};
+use crate::files::Files;
 use crate::history::Kept;
 use crate::merge::{self, Calm};
 use crate::record;
@@ -47,11 +49,21 @@ impl Background {
     /// Starts the threads. Where one cannot be had the database works without it: committers lead
     /// the log themselves.
     pub(crate) fn start(core: &Arc<Core>) -> Self {
-        let mut threads = Vec::with_capacity(2);
+        let mut threads = Vec::with_capacity(4);
         if let Some(log) = core.log() {
             let log = Arc::clone(log);
             let named = thread::Builder::new().name("isolith-log".into());
             threads.extend(named.spawn(move || log.drive()));
+        }
+        if let Some(files) = core.files() {
+            for (name, work) in [
+                ("isolith-flush", Files::flush_due as fn(&Files, &Core) -> _),
+                ("isolith-compact", Files::compact_one),
+            ] {
+                let (files, core) = (Arc::clone(files), Arc::clone(core));
+                let named = thread::Builder::new().name(name.into());
+                threads.extend(named.spawn(move || files.attend(&core, work)));
+            }
         }
         let core = Arc::clone(core);
         let named = thread::Builder::new().name("isolith-upkeep".into());
@@ -160,7 +172,7 @@ impl Sweeps {
             if prunes {
                 let guard = pin();
                 let (range, operators) = ((lower, upper), Calm(core.operators()));
-                let pruned = space.memtable.prune_range(range, &view, &operators, &guard);
+                let pruned = space.active().prune_range(range, &view, &operators, &guard);
                 core.count_pruned(pruned.bytes);
                 self.debt += pruned.kept_versions + pruned.versions;
                 let oldest = view.needed.first().copied().filter(|&oldest| oldest < read);
@@ -191,7 +203,7 @@ fn look_for_expired(
     let (now, read) = (core.now(), core.marks().acknowledged());
     let lower = after.map_or(Bound::Unbounded, |after| Bound::Excluded(&after[..]));
     let (mut visits, mut last, guard) = (0, None, pin());
-    space.memtable.scan((lower, Bound::Unbounded), Direction::Forward, &guard, |node| {
+    space.active().scan((lower, Bound::Unbounded), Direction::Forward, &guard, |node| {
         if space.may_expire()
             && merge::expires_at(node.lookup(read).found).is_some_and(|at| at <= now)
         {
@@ -218,7 +230,7 @@ fn delete_expired(core: &Core, space: &Arc<Space>, keys: &[Slice]) -> Result<()>
     let mut doomed = Vec::new();
     for key in keys {
         let guard = pin();
-        let found = space.memtable.lookup(key, slot.timestamp(), &guard);
+        let found = space.view(&guard).lookup(key, slot.timestamp(), &guard)?;
         if merge::expires_at(found.found).is_some_and(|at| at <= now) {
             reads.point(space, key);
             record::delete(&mut bytes, space.id, key);
@@ -229,7 +241,7 @@ fn delete_expired(core: &Core, space: &Arc<Space>, keys: &[Slice]) -> Result<()>
         return Ok(());
     }
     let record = core.reserve(|| bytes, None)?;
-    let mut prepared = space.memtable.prepare(doomed.len());
+    let mut prepared = space.active().prepare(doomed.len());
     for key in &doomed {
         prepared.add(key, Kind::Delete, Value::empty(), 0);
     }

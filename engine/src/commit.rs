@@ -21,7 +21,7 @@
 use std::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
-use isolith_index::{Guard, pin};
+use isolith_index::{Beneath, Guard, Memtable, pin};
 use isolith_txn::{
     CommitRound, LockTable, Outcome, Recent, Request, Space, SpaceWrites, Verdict, Watermarks,
     decide,
@@ -63,6 +63,13 @@ impl Commit {
         drops: Option<Arc<Space>>,
     ) -> Arc<Self> {
         Arc::new(Self { request, durability, record: Mutex::new(record), drops })
+    }
+
+    /// The same commit for the memtables that are active now; the room in the log goes with it. For the
+    /// owner, while the request is not queued.
+    pub(crate) fn rebuilt(&self, guard: &Guard) -> Arc<Self> {
+        let record = self.record.lock().take();
+        Self::new(self.request.rebuilt(guard), self.durability, record, self.drops.clone())
     }
 
     /// Gives the room in the log back, for as long as a lock is waited for; the record stays with
@@ -250,14 +257,37 @@ impl Pipeline {
         self.round.await_even();
     }
 
-    /// Lets go of what the ring holds of keyspaces that were dropped; `empty` stands in for it.
-    pub(crate) fn forget_dropped(&self, empty: impl Fn() -> SpaceWrites) {
-        let forgotten = self.window.lock().recent.forget_dropped(empty);
+    /// Lets go of what the ring holds of keyspaces that were dropped, and of memtables that were frozen;
+    /// `empty` stands in for it.
+    pub(crate) fn forget(&self, empty: impl Fn() -> SpaceWrites) {
+        let guard = pin();
+        let forgotten = self.window.lock().recent.forget(empty, &guard);
         // Requests may have been queued meanwhile.
         if self.mode == CommitMode::Combining {
             self.lead();
         }
         drop(forgotten);
+    }
+
+    /// Puts `fresh` over what a keyspace has, between two rounds: commits up to the answer's timestamp are
+    /// in what lies beneath, later ones go to it. Also says which commit was the first to write to what
+    /// is frozen now.
+    pub(crate) fn freeze(&self, space: &Space, fresh: Arc<Memtable>) -> (Lsn, Option<Lsn>) {
+        let guard = pin();
+        let mut fresh = fresh;
+        let window = self.window.lock();
+        // Whoever makes a value that expires has noted so before it comes here.
+        if let Some(fresh) = Arc::get_mut(&mut fresh) {
+            let expiring = space.may_expire();
+            fresh.lie_above(if expiring { Beneath::Expiring } else { Beneath::Values });
+        }
+        let through = self.marks.visible();
+        let since = space.freeze(fresh, through, &guard);
+        drop(window);
+        if self.mode == CommitMode::Combining {
+            self.lead();
+        }
+        (through, since)
     }
 
     /// Waits for the leader's word: spins shortly, since a wake-up costs many times a decision, then

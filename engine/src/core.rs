@@ -28,6 +28,7 @@ use crate::background::Background;
 use crate::catalog::Catalog;
 use crate::commit::{Commit, Pipeline};
 use crate::error::{Error, LockHolder, Result, StallReason};
+use crate::files::Files;
 use crate::history::History;
 use crate::merge::{Calm, Operators};
 use crate::options::{Builder, CommitMode, TransactionOptions};
@@ -44,7 +45,7 @@ const PRUNE_COMMITS: usize = 32;
 const CHAIN_VERSIONS: usize = 32;
 /// The share of the budget that deletes may use on top of it.
 const DELETE_RESERVE: usize = 16;
-/// Bytes that may be prepared before the exact use is summed up again.
+/// Bytes that may be prepared before the exact use is summed up again, unless memtables are to be small.
 const MEMORY_SLACK: usize = 256 << 10;
 /// Times that a writer without memory gives way to those who keep the epoch from passing: half of
 /// them it yields, then it pauses.
@@ -71,6 +72,8 @@ pub(crate) struct Core {
     heat: Heat,
     timers: Arc<Timers>,
     log: Option<Arc<Log>>,
+    /// What is in files; `None` in memory.
+    files: Option<Arc<Files>>,
     clock: Arc<dyn Clock>,
     durability: Durability,
     transaction_bytes_max: usize,
@@ -86,6 +89,8 @@ pub(crate) struct Core {
     /// Held while a keyspace is created or dropped. Taken before `catalog`.
     definition: Mutex<()>,
     memory_bytes_max: usize,
+    /// Bytes that may be prepared before the exact use is summed up again.
+    memory_slack: usize,
     memory_used: AtomicUsize,
     /// Bytes prepared since `memory_used` was summed up.
     memory_since: AtomicUsize,
@@ -130,6 +135,7 @@ struct Reclaimed {
 /// What recovery brings to a database that is being opened.
 pub(crate) struct Recovered {
     pub(crate) log: Option<Arc<Log>>,
+    pub(crate) files: Option<Arc<Files>>,
     pub(crate) backend: Option<BackendChoice>,
     pub(crate) report: Option<ReplayReport>,
     pub(crate) lock: Option<Box<dyn StorageLock>>,
@@ -179,6 +185,7 @@ impl Core {
             marks,
             registry: Arc::new(registry),
             log: recovered.log,
+            files: recovered.files,
             clock,
             durability: options.durability,
             transaction_bytes_max: options.transaction_bytes_max,
@@ -189,6 +196,9 @@ impl Core {
             operators: recovered.operators,
             definition: Mutex::new(()),
             memory_bytes_max: options.memory_bytes,
+            memory_slack: options
+                .memtable_bytes
+                .map_or(MEMORY_SLACK, |bytes| MEMORY_SLACK.min(bytes / 4)),
             memory_used: AtomicUsize::new(0),
             memory_since: AtomicUsize::new(usize::MAX / 2),
             history,
@@ -219,6 +229,10 @@ impl Core {
 
     pub(crate) fn pipeline(&self) -> &Pipeline {
         &self.pipeline
+    }
+
+    pub(crate) fn files(&self) -> Option<&Arc<Files>> {
+        self.files.as_ref()
     }
 
     pub(crate) fn log(&self) -> Option<&Arc<Log>> {
@@ -388,8 +402,14 @@ impl Core {
     pub(crate) fn sum_memory(&self) -> usize {
         let catalog = self.catalog.read();
         // What was pruned is memory until the epoch has passed.
-        let held = |space: &Arc<Space>| space.memtable.bytes() + space.memtable.retired_bytes();
+        let held = |space: &Arc<Space>| {
+            let guard = pin();
+            let view = space.view(&guard);
+            view.bytes() + view.retired_bytes()
+        };
+        let retired = self.files.as_ref().map_or(0, |files| files.retired_bytes());
         let bytes = held(&self.system) + catalog.all().map(|space| held(&space)).sum::<usize>();
+        let bytes = bytes + retired;
         // Relaxed: the budget is enforced to within MEMORY_SLACK per thread.
         self.memory_since.store(0, Ordering::Relaxed);
         self.memory_used.store(bytes, Ordering::Relaxed);
@@ -398,7 +418,7 @@ impl Core {
 
     /// Of these, what is unlinked and waits for the epoch to pass.
     fn retired_bytes(&self) -> usize {
-        let retired = |space: &Arc<Space>| space.memtable.retired_bytes();
+        let retired = |space: &Arc<Space>| space.view(&pin()).retired_bytes();
         let catalog = self.catalog.read();
         retired(&self.system) + catalog.all().map(|space| retired(&space)).sum::<usize>()
     }
@@ -411,12 +431,16 @@ impl Core {
         // Relaxed: see `sum_memory`.
         let since = self.memory_since.fetch_add(bytes, Ordering::Relaxed);
         let used = self.memory_used.load(Ordering::Relaxed);
-        if since.saturating_add(bytes) <= MEMORY_SLACK
+        if since.saturating_add(bytes) <= self.memory_slack
             && used.saturating_add(since + bytes) <= bytes_max
         {
             return Ok(());
         }
         let mut used = self.sum_memory();
+        if let Some(files) = &self.files {
+            let held_back = files.hold_back(self, used, self.stall_timeout);
+            return held_back.map_err(|reason| Error::Stalled { reason });
+        }
         if used.saturating_add(bytes) > bytes_max && self.reclaim() {
             used = self.sum_memory();
         }
@@ -501,7 +525,7 @@ impl Core {
         };
         // Room in the log first: it may be refused, and then nothing else was touched.
         let record = self.reserve(encoded, Some(self.stall_timeout))?;
-        let mut prepared = space.memtable.prepare(1);
+        let mut prepared = space.active().prepare(1);
         add(&mut prepared, space, key, write);
         let writes = [SpaceWrites::new(Arc::clone(space), prepared)];
         let isolation = isolith_txn::Isolation::Serializable;
@@ -568,14 +592,15 @@ impl Core {
         (keys, kept)
     }
 
-    /// Lets go of dropped keyspaces, as far as nobody uses them: neither pruning nor validation needs
-    /// what was written to them.
-    fn forget_dropped(&self) {
+    /// Lets go of dropped keyspaces and frozen memtables, as far as nobody uses them: neither pruning nor
+    /// validation needs what was written to them.
+    pub(crate) fn forget(&self) {
         let due = std::mem::take(&mut *self.prune_due.lock());
         self.prune(&due);
         drop(due);
-        let empty = || SpaceWrites::new(Arc::clone(&self.system), self.system.memtable.prepare(0));
-        self.pipeline.forget_dropped(empty);
+        let memtable = self.system.active();
+        let empty = || SpaceWrites::new(Arc::clone(&self.system), memtable.prepare(0));
+        self.pipeline.forget(empty);
     }
 
     /// Prunes everything at once, for a writer that found no memory left. Returns whether it was
@@ -583,7 +608,7 @@ impl Core {
     fn reclaim(&self) -> bool {
         let Some(mut last) = self.reclaimed.try_lock() else { return false };
         let spaces = self.spaces();
-        let keys: usize = spaces.iter().map(|(_, space)| space.memtable.nodes()).sum();
+        let keys: usize = spaces.iter().map(|(_, space)| space.active().nodes()).sum();
         let commits = self.pipeline.counts().0;
         last.asked += 1;
         // Where nobody commits any more, a snapshot that goes may free memory, too.
@@ -592,12 +617,12 @@ impl Core {
             return false;
         }
         self.look_at_the_clock();
-        self.forget_dropped();
+        self.forget();
         let view = self.prune_view();
         let mut kept = 0;
         for (_, space) in spaces {
             let all = (Bound::Unbounded, Bound::Unbounded);
-            let freed = space.memtable.prune_range(all, &view, &Calm(&self.operators), &pin());
+            let freed = space.active().prune_range(all, &view, &Calm(&self.operators), &pin());
             self.count_pruned(freed.bytes);
             kept += freed.kept_versions;
         }
@@ -626,6 +651,23 @@ impl Core {
     }
 
     // ---- keyspaces
+
+    /// All living keyspaces, that of the names included.
+    pub(crate) fn all_spaces(&self) -> Vec<Arc<Space>> {
+        let catalog = self.catalog.read();
+        std::iter::once(&self.system).chain(catalog.by_name.values()).map(Arc::clone).collect()
+    }
+
+    /// The number of the next keyspace.
+    pub(crate) fn next_space(&self) -> SpaceId {
+        self.catalog.read().next
+    }
+
+    /// What expires at or before this, in Unix milliseconds, has expired for everybody: for those, too, who
+    /// judge by the time at which they began, and may be as old as snapshots may become.
+    pub(crate) fn expired_for_all(&self) -> u64 {
+        self.history.oldest_reader_ms(self.now())
+    }
 
     pub(crate) fn spaces(&self) -> Vec<(Arc<str>, Arc<Space>)> {
         let catalog = self.catalog.read();
@@ -659,14 +701,19 @@ impl Core {
         self.check_open()?;
         let _definition = self.definition.lock();
         let Some(space) = self.catalog.read().space(name).cloned() else { return Ok(false) };
+        let dropped = Arc::clone(&space);
         let (name_bytes, write) = (name.as_bytes(), Write::Delete);
         let lsn =
             self.decide_one(&self.system, name_bytes, write, Durability::Sync, Some(space))?;
         self.catalog.write().remove(name);
-        self.forget_dropped();
+        self.forget();
         self.sum_memory();
         let info = CommitInfo { timestamp: Some(lsn) };
         self.acknowledge(lsn, info, Durability::Sync)?;
+        if let Some(files) = &self.files {
+            // What fails here is done by the next open, which finds files of a keyspace that is not there.
+            let _ = files.drop_space(&dropped);
+        }
         Ok(true)
     }
 
@@ -716,6 +763,7 @@ impl Core {
             escalations: self.escalations.load(Ordering::Relaxed),
             admission_waits: self.admission.waits(),
             log: self.log.as_ref().map(|log| log.stats()),
+            files: self.files.as_ref().map(|files| files.stats(self)),
         }
     }
 
@@ -759,6 +807,9 @@ impl Core {
         self.pipeline.close();
         // Who waits for a lock finds it closed.
         self.locks.wake_all();
+        if let Some(files) = &self.files {
+            files.close(self);
+        }
         let result = match &self.log {
             Some(log) => log.shutdown().map_err(log_error),
             None => Ok(()),

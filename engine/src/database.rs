@@ -286,6 +286,27 @@ impl Database {
         }
     }
 
+    /// Writes everything that is in memory to files, and all files anew, to the lowest level: whatever nobody
+    /// can see any more is gone then, and its space given back. Reads and writes go on meanwhile. In memory
+    /// it does nothing.
+    pub fn compact(&self) -> Result<()> {
+        self.open.check_open()?;
+        match self.open.files() {
+            Some(files) => Ok(files.compact_everything(self.open.core())?),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes what is in memory to files now. It is in the log in any case; the next opening is faster, and
+    /// the log shorter.
+    pub fn flush(&self) -> Result<()> {
+        self.open.check_open()?;
+        match self.open.files() {
+            Some(files) => Ok(files.flush_everything(self.open.core())?),
+            None => Ok(()),
+        }
+    }
+
     /// Closes the database: everything committed is written and synced. Every handle's operations
     /// answer [`Error::Closed`] from now on. Idempotent.
     pub fn close(&self) -> Result<()> {
@@ -342,6 +363,8 @@ impl Backoff {
     }
 }
 
+#[cfg(test)]
+mod files;
 #[cfg(test)]
 mod history;
 #[cfg(test)]

@@ -7,9 +7,12 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
-use isolith_index::{MergeError, Slice};
+use isolith_index::sstable::FileError;
+use isolith_index::{MergeError, ReadError, Slice};
 use isolith_txn::{Age, ConflictKind, Interval, LockMode};
 use isolith_wal::Lsn;
+
+use crate::files::file_name;
 
 /// The result of an operation on a database.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -71,6 +74,27 @@ pub enum Error {
     /// The database accepts no more writes until it is reopened; reads go on.
     ReadOnly {
         /// Why.
+        cause: String,
+    },
+    /// A file is damaged. What does not need it can still be read, and written.
+    Corrupt {
+        /// The file, below the database's directory.
+        file: String,
+        /// Where in the file, in bytes.
+        offset: u64,
+        /// What is wrong there.
+        what: String,
+    },
+    /// Files could not be written. Nothing was lost: what was to be in them is in the log, or in other files.
+    Files {
+        /// What the system said.
+        cause: String,
+    },
+    /// A file could not be read.
+    Unreadable {
+        /// The file, below the database's directory.
+        file: String,
+        /// What the system said.
         cause: String,
     },
     /// The transaction was begun read-only.
@@ -226,6 +250,20 @@ pub enum StallReason {
     },
     /// The log's queue is full: the disk does not keep up.
     LogQueue,
+    /// Memory is full of what is yet to be written to files.
+    Flush {
+        /// Bytes held.
+        bytes: usize,
+        /// Bytes allowed.
+        bytes_max: usize,
+        /// What the disk said, if the last attempt to write them failed.
+        cause: Option<String>,
+    },
+    /// Files are flushed faster than they are compacted.
+    Compaction {
+        /// Files that wait, in the keyspace that has the most.
+        files: usize,
+    },
 }
 
 /// Whether trying again can help.
@@ -336,6 +374,11 @@ impl fmt::Display for Error {
             Error::ReadOnly { cause } => {
                 write!(f, "the database accepts no writes until it is reopened: {cause}")
             }
+            Error::Corrupt { file, offset, what } => {
+                write!(f, "{file} is damaged at byte {offset}: {what}")
+            }
+            Error::Files { cause } => write!(f, "files could not be written: {cause}"),
+            Error::Unreadable { file, cause } => write!(f, "{file} cannot be read: {cause}"),
             Error::ReadOnlyTransaction => write!(f, "the transaction was begun read-only"),
             Error::TransactionTooLarge { bytes, bytes_max } => write!(
                 f,
@@ -404,6 +447,18 @@ impl StdError for Error {
     }
 }
 
+impl From<ReadError> for Error {
+    fn from(ReadError { file, error }: ReadError) -> Self {
+        let file = file_name(file);
+        match error {
+            FileError::Damaged { offset, what } => {
+                Error::Corrupt { file, offset, what: what.into() }
+            }
+            other => Error::Unreadable { file, cause: other.to_string() },
+        }
+    }
+}
+
 impl From<OpenError> for Error {
     fn from(error: OpenError) -> Self {
         Error::Open(error)
@@ -420,6 +475,16 @@ impl fmt::Display for StallReason {
                 write!(f, "no room for the next log segment ({cause})")
             }
             StallReason::LogQueue => write!(f, "the log's queue is full"),
+            StallReason::Flush { bytes, bytes_max, cause } => {
+                write!(f, "{bytes} of {bytes_max} bytes of memory wait to be written to files")?;
+                match cause {
+                    Some(cause) => write!(f, ", which failed ({cause}); it is tried again"),
+                    None => Ok(()),
+                }
+            }
+            StallReason::Compaction { files } => {
+                write!(f, "{files} flushed files wait for compaction")
+            }
         }
     }
 }

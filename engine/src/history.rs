@@ -65,6 +65,11 @@ impl History {
         }
     }
 
+    /// When the oldest reader began whose reads are still believed.
+    pub(crate) fn oldest_reader_ms(&self, now: u64) -> u64 {
+        now.saturating_sub(self.snapshot_age_ms_max)
+    }
+
     /// Whether history is kept for its own sake.
     pub(crate) fn is_retained(&self) -> bool {
         self.retention_ms > 0

@@ -157,11 +157,11 @@ impl Keyspace {
         for _ in 0..SLOTLESS_TRIES {
             // First the timestamp, then the versions.
             let at = mark(marks);
-            let found = self.space.memtable.lookup(key, at, &guard);
+            let found = self.space.view(&guard).lookup(key, at, &guard)?;
             #[cfg(planted)]
             if isolith_wal::planted!("read-without-recheck") {
                 isolith_wal::planted::dawdle();
-                let found = self.space.memtable.lookup(key, at, &guard);
+                let found = self.space.view(&guard).lookup(key, at, &guard)?;
                 return Ok((read(self.alive(key, found.found, at, now)?), found.observed));
             }
             if found.skipped_newer && mark(marks) != at {
@@ -172,7 +172,7 @@ impl Keyspace {
         loop {
             let slot = self.open.register(mark)?;
             let at = slot.timestamp();
-            let found = self.space.memtable.lookup(key, at, &guard);
+            let found = self.space.view(&guard).lookup(key, at, &guard)?;
             // A thread that was stopped for long between the two takes another.
             if slot.check().is_ok() {
                 return Ok((read(self.alive(key, found.found, at, now)?), found.observed));
@@ -358,6 +358,8 @@ impl Keyspace {
     /// An upper bound of the number of keys, at no cost: deleted and expired keys count until they
     /// are cleaned up.
     pub fn approximate_len(&self) -> usize {
-        self.space.memtable.nodes()
+        let guard = pin();
+        let view = self.space.view(&guard);
+        view.nodes() + usize::try_from(view.file_entries()).unwrap_or(usize::MAX)
     }
 }

@@ -54,6 +54,7 @@ mod admission;
 mod catalog;
 mod commit;
 mod core;
+mod files;
 mod pending;
 mod scan;
 mod snapshot;
@@ -79,7 +80,7 @@ pub use options::{
 pub use pending::{CommitInfo, Pending};
 pub use scan::{Pair, Range};
 pub use snapshot::Snapshot;
-pub use stats::{OldestSnapshot, Stats};
+pub use stats::{FileStats, OldestSnapshot, Stats};
 pub use transaction::{Attempt, CommitSteps, Observed, RangeLock, Transaction};
 
 /// Bugs on purpose, in a build that tests the tests.

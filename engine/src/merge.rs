@@ -301,6 +301,29 @@ impl Operators {
         Ok(number)
     }
 
+    /// Those that go by name, with their numbers.
+    pub(crate) fn all_named(&self) -> impl Iterator<Item = (u16, &str)> {
+        (FIRST_NAMED..).zip(self.named.iter().map(|(name, _)| &**name))
+    }
+
+    /// Gives the names the numbers that files have them under; others that are registered come after.
+    pub(crate) fn number_as(
+        &mut self,
+        known: impl IntoIterator<Item = (u16, String)>,
+    ) -> Result<(), &'static str> {
+        let registered = std::mem::take(&mut self.named);
+        for (number, name) in known {
+            if self.intern(&name)? != number {
+                return Err("the numbers of merge operators have gaps");
+            }
+        }
+        for (name, operator) in registered {
+            let number = self.intern(&name)?;
+            self.named[usize::from(number - FIRST_NAMED)].1 = operator;
+        }
+        Ok(())
+    }
+
     /// Whether a number stands for a supplied one.
     pub(crate) fn is_supplied(number: u16) -> bool {
         (1..=SUPPLIED.len()).contains(&usize::from(number))

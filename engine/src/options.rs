@@ -38,6 +38,8 @@ pub enum CommitMode {
 pub struct Builder {
     pub(crate) path: Option<PathBuf>,
     pub(crate) memory_bytes: usize,
+    pub(crate) memtable_bytes: Option<usize>,
+    pub(crate) file_bytes: Option<u64>,
     pub(crate) durability: Durability,
     pub(crate) commit_mode: CommitMode,
     pub(crate) io: IoBackend,
@@ -74,6 +76,8 @@ impl Builder {
         Self {
             path: path.map(Path::to_path_buf),
             memory_bytes: 1 << 30,
+            memtable_bytes: None,
+            file_bytes: None,
             durability: Durability::Sync,
             commit_mode: CommitMode::default(),
             io: IoBackend::Auto,
@@ -105,6 +109,20 @@ impl Builder {
     /// on top admits. Default: 1 GiB.
     pub fn memory(mut self, bytes: u64) -> Self {
         self.memory_bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        self
+    }
+
+    /// What memtables may hold together before the largest is frozen and written to a file, in bytes.
+    /// Default: a quarter of [`Builder::memory`].
+    pub fn memtable_bytes(mut self, bytes: u64) -> Self {
+        self.memtable_bytes = Some(usize::try_from(bytes).unwrap_or(usize::MAX));
+        self
+    }
+
+    /// The size at which compaction ends a file and begins the next, in bytes. Default: 64 MiB, or half of
+    /// what memtables may hold, if that is less.
+    pub fn file_bytes(mut self, bytes: u64) -> Self {
+        self.file_bytes = Some(bytes.max(4096));
         self
     }
 

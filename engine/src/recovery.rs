@@ -6,27 +6,74 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::ops::{Bound, ControlFlow};
 use std::path::Path;
 use std::sync::Arc;
 
-use isolith_index::{Kind, Memtable, PruneView, Value, pin};
+use isolith_index::manifest::{MANIFEST, MANIFEST_NEW};
+use isolith_index::{Direction, FileCursors, Found, Kind, Memtable, PruneView, Slice, Value, pin};
 use isolith_txn::{Space, SpaceId};
 use isolith_wal::{Log, LogOpenError, LogOptions, Lsn, Storage, open_storage, random_seed};
 
 use crate::catalog::Catalog;
 use crate::core::{Recovered, SYSTEM_SPACE};
-use crate::error::OpenError;
+use crate::error::{Error, OpenError};
+use crate::files::{self, FileOptions, Files, OpenedFiles};
 use crate::merge::{Calm, Operators};
-use crate::options::Builder;
+use crate::options::{Builder, CommitMode};
 use crate::record::{Named, Operation, Operations};
 
 /// The lock file of a database's directory.
 const LOCK: &str = "LOCK";
 /// What a database's directory may hold.
-const NAMES: [&str; 2] = [LOCK, "wal"];
+const NAMES: [&str; 5] = [LOCK, "wal", files::DIRECTORY, MANIFEST, MANIFEST_NEW];
 
 fn memtable(seed: u64, id: SpaceId) -> Arc<Space> {
     Arc::new(Space::new(id, Arc::new(Memtable::new(seed ^ u64::from(id)))))
+}
+
+/// The keyspaces that the system keyspace names.
+fn names(system: &Space) -> Result<Vec<(String, SpaceId)>, OpenError> {
+    let (guard, mut cursors) = (pin(), FileCursors::default());
+    let mut names = Vec::new();
+    let all = (Bound::Unbounded, Bound::Unbounded);
+    let damaged = || OpenError::Corrupt {
+        file: MANIFEST.into(),
+        offset: 0,
+        what: "a keyspace's name".into(),
+    };
+    let mut bad = false;
+    let mut visit = |key: &[u8], found: Found<'_>| {
+        let value = match found {
+            Found::Absent => return ControlFlow::Continue(()),
+            Found::Put(version) => Slice::from(version.value()),
+            Found::Stored(stored) => stored.value,
+            Found::Merged(_) | Found::Run(_) => Slice::from(&b""[..]),
+        };
+        let id = (&*value).try_into().map(u32::from_le_bytes);
+        match (std::str::from_utf8(key), id) {
+            (Ok(name), Ok(id)) => names.push((name.to_owned(), id)),
+            _ => bad = true,
+        }
+        ControlFlow::Continue(())
+    };
+    let view = system.view(&guard);
+    view.scan(all, Direction::Forward, Lsn::MAX, &mut cursors, &guard, |key, found| {
+        visit(key, found.found)
+    })
+    .map_err(|error| open_read_error(Error::from(error)))?;
+    if bad { Err(damaged()) } else { Ok(names) }
+}
+
+/// A damaged file, found while opening.
+fn open_read_error(error: Error) -> OpenError {
+    match error {
+        Error::Corrupt { file, offset, what } => OpenError::Corrupt { file, offset, what },
+        other => OpenError::Io {
+            what: "reading the names of keyspaces".into(),
+            source: io::Error::other(other.to_string()),
+        },
+    }
 }
 
 /// A database that lives in memory alone.
@@ -34,6 +81,7 @@ pub(crate) fn in_memory(options: &Builder) -> Recovered {
     let seed = random_seed();
     Recovered {
         log: None,
+        files: None,
         backend: None,
         report: None,
         lock: None,
@@ -68,26 +116,43 @@ pub(crate) fn recover(options: &Builder) -> Result<Recovered, OpenError> {
         }
     })?;
     let seed = random_seed();
-    let mut replay = Replay::new(seed, options.operators.clone());
+    let found = files::open(&storage)?;
+    let state = found.as_ref().map(|found| found.state.clone());
+    let mut replay = Replay::new(seed, options.operators.clone(), found.as_ref())?;
     let log_options = LogOptions {
+        database: state.as_ref().map(|state| state.database),
+        begins: state.as_ref().map_or(Lsn::ZERO, |state| state.log_floor),
         segment_bytes: options.segment_bytes,
         depth_max: options.log_depth_max,
         buffered_delay: options.buffered_delay,
         threads: options.threads,
         ..LogOptions::default()
     };
-    let opened = Log::open(storage, log_options, &mut |lsn, record| replay.apply(lsn, record))
-        .map_err(open_error)?;
+    let opened =
+        Log::open(Arc::clone(&storage), log_options, &mut |lsn, record| replay.apply(lsn, record))
+            .map_err(open_error)?;
+    let Replay { system, catalog, spaces, operators, .. } = replay;
+    let found = match found {
+        Some(found) => found,
+        None => files::create(&storage, opened.database)?,
+    };
+    let dropped = found.levels.keys().filter(|id| !spaces.contains_key(*id)).copied();
+    let dropped: Vec<SpaceId> = dropped.collect();
+    let attended = options.threads && options.commit_mode != CommitMode::Stepped;
+    let sizes = FileOptions::of(options);
+    let files = Files::new(found, Arc::clone(&opened.log), sizes, attended);
+    files.forget_spaces(&dropped).map_err(OpenError::from)?;
     Ok(Recovered {
         log: Some(opened.log),
+        files: Some(Arc::new(files)),
         backend,
         report: Some(opened.report),
         lock: Some(lock),
         last: opened.last,
         first_new: opened.first_new,
-        system: replay.system,
-        catalog: replay.catalog,
-        operators: replay.operators,
+        system,
+        catalog,
+        operators,
         seed,
     })
 }
@@ -134,21 +199,57 @@ fn open_error(error: LogOpenError) -> OpenError {
 }
 
 /// The state that replay builds up.
-struct Replay {
+struct Replay<'f> {
     seed: u64,
+    /// What is in files.
+    found: Option<&'f OpenedFiles>,
     system: Arc<Space>,
     catalog: Catalog,
     spaces: HashMap<SpaceId, Arc<Space>>,
     /// Those that are registered, and the names of others that the log has.
     operators: Operators,
+    /// Up to where each keyspace has in files what the log says.
+    flushed: HashMap<SpaceId, Lsn>,
 }
 
-impl Replay {
-    fn new(seed: u64, operators: Operators) -> Self {
-        let system = memtable(seed, SYSTEM_SPACE);
-        let spaces = HashMap::from([(SYSTEM_SPACE, Arc::clone(&system))]);
-        let catalog = Catalog::new();
-        Self { seed, system, catalog, spaces, operators }
+impl<'f> Replay<'f> {
+    fn new(
+        seed: u64,
+        mut operators: Operators,
+        found: Option<&'f OpenedFiles>,
+    ) -> Result<Self, OpenError> {
+        let space = |id| match found {
+            Some(found) => found.space(seed, id),
+            None => memtable(seed, id),
+        };
+        let system = space(SYSTEM_SPACE);
+        let mut spaces = HashMap::from([(SYSTEM_SPACE, Arc::clone(&system))]);
+        let mut catalog = Catalog::new();
+        let mut flushed = HashMap::new();
+        if let Some(found) = found {
+            let damaged = |what: &str| OpenError::Corrupt {
+                file: MANIFEST.into(),
+                offset: 0,
+                what: what.into(),
+            };
+            let known = found.state.operators.iter().map(|(number, name)| (*number, name.clone()));
+            operators.number_as(known).map_err(damaged)?;
+            for (name, id) in names(&system)? {
+                let space = space(id);
+                spaces.insert(id, Arc::clone(&space));
+                catalog.insert(&name, space);
+            }
+            catalog.next = catalog.next.max(found.state.next_space);
+            flushed = found.state.spaces.iter().map(|(id, known)| (*id, known.flushed)).collect();
+        }
+        Ok(Self { seed, found, system, catalog, spaces, operators, flushed })
+    }
+
+    /// Whether the files have what a record of this LSN says of a keyspace. Of one that is not known: it
+    /// was dropped before the names were flushed.
+    fn is_flushed(&self, lsn: Lsn, id: SpaceId) -> bool {
+        let through = |id| self.flushed.get(&id).copied().unwrap_or(Lsn::ZERO);
+        lsn <= through(id) || !self.spaces.contains_key(&id) && lsn <= through(SYSTEM_SPACE)
     }
 
     /// Installs one record. All of it is decoded before any of it is installed.
@@ -162,9 +263,12 @@ impl Replay {
                 | Operation::DeleteRange { space, .. }
                 | Operation::Merge { space, .. } => space,
             };
+            if self.is_flushed(lsn, id) {
+                continue;
+            }
             if shares.last().is_none_or(|(last, _)| *last != id) {
                 let space = self.spaces.get(&id).ok_or("it writes to an unknown keyspace")?;
-                shares.push((id, space.memtable.prepare(1)));
+                shares.push((id, space.active().prepare(1)));
             }
             let Some((_, prepared)) = shares.last_mut() else { continue };
             match operation {
@@ -187,6 +291,9 @@ impl Replay {
                         Named::Number(number) => number,
                         Named::Name(name) => self.operators.intern(name)?,
                     };
+                    if let Some(space) = self.spaces.get(&id) {
+                        space.note_merging();
+                    }
                     prepared.add(key, Kind::Merge { operator }, Value::new(operand), at_ms);
                 }
             }
@@ -199,7 +306,10 @@ impl Replay {
         }
         let guard = pin();
         let view = PruneView::newest_only();
-        for (_, prepared) in &shares {
+        for (id, prepared) in &shares {
+            if let Some(space) = self.spaces.get(id) {
+                space.note_write(lsn);
+            }
             prepared.install(lsn);
             prepared.prune(&view, &Calm(&self.operators), &guard);
         }
@@ -217,7 +327,11 @@ impl Replay {
                 if self.spaces.contains_key(&id) {
                     return Err("a keyspace's number is given twice".into());
                 }
-                let space = memtable(self.seed, id);
+                // Created before its files, and named since.
+                let space = match self.found {
+                    Some(found) => found.space(self.seed, id),
+                    None => memtable(self.seed, id),
+                };
                 self.spaces.insert(id, Arc::clone(&space));
                 self.catalog.insert(name, space);
             }

@@ -16,11 +16,12 @@
 //! 4. Where the transaction moves its read timestamp, which it does only if all that was returned still
 //!    holds, what was fetched ahead is forgotten, and the iteration goes on at the new one.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::ops::{Bound, ControlFlow};
 
-use isolith_index::{Direction, Slice, pin};
+use isolith_index::{Direction, FileCursors, Slice, pin};
 use isolith_txn::{Interval, IntervalId, KeyBound, SnapshotSlot, Write};
 use isolith_wal::Lsn;
 
@@ -101,6 +102,9 @@ pub struct Range<V> {
     /// Descending.
     back: VecDeque<Pair>,
     chunk: usize,
+    /// Where the two ends are in the files.
+    front_files: RefCell<FileCursors>,
+    back_files: RefCell<FileCursors>,
     front_interval: Option<IntervalId>,
     back_interval: Option<IntervalId>,
     /// The last keys returned at either end, for a transaction whose read timestamp may move.
@@ -209,6 +213,8 @@ impl<V: View> Range<V> {
             front: VecDeque::new(),
             back: VecDeque::new(),
             chunk: if read.is_some() { CHUNK_FIRST } else { CHUNK_FIRST_LOCKED },
+            front_files: RefCell::default(),
+            back_files: RefCell::default(),
             front_interval: None,
             back_interval: None,
             front_last: None,
@@ -264,15 +270,19 @@ impl<V: View> Range<V> {
         let mut visits = 0;
         let guard = pin();
         let ends = (within.lower_ref(), within.upper_ref());
-        self.keyspace.space().memtable.scan(ends, direction, &guard, |node| {
-            let found = node.lookup(read);
+        let files = match direction {
+            Direction::Forward => &self.front_files,
+            Direction::Reverse => &self.back_files,
+        };
+        let (view, files) = (self.keyspace.space().view(&guard), &mut *files.borrow_mut());
+        view.scan(ends, direction, read, files, &guard, |key, found| {
             observed = observed.max(found.observed);
             let now = || if isolith_wal::planted!("expired-value-scanned") { 0 } else { self.now };
-            match self.keyspace.see(node.key(), found.found, now) {
-                Ok(Some(seen)) => pairs.push((Slice::from(node.key()), seen.into_slice())),
+            match self.keyspace.see(key, found.found, now) {
+                Ok(Some(seen)) => pairs.push((Slice::from(key), seen.into_slice())),
                 Ok(None) => {}
                 // Nobody is to see it.
-                Err(_) if self.is_overwritten(node.key()) => {}
+                Err(_) if self.is_overwritten(key) => {}
                 Err(error) => {
                     failed = Some(error);
                     return ControlFlow::Break(());
@@ -280,11 +290,11 @@ impl<V: View> Range<V> {
             }
             visits += 1;
             if pairs.len() == limit || visits == visits_max {
-                reached = Some(Slice::from(node.key()));
+                reached = Some(Slice::from(key));
                 return ControlFlow::Break(());
             }
             ControlFlow::Continue(())
-        });
+        })?;
         match failed {
             None => Ok(Chunk { pairs, reached, observed }),
             Some(error) => Err(error),
@@ -323,7 +333,7 @@ impl<V: View> Range<V> {
             let mut chunk = Chunk { pairs: Vec::new(), ..found };
             let (guard, at) = (pin(), transaction.visible());
             for (key, _) in found.pairs {
-                let now = self.keyspace.space().memtable.lookup(&key, at, &guard);
+                let now = self.keyspace.space().view(&guard).lookup(&key, at, &guard)?;
                 chunk.observed = chunk.observed.max(now.observed);
                 if self.is_overwritten(&key) {
                     continue;

@@ -47,7 +47,7 @@ impl Snapshot {
             return Err(keyspace.dropped());
         }
         let (key, guard) = (key.as_ref(), pin());
-        let found = keyspace.space().memtable.lookup(key, read, &guard);
+        let found = keyspace.space().view(&guard).lookup(key, read, &guard)?;
         self.believe()?;
         let seen = self.open.see(keyspace.space(), key, found.found, || self.now)?;
         Ok(seen.map(Seen::into_entry))

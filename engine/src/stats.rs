@@ -60,6 +60,46 @@ pub struct Stats {
     pub expired: u64,
     /// The log's own; `None` in memory.
     pub log: Option<LogStats>,
+    /// Of the sorted files; `None` in memory.
+    pub files: Option<FileStats>,
+}
+
+/// What is in files, and what was done about it since the database was opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FileStats {
+    /// Live files.
+    pub files: usize,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// Files of each level, and their bytes, all keyspaces together.
+    pub levels: Vec<(usize, u64)>,
+    /// Memtables that are frozen and not yet in files.
+    pub frozen: usize,
+    /// Memtables written to files.
+    pub flushes: u64,
+    /// Bytes that this wrote.
+    pub flushed_bytes: u64,
+    /// Compactions, those that only moved a file to another level included.
+    pub compactions: u64,
+    /// Bytes of files that were compacted.
+    pub compacted_bytes_in: u64,
+    /// Bytes of the files that they became.
+    pub compacted_bytes_out: u64,
+    /// Times that a writer waited for a flush or a compaction.
+    pub stalls: u64,
+    /// The last commit that needs no log any more.
+    pub log_floor: Lsn,
+    /// Why the last attempt to write files failed; `None` if it did not. It is tried again.
+    pub failure: Option<String>,
+}
+
+impl FileStats {
+    /// Bytes written to files for each byte that was flushed.
+    pub fn write_amplification(&self) -> f64 {
+        let written = (self.flushed_bytes + self.compacted_bytes_out) as f64;
+        written / self.flushed_bytes.max(1) as f64
+    }
 }
 
 /// The snapshot that holds back the most history.

@@ -546,7 +546,10 @@ impl Transaction {
             let space = keyspace.space();
             let newer = match space.is_unwritten_since(read) {
                 true => None,
-                false => space.memtable.newer_in(ends, read, &pin()),
+                false => {
+                    let guard = pin();
+                    space.view(&guard).newer_in(ends, read, &guard)?
+                }
             };
             let what = || ConflictOn::Range(interval.clone());
             self.reach(keyspace, newer.unwrap_or(Lsn::ZERO), what)?;

@@ -83,6 +83,8 @@ pub enum Reason {
     Full,
     /// A file is mostly deletes.
     Deletes,
+    /// Somebody asked for it.
+    Asked,
 }
 
 /// A compaction: these files become files of another level.
@@ -105,7 +107,9 @@ pub struct Plan {
 impl Plan {
     /// Whether the files can go down as they are: one file that meets nothing and has nothing to drop.
     pub fn is_move(&self) -> bool {
-        self.upper.len() == 1 && self.lower.is_empty() && self.reason != Reason::Deletes
+        self.upper.len() == 1
+            && self.lower.is_empty()
+            && !matches!(self.reason, Reason::Deletes | Reason::Asked)
     }
 }
 
@@ -128,6 +132,16 @@ impl AsRef<LevelFile> for LevelFile {
 }
 
 impl<F: AsRef<LevelFile>> Levels<F> {
+    /// The plan that takes everything to the lowest level; none, where there is nothing.
+    pub fn everything(&self) -> Option<Plan> {
+        let ids = |files: &[F]| files.iter().map(|file| file.as_ref().id).collect::<Vec<_>>();
+        let to = LEVELS - 1;
+        let upper: Vec<u64> = self.levels[..to].iter().flat_map(|files| ids(files)).collect();
+        let lower = ids(&self.levels[to]);
+        let any = !upper.is_empty() || !lower.is_empty();
+        any.then_some(Plan { reason: Reason::Asked, from: 0, to, upper, lower, bottom: true })
+    }
+
     /// The bytes that each level is to hold at most, from 1 on, and the base level.
     fn targets(&self, options: &CompactionOptions) -> ([u64; LEVELS], usize) {
         let topmost = (1..LEVELS).find(|level| !self.levels[*level].is_empty());

@@ -40,7 +40,7 @@ pub use state::{Edit, FileRecord, ManifestState, SpaceState};
 /// The manifest's name in the storage's root.
 pub const MANIFEST: &str = "MANIFEST";
 /// The name under which the next one is written.
-const MANIFEST_NEW: &str = "MANIFEST.new";
+pub const MANIFEST_NEW: &str = "MANIFEST.new";
 /// A manifest that is shorter is not written anew.
 const GROWN_BYTES_MIN: u64 = 256 << 10;
 /// How many times its state a manifest may be long.

@@ -150,6 +150,11 @@ impl Memtable {
         }
     }
 
+    /// Says what lies beneath, before anybody else has it.
+    pub fn lie_above(&mut self, beneath: Beneath) {
+        self.beneath = beneath;
+    }
+
     /// What `key` is at `read`.
     #[inline]
     pub fn lookup<'g>(&'g self, key: &[u8], read: Lsn, guard: &'g Guard) -> Lookup<'g> {

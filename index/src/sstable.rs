@@ -24,7 +24,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
-pub use format::{Compression, FileError, FileId, Properties};
+pub use format::{Compression, FORMAT_NUMBER, FileError, FileId, Properties};
 pub(crate) use reader::{Cursor, Probe, is_above, is_below};
 pub use reader::{FileCursor, FileRangeDelete, FileSource, Pages, Sstable, VersionAt};
 pub use writer::{FileSink, SstableOptions, SstableWriter};

@@ -76,6 +76,8 @@ impl Tree {
         // SAFETY: out of reach for whoever pins from now on; it came from a box, is taken out once by the
         // swap, and so freed once. A view is `Send` and holds nothing borrowed.
         unsafe { defer(&guard, move || drop(Box::from_raw(old))) };
+        // A thread that does nothing else would keep it among its own garbage.
+        guard.flush();
     }
 }
 

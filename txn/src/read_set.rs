@@ -9,7 +9,7 @@ use std::fmt;
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 
-use isolith_index::{Guard, KeyRange, Slice, Watched};
+use isolith_index::{Guard, KeyRange, ReadError, Slice, Watched};
 use isolith_wal::Lsn;
 
 use crate::space::{Space, SpaceId};
@@ -126,8 +126,68 @@ pub struct SpaceReads {
 
 impl SpaceReads {
     fn new(space: &Arc<Space>, since: Option<Lsn>) -> Self {
-        let points = space.memtable.watch();
+        let points = space.active().watch();
         Self { space: Arc::clone(space), since, points, intervals: Vec::new() }
+    }
+
+    /// Whether the memtable that the points are looked for in was frozen meanwhile.
+    pub(crate) fn is_stale(&self, guard: &Guard) -> bool {
+        !Arc::ptr_eq(self.points.memtable(), self.space.view(guard).active())
+    }
+
+    /// The same reads, for the memtable that is active now.
+    pub(crate) fn rebuilt(&self, guard: &Guard) -> Self {
+        Self {
+            space: Arc::clone(&self.space),
+            since: self.since,
+            points: self.points.rebuilt(self.space.view(guard).active()),
+            intervals: self.intervals.clone(),
+        }
+    }
+
+    /// The first key with something newer than `since` in the layers beneath the active memtable.
+    pub(crate) fn changed_below(
+        &self,
+        since: Lsn,
+        guard: &Guard,
+    ) -> Result<Option<usize>, ReadError> {
+        let view = self.space.view(guard);
+        // A read at a timestamp of its own is in nobody's registry.
+        if self.since.is_some() && self.space.has_forgotten_since(since) {
+            return Ok(Some(0));
+        }
+        if view.below_max() <= since {
+            return Ok(None);
+        }
+        for at in 0..self.points.len() {
+            if view.newest_below(self.points.key(at), since, guard)? > since {
+                return Ok(Some(at));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether nothing that was read is newer than `since` by now, as far as commits are installed.
+    fn is_unchanged_since(&self, since: Lsn, guard: &Guard) -> Result<bool, ReadError> {
+        let view = self.space.view(guard);
+        // Where the memtable was frozen since, what came later is in another one.
+        let changed = match !Arc::ptr_eq(self.points.memtable(), view.active()) {
+            false => self.points.changed_since(since).is_some(),
+            true => (0..self.points.len())
+                .any(|at| view.active().newest(self.points.key(at), guard) > since),
+        };
+        if changed || self.changed_below(since, guard)?.is_some() {
+            return Ok(false);
+        }
+        if self.space.is_unwritten_since(since) {
+            return Ok(true);
+        }
+        for interval in &self.intervals {
+            if view.newer_in(interval.ends(), since, guard)?.is_some() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     pub(crate) fn operations(&self) -> usize {
@@ -182,14 +242,16 @@ impl ReadSet {
 
     /// Whether nothing that was read at `since` has changed, as far as commits are installed: any
     /// newer version of a key or in an interval counts.
-    pub fn is_unchanged_since(&self, since: Lsn, guard: &Guard) -> bool {
-        self.spaces.iter().all(|reads| {
-            reads.points.changed_since(since).is_none()
-                && (reads.space.is_unwritten_since(since)
-                    || reads.intervals.iter().all(|interval| {
-                        reads.space.memtable.newer_in(interval.ends(), since, guard).is_none()
-                    }))
-        })
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn is_unchanged_since(&self, since: Lsn, guard: &Guard) -> Result<bool, ReadError> {
+        for reads in &self.spaces {
+            if !reads.is_unchanged_since(since, guard)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// A keyspace that was read and is dropped by now.
@@ -204,10 +266,10 @@ impl ReadSet {
         self.space_index(space);
     }
 
-    /// Records a read of one key, present or not, that saw `observed` as its newest version: for
-    /// reads that do not share the transaction's read timestamp.
-    pub fn point_at(&mut self, space: &Arc<Space>, key: &[u8], observed: Lsn) {
-        let mut reads = SpaceReads::new(space, Some(observed));
+    /// Records a read of one key, present or not, that saw everything up to `since`: for reads that do not
+    /// share the transaction's read timestamp.
+    pub fn point_at(&mut self, space: &Arc<Space>, key: &[u8], since: Lsn) {
+        let mut reads = SpaceReads::new(space, Some(since));
         reads.points.add(key);
         self.single.push(reads);
         self.bytes += key.len() + 128;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use isolith_index::Memtable;
+use isolith_index::{Guard, LevelSet, Memtable, Tree, View, pin};
 use isolith_wal::Lsn;
 
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
@@ -16,13 +16,19 @@ pub struct Space {
     /// The keyspace's number.
     pub id: SpaceId,
     /// The versions of its keys.
-    pub memtable: Arc<Memtable>,
+    pub tree: Tree,
     /// LSN at which it was dropped; all ones while it lives.
     dropped: AtomicU64,
     /// The newest commit that wrote here.
     written: AtomicU64,
+    /// The first commit that wrote to the memtable that is active now; 0: none has.
+    dirty_since: AtomicU64,
     /// Set once a value with an expiry was written; never cleared.
     expiring: AtomicBool,
+    /// Set once somebody merged; never cleared.
+    merging: AtomicBool,
+    /// The largest stamp that went from the files without leaving a trace on its key.
+    forgotten: AtomicU64,
     /// Transactions that hold a lock here, or wait for one.
     lockers: AtomicU64,
 }
@@ -30,14 +36,34 @@ pub struct Space {
 impl Space {
     /// A living keyspace over an empty memtable.
     pub fn new(id: SpaceId, memtable: Arc<Memtable>) -> Self {
+        Self::over(id, memtable, Arc::default())
+    }
+
+    /// A living keyspace over an empty memtable and what is in files.
+    pub fn over(id: SpaceId, memtable: Arc<Memtable>, levels: Arc<LevelSet>) -> Self {
         Self {
             id,
-            memtable,
+            tree: Tree::new(memtable, levels),
             dropped: AtomicU64::new(u64::MAX),
             written: AtomicU64::new(0),
+            dirty_since: AtomicU64::new(0),
             expiring: AtomicBool::new(false),
+            merging: AtomicBool::new(false),
+            forgotten: AtomicU64::new(0),
             lockers: AtomicU64::new(0),
         }
+    }
+
+    /// The layers of its versions, as of now. First the timestamp, then the view: a reader that loads
+    /// them in this order finds all that it is to see (protocol rule 6).
+    #[inline]
+    pub fn view<'g>(&'g self, guard: &'g Guard) -> &'g View {
+        self.tree.view(guard)
+    }
+
+    /// The memtable that is written to, as of now.
+    pub fn active(&self) -> Arc<Memtable> {
+        Arc::clone(self.view(&pin()).active())
     }
 
     /// Whether a reader at `read` still sees the keyspace.
@@ -64,6 +90,29 @@ impl Space {
     pub fn note_write(&self, lsn: Lsn) {
         // Relaxed: who asks about a commit has seen it through *visible*, whose Release comes after.
         self.written.store(lsn.bits(), Ordering::Relaxed);
+        // Relaxed: written only by the window's leader, and read under the window's mutex, or by somebody
+        // who has seen the commit through *visible*.
+        if self.dirty_since.load(Ordering::Relaxed) == 0 {
+            self.dirty_since.store(lsn.bits(), Ordering::Relaxed);
+        }
+    }
+
+    /// The first commit that wrote to the active memtable, as far as the caller knows of commits.
+    pub fn dirty_since(&self) -> Option<Lsn> {
+        // Relaxed: see `note_write`.
+        let since = self.dirty_since.load(Ordering::Relaxed);
+        (since != 0).then(|| Lsn::from_bits(since))
+    }
+
+    /// Puts an empty memtable over all there is: everything up to `through`, which is *visible*, is in the
+    /// layers beneath, and what comes later goes to the new one. Called between rounds, by whoever holds
+    /// the window (protocol rule 14). Returns the first commit that wrote to what is frozen now.
+    pub fn freeze(&self, fresh: Arc<Memtable>, through: Lsn, guard: &Guard) -> Option<Lsn> {
+        let since = self.dirty_since();
+        // Relaxed: see `note_write`.
+        self.dirty_since.store(0, Ordering::Relaxed);
+        self.tree.replace(self.view(guard).frozen_into(fresh, through));
+        since
     }
 
     /// Whether no commit after `since` wrote here, as far as the caller knows of commits: up to a
@@ -86,6 +135,35 @@ impl Space {
     pub fn may_expire(&self) -> bool {
         // Relaxed: see `note_expiring`.
         self.expiring.load(Ordering::Relaxed)
+    }
+
+    /// Notes that a value here may be made of merges.
+    pub fn note_merging(&self) {
+        // Relaxed: see `note_expiring`. A compaction that misses it began before the merge was prepared,
+        // and knows of no value as expired that the merge could have come in time for.
+        if !self.merging.load(Ordering::Relaxed) {
+            self.merging.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a value here may be made of merges.
+    pub fn may_merge(&self) -> bool {
+        // Relaxed: see `note_merging`.
+        self.merging.load(Ordering::Relaxed)
+    }
+
+    /// Notes that versions up to this stamp are gone from the files without anything newer on their keys.
+    /// Before the view that does not have them is published.
+    pub fn note_forgotten(&self, stamp: Lsn) {
+        // Relaxed: published by the Release of `Tree::replace`.
+        self.forgotten.fetch_max(stamp.bits(), Ordering::Relaxed);
+    }
+
+    /// Whether something newer than `since` may have gone without a trace, for whoever was not registered
+    /// at it all the time. Loaded after the view.
+    pub fn has_forgotten_since(&self, since: Lsn) -> bool {
+        // Relaxed: see `note_forgotten`.
+        self.forgotten.load(Ordering::Relaxed) > since.bits()
     }
 
     /// Whether somebody may hold a lock here. The window's leader, which has begun its round, need not

@@ -15,13 +15,16 @@
 //!    calls no user code.
 //! 2. Any foreign version newer than the read timestamp on a key that the level protects is a
 //!    conflict, a tombstone or a touch included. A transaction that wrote nothing never comes here.
-//! 3. The ring holds the write set of every commit in (floor, newest].
+//! 3. The ring holds the write set of every commit in (floor, newest], but for shares whose memtable was
+//!    frozen meanwhile: the request that needed them is stale, or was validated past them.
+//! 4. Inside the window nothing but active memtables is looked at. What lies beneath them was judged
+//!    outside; a freeze since makes the request stale, and it is sent back (protocol rules 12 to 14).
 
 use std::collections::VecDeque;
 use std::ops::{Bound, RangeBounds};
 use std::sync::{Arc, OnceLock};
 
-use isolith_index::{Guard, KeyRange, Kind, Prepared, Slice};
+use isolith_index::{Guard, KeyRange, Kind, Prepared, ReadError, Slice};
 use isolith_wal::Lsn;
 
 use crate::isolation::Isolation;
@@ -54,6 +57,33 @@ impl SpaceWrites {
     pub fn new(space: Arc<Space>, prepared: Prepared) -> Self {
         let ascending = prepared.keys().is_sorted();
         Self { space, prepared, ascending }
+    }
+
+    /// Whether the memtable that it was prepared for was frozen since.
+    fn is_stale(&self, guard: &Guard) -> bool {
+        !Arc::ptr_eq(self.prepared.memtable(), self.space.view(guard).active())
+    }
+
+    /// The same writes, for the memtable that is active now.
+    fn rebuilt(&self, guard: &Guard) -> Self {
+        let prepared = self.prepared.rebuilt(self.space.view(guard).active());
+        Self { space: Arc::clone(&self.space), prepared, ascending: self.ascending }
+    }
+
+    /// The first write whose key has something newer than `since` in the layers beneath the active
+    /// memtable. A merge is no such write.
+    fn changed_below(&self, since: Lsn, guard: &Guard) -> Result<Option<usize>, ReadError> {
+        let view = self.space.view(guard);
+        if view.below_max() <= since {
+            return Ok(None);
+        }
+        for (at, (key, kind)) in self.prepared.keys().zip(self.prepared.kinds()).enumerate() {
+            if !matches!(kind, Kind::Merge { .. }) && view.newest_below(key, since, guard)? > since
+            {
+                return Ok(Some(at));
+            }
+        }
+        Ok(None)
     }
 
     /// Whether there are merges among its writes.
@@ -194,33 +224,92 @@ impl Request {
         }
     }
 
-    /// Pre-validation, outside the window: everything up to `visible`, which the caller loaded after
-    /// the view. `attempt` counts how often the request was sent back.
-    pub fn pre_validate(&self, visible: Lsn, attempt: u32, guard: &Guard) -> Result<(), Conflict> {
+    /// Whether a memtable that it was made for was frozen since: it has to be [`Request::rebuilt`].
+    pub fn is_stale(&self, guard: &Guard) -> bool {
+        self.writes.iter().any(|writes| writes.is_stale(guard))
+            || self.reads.iter().any(|reads| reads.is_stale(guard))
+    }
+
+    /// The same request for the memtables that are active now. For the owner, while it is not queued.
+    pub fn rebuilt(&self, guard: &Guard) -> Request {
+        let writes: Vec<_> = self.writes.iter().map(|writes| writes.rebuilt(guard)).collect();
+        let reads = self.reads.iter().map(|reads| reads.rebuilt(guard)).collect();
+        let request = Request::new(self.isolation, self.read_timestamp, writes, reads);
+        if let Some(locks) = self.locks() {
+            request.set_locks(Arc::clone(locks));
+        }
+        // Relaxed, all: written by the owner, who is the caller.
+        let covered = self.covered.load(Ordering::Relaxed);
+        request.covered.store(covered, Ordering::Relaxed);
+        request.insists.store(self.insists.load(Ordering::Relaxed), Ordering::Relaxed);
+        request
+    }
+
+    /// Pre-validation, outside the window: everything up to `visible`, which the caller loaded after it
+    /// found that the request is not stale. What lies beneath the active memtables is judged here alone:
+    /// the window looks at nothing but them, and sends back what is stale. `attempt` counts how often the
+    /// request was sent back.
+    ///
+    /// # Errors
+    /// If a file cannot be read that may hold evidence.
+    pub fn pre_validate(
+        &self,
+        visible: Lsn,
+        attempt: u32,
+        guard: &Guard,
+    ) -> Result<Option<Conflict>, ReadError> {
         let since = self.read_timestamp;
+        if let Some(conflict) = self.changed_below(guard)? {
+            return Ok(Some(conflict));
+        }
         if visible == since {
-            return Ok(());
+            return Ok(None);
         }
         if let Some(conflict) = self.changed_points() {
-            return Err(conflict);
+            return Ok(Some(conflict));
         }
         let near = visible.epoch() == since.epoch()
             && visible.counter() - since.counter() <= RING_ONLY_COMMITS;
-        if near && attempt == 0 {
-            return Ok(());
+        let mut spaces = self.intervals().map(|(_, space, ..)| space);
+        // The ring has forgotten what was written to frozen memtables.
+        if near && attempt == 0 && spaces.all(|space| space.view(guard).below_max() <= since) {
+            return Ok(None);
         }
         for (share, space, item, kind, interval) in self.intervals() {
             if space.is_unwritten_since(since) {
                 continue;
             }
-            if let Some(other) = space.memtable.newer_in(interval, since, guard) {
+            if let Some(other) = space.view(guard).newer_in(interval, since, guard)? {
                 let space = space.id;
-                return Err(Conflict { kind, space, share, item, other: Some(other) });
+                return Ok(Some(Conflict { kind, space, share, item, other: Some(other) }));
             }
         }
         // Relaxed: the queue publishes it to the leader.
         self.validated_to.store(visible.bits(), Ordering::Relaxed);
-        Ok(())
+        Ok(None)
+    }
+
+    /// A point that was changed, or under first-committer-wins a key to be written, as far as the layers
+    /// beneath the active memtables tell.
+    fn changed_below(&self, guard: &Guard) -> Result<Option<Conflict>, ReadError> {
+        let since = self.read_timestamp;
+        for (share, reads) in self.reads.iter().enumerate() {
+            if let Some(item) = reads.changed_below(reads.since.unwrap_or(since), guard)? {
+                let (kind, space) = (ConflictKind::Read, reads.space.id);
+                return Ok(Some(Conflict { kind, space, share, item, other: None }));
+            }
+        }
+        if self.isolation.first_committer_wins()
+            && !isolith_wal::planted!("first-committer-does-not-win")
+        {
+            for (share, writes) in self.writes.iter().enumerate() {
+                if let Some(item) = writes.changed_below(since, guard)? {
+                    let (kind, space) = (ConflictKind::Write, writes.space.id);
+                    return Ok(Some(Conflict { kind, space, share, item, other: None }));
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// The locks of the transaction that it commits.
@@ -356,17 +445,22 @@ impl Recent {
         left
     }
 
-    /// Lets go of what was written to keyspaces that were dropped since: nobody is judged by it any
-    /// more, and it would keep their memory. `empty` stands in for it. What a commit under way still
-    /// uses stays for now. The answer is for the caller to drop outside the window.
-    pub fn forget_dropped(&mut self, empty: impl Fn() -> SpaceWrites) -> Vec<SpaceWrites> {
+    /// Lets go of what nobody is judged by any more, and which would keep its memtable: what was written
+    /// to keyspaces that were dropped since, and to memtables that were frozen (who is judged inside the
+    /// window was validated outside of it up to a timestamp after the freeze, or is stale). `empty` stands
+    /// in for it. What a commit under way still uses stays for now. The answer is for the caller to drop
+    /// outside the window.
+    pub fn forget(&mut self, empty: impl Fn() -> SpaceWrites, guard: &Guard) -> Vec<SpaceWrites> {
+        let is_over = |share: &SpaceWrites| {
+            !share.prepared.is_empty() && (share.space.is_dropped() || share.is_stale(guard))
+        };
         let mut forgotten = Vec::new();
         for (_, writes) in &mut self.entries {
-            if !writes.iter().any(|share| share.space.is_dropped()) {
+            if !writes.iter().any(is_over) {
                 continue;
             }
             for share in Arc::get_mut(writes).into_iter().flatten() {
-                if share.space.is_dropped() {
+                if is_over(share) {
                     forgotten.push(std::mem::replace(share, empty()));
                 }
             }
@@ -424,6 +518,10 @@ fn judge(request: &Request, recent: &Recent, locks: &LockTable, guard: &Guard) -
     {
         return Verdict::Dropped(space.id);
     }
+    // What it was prepared for has to be what is written to.
+    if request.is_stale(guard) && !isolith_wal::planted!("frozen-memtable-written") {
+        return Verdict::SendBack;
+    }
     if let Some(conflict) = request.changed_points()
         && !isolith_wal::planted!("points-validated-outside-alone")
     {
@@ -439,7 +537,7 @@ fn judge(request: &Request, recent: &Recent, locks: &LockTable, guard: &Guard) -
             recent.writer_within(validated_to, space.id, ends)
         // Relaxed: written by the owner before it queued the request.
         } else if request.insists.load(Ordering::Relaxed) {
-            space.memtable.newer_in(ends, validated_to, guard)
+            space.view(guard).active().newer_in(ends, validated_to, guard)
         } else {
             return Verdict::SendBack;
         };
@@ -460,7 +558,7 @@ fn judge(request: &Request, recent: &Recent, locks: &LockTable, guard: &Guard) -
 mod tests {
     use super::*;
     use crate::read_set::ReadSet;
-    use isolith_index::{Kind, Memtable, Value, pin};
+    use isolith_index::{Beneath, Kind, Memtable, Value, pin};
 
     struct World {
         space: Arc<Space>,
@@ -479,7 +577,7 @@ mod tests {
         }
 
         fn put_all(&mut self, keys: &[&str]) {
-            let mut prepared = self.space.memtable.prepare(keys.len());
+            let mut prepared = self.space.active().prepare(keys.len());
             for key in keys {
                 prepared.add(key.as_bytes(), Kind::Put, Value::new(b"v"), 0);
             }
@@ -515,7 +613,8 @@ mod tests {
         let (clean, broken) = (world.scan("a", "c"), world.scan("a", "d"));
         world.put("c");
         for request in [&clean, &broken] {
-            request.pre_validate(world.visible(), 0, &pin()).expect("left to the ring");
+            let validated = request.pre_validate(world.visible(), 0, &pin()).expect("no files");
+            assert_eq!(validated, None, "left to the ring");
         }
         assert_eq!(world.decide(&clean), Verdict::Commit);
         let Verdict::Conflict(conflict) = world.decide(&broken) else { panic!("a phantom passed") };
@@ -528,7 +627,8 @@ mod tests {
             let mut world = World::new();
             world.put("z");
             let request = world.scan("a", "c");
-            request.pre_validate(world.visible(), 0, &pin()).expect("nothing has changed");
+            let validated = request.pre_validate(world.visible(), 0, &pin()).expect("no files");
+            assert_eq!(validated, None, "nothing has changed");
             world.put(key);
             for _ in 0..RECENT_COMMITS {
                 world.put("y");
@@ -536,8 +636,8 @@ mod tests {
             assert_eq!(world.decide(&request), Verdict::SendBack);
             request.insist();
             assert_eq!(matches!(world.decide(&request), Verdict::Conflict(_)), conflict);
-            let validated = request.pre_validate(world.visible(), 1, &pin());
-            assert_eq!(validated.is_err(), conflict, "outside the window it is seen, too");
+            let validated = request.pre_validate(world.visible(), 1, &pin()).expect("no files");
+            assert_eq!(validated.is_some(), conflict, "outside the window it is seen, too");
         }
     }
 
@@ -568,13 +668,13 @@ mod tests {
         world.put("a");
         world.put("b");
         let held = Arc::clone(&world.recent.entries[1].1);
-        let memtable = &other.space.memtable;
+        let memtable = other.space.active();
         let empty = || SpaceWrites::new(Arc::clone(&other.space), memtable.prepare(0));
-        assert!(world.recent.forget_dropped(empty).is_empty(), "it lives");
+        assert!(world.recent.forget(empty, &pin()).is_empty(), "it lives");
         world.space.drop_at(world.next);
-        assert_eq!(world.recent.forget_dropped(empty).len(), 1, "the other is in use");
+        assert_eq!(world.recent.forget(empty, &pin()).len(), 1, "the other is in use");
         drop(held);
-        assert_eq!(world.recent.forget_dropped(empty).len(), 1);
+        assert_eq!(world.recent.forget(empty, &pin()).len(), 1);
     }
 
     #[test]
@@ -588,5 +688,55 @@ mod tests {
             world.put("b");
         }
         assert_eq!(world.decide(&request), Verdict::Commit);
+    }
+
+    #[test]
+    fn what_was_prepared_for_a_frozen_memtable_is_sent_back_and_judged_by_what_it_is_now() {
+        for (key, conflict) in [("z", false), ("b", true)] {
+            let mut world = World::new();
+            world.put("z");
+            let mut reads = ReadSet::default();
+            reads.point(&world.space, b"b");
+            let reads = reads.into_spaces();
+            let mut prepared = world.space.active().prepare(1);
+            prepared.add(b"a", Kind::Put, Value::new(b"v"), 0);
+            let writes = [SpaceWrites::new(Arc::clone(&world.space), prepared)];
+            let since = world.visible();
+            let request = Request::new(Isolation::Serializable, since, writes, reads);
+            let guard = pin();
+            assert_eq!(request.pre_validate(since, 0, &guard).expect("no files"), None);
+            world.put(key);
+            let fresh = Arc::new(Memtable::above(Beneath::Values, 8));
+            world.space.freeze(fresh, world.visible(), &guard);
+            let memtable = world.space.active();
+            let empty = || SpaceWrites::new(Arc::clone(&world.space), memtable.prepare(0));
+            assert_eq!(world.recent.forget(empty, &guard).len(), 2);
+            assert_eq!(world.decide(&request), Verdict::SendBack);
+            let request = request.rebuilt(&guard);
+            let validated = request.pre_validate(world.visible(), 1, &guard).expect("no files");
+            assert_eq!(validated.is_some(), conflict, "{key}");
+            if !conflict {
+                assert_eq!(world.decide(&request), Verdict::Commit);
+            }
+        }
+    }
+
+    #[test]
+    fn a_phantom_in_a_frozen_memtable_is_found_though_the_ring_has_forgotten_it() {
+        for (key, conflict) in [("z", false), ("b", true)] {
+            let mut world = World::new();
+            world.put("z");
+            let request = world.scan("a", "c");
+            world.put(key);
+            let guard = pin();
+            let fresh = Arc::new(Memtable::above(Beneath::Values, 8));
+            world.space.freeze(fresh, world.visible(), &guard);
+            let memtable = world.space.active();
+            let empty = || SpaceWrites::new(Arc::clone(&world.space), memtable.prepare(0));
+            drop(world.recent.forget(empty, &guard));
+            let request = request.rebuilt(&guard);
+            let validated = request.pre_validate(world.visible(), 0, &guard).expect("no files");
+            assert_eq!(validated.is_some(), conflict, "{key}");
+        }
     }
 }

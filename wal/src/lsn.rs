@@ -64,6 +64,13 @@ impl Lsn {
         self.0 & Lsn::COUNTER_MAX
     }
 
+    /// The LSN before this one, as bounds go: of the first of an epoch, the last that the epoch before could
+    /// have had. [`Lsn::ZERO`] has none.
+    #[must_use]
+    pub const fn before(self) -> Lsn {
+        Lsn(self.0.saturating_sub(1))
+    }
+
     /// The commit after this one, in the same epoch.
     ///
     /// # Panics

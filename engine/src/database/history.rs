@@ -151,7 +151,11 @@ fn pruned_soon(db: &Database, bytes: usize) -> bool {
 
 #[test]
 fn a_full_memory_stalls_writes_until_history_falls_out_of_the_window() {
-    let (_, a, clock, _) = open(|builder| builder.retention(millis(1_000)).memory(4 << 20));
+    let (_, clock) = reopenable();
+    // In memory: else history goes to files.
+    let builder = Builder::in_memory().clock(Arc::clone(&clock) as _).threads(false);
+    let db = builder.retention(millis(1_000)).memory(4 << 20).open().unwrap();
+    let a = db.keyspace("a").unwrap();
     let full = (0..).find_map(|_| a.put("k", vec![7; 10_000]).err()).unwrap();
     assert!(matches!(full, Error::Stalled { reason: StallReason::Memory { .. } }), "{full}");
     clock.advance(2_000);

@@ -80,7 +80,7 @@ fn what_a_dropped_keyspace_held_is_free_once_nobody_uses_it() {
     tx.put(&other, "k", "v").unwrap();
     tx.commit().unwrap();
     for keyspace in [read, written] {
-        let memtable = Arc::downgrade(&keyspace.space().memtable);
+        let memtable = Arc::downgrade(&keyspace.space().active());
         db.drop_keyspace(keyspace.name()).unwrap();
         let name = keyspace.name().to_owned();
         drop(keyspace);

@@ -373,7 +373,8 @@ fn a_counter_that_many_add_to_loses_nothing_and_stays_small() {
         assert_eq!(text(keyspace.get("n")), "10000");
         assert_eq!(db.stats().refusals, 0);
         let guard = isolith_index::pin();
-        let found = keyspace.space().memtable.lookup(b"n", Lsn::MAX, &guard).found;
+        let active = keyspace.space().active();
+        let found = active.lookup(b"n", Lsn::MAX, &guard).found;
         if let Found::Merged(merged) = found {
             assert!(merged.parts().1.len() < 300, "a read has a short way");
         }

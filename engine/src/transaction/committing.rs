@@ -96,7 +96,7 @@ impl Transaction {
         let mut writes = Vec::with_capacity(overlays.len());
         for overlay in overlays {
             let space = Arc::clone(&overlay.space);
-            let mut prepared = space.memtable.prepare(overlay.entries().len());
+            let mut prepared = space.active().prepare(overlay.entries().len());
             for range in overlay.ranges() {
                 prepared.add_range_delete((range.lower_ref(), range.upper_ref()));
             }
@@ -172,6 +172,7 @@ pub(crate) fn add(prepared: &mut isolith_index::Prepared, space: &Space, key: &[
         }
         Write::Delete => prepared.add(key, Kind::Delete, Value::empty(), 0),
         Write::Merge { operator, operand, at_ms } => {
+            space.note_merging();
             prepared.add(key, Kind::Merge { operator }, operand, at_ms);
         }
     }
@@ -219,12 +220,17 @@ impl Queued {
 
     /// Validates outside the window and hands the request in.
     fn submit(&mut self, core: &Core) -> Result<()> {
-        let request = &self.commit.request;
         // First the view, then the timestamp up to which it is checked.
+        let guard = pin();
+        if self.commit.request.is_stale(&guard) {
+            self.commit = self.commit.rebuilt(&guard);
+        }
+        let request = &self.commit.request;
         let visible = core.marks().visible();
-        if let Err(conflict) = request.pre_validate(visible, self.attempt, &pin()) {
+        if let Some(conflict) = request.pre_validate(visible, self.attempt, &guard)? {
             return Err(core.broken(request, &conflict));
         }
+        drop(guard);
         if request.state.outcome().is_some() {
             request.state.requeue();
         }

@@ -234,7 +234,7 @@ impl Transaction {
         let read = self.read_at()?;
         self.check_keyspace(keyspace, read)?;
         let guard = pin();
-        let found = space.memtable.lookup(key, read, &guard);
+        let found = space.view(&guard).lookup(key, read, &guard)?;
         self.believe()?;
         self.observe(found.observed);
         let untracked =
@@ -293,13 +293,15 @@ impl Transaction {
         key: &[u8],
         track: bool,
     ) -> Result<(Option<Entry>, Lsn)> {
+        let since = self.open.marks().visible();
         let (entry, observed) =
             keyspace.read_newest(key, Watermarks::visible, Some(self.now), |seen| {
                 seen.map(Seen::into_entry)
             })?;
         self.observe(observed);
         if track {
-            self.reads.borrow_mut().point_at(keyspace.space(), key, observed);
+            // All that is newer than both has changed the key since.
+            self.reads.borrow_mut().point_at(keyspace.space(), key, observed.max(since));
             self.check_size()?;
         }
         Ok((entry, observed))
@@ -312,7 +314,7 @@ impl Transaction {
         key: &[u8],
         mode: LockMode,
     ) -> Result<(Option<Entry>, Lsn)> {
-        let absent = || keyspace.space().memtable.lookup(key, Lsn::MAX, &pin()).put().is_none();
+        let absent = || keyspace.space().active().lookup(key, Lsn::MAX, &pin()).put().is_none();
         if !(isolith_wal::planted!("absent-key-not-locked") && absent()) {
             self.lock(keyspace, LockTarget::Key(key), mode)?;
         }
@@ -320,7 +322,7 @@ impl Transaction {
         let at = self.open.marks().visible();
         self.check_keyspace(keyspace, at)?;
         let guard = pin();
-        let found = keyspace.space().memtable.lookup(key, at, &guard);
+        let found = keyspace.space().view(&guard).lookup(key, at, &guard)?;
         let seen = self.open.see(keyspace.space(), key, found.found, || self.now)?;
         let entry = seen.map(Seen::into_entry);
         self.observe(found.observed);
@@ -346,7 +348,8 @@ impl Transaction {
             self.read_at()?;
             return Ok(());
         }
-        let newest = keyspace.space().memtable.newest(key, &pin());
+        let guard = pin();
+        let newest = keyspace.space().view(&guard).newest(key, &guard)?;
         self.reach(keyspace, newest, || ConflictOn::Write(Slice::from(key)))
     }
 
@@ -362,7 +365,7 @@ impl Transaction {
             return Ok(());
         }
         if self.isolation.protects_items() {
-            if self.advance() {
+            if self.advance()? {
                 return Ok(());
             }
             self.torn.get_or_init(|| Box::new((keyspace.clone(), what(), newest)));
@@ -372,14 +375,14 @@ impl Transaction {
 
     /// Moves the read timestamp to *visible*. False: something that was read before has changed since
     /// the old one.
-    pub(super) fn advance(&self) -> bool {
+    pub(super) fn advance(&self) -> Result<bool> {
         let mut slot = self.slot.borrow_mut();
-        let Some(slot) = &mut *slot else { return true };
+        let Some(slot) = &mut *slot else { return Ok(true) };
         let since = slot.timestamp();
         // First the timestamp, then the look: what was installed up to it is seen.
         slot.advance(self.open.marks(), Watermarks::visible);
-        isolith_wal::planted!("moved-on-without-validation")
-            || self.reads.borrow().is_unchanged_since(since, &pin())
+        Ok(isolith_wal::planted!("moved-on-without-validation")
+            || self.reads.borrow().is_unchanged_since(since, &pin())?)
     }
 
     /// The error for a dependency that was found to be broken before the commit.

@@ -7,7 +7,7 @@ use isolith_wal::{DatabaseId, Lsn};
 use crate::block::{self, Malformed};
 
 /// The format number in every header. A reader refuses what is newer than itself.
-pub(crate) const FORMAT_NUMBER: u32 = 1;
+pub const FORMAT_NUMBER: u32 = 1;
 /// The first bytes of a file; no text.
 const HEADER_MAGIC: [u8; 8] = *b"\x89isosst\n";
 /// The last bytes of a file.

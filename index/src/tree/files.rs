@@ -146,6 +146,12 @@ impl AsRef<LevelFile> for OpenFile {
     }
 }
 
+impl AsRef<LevelFile> for Arc<OpenFile> {
+    fn as_ref(&self) -> &LevelFile {
+        &self.meta
+    }
+}
+
 impl fmt::Debug for OpenFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.meta.fmt(f)

@@ -1,0 +1,151 @@
+//! A database whose data goes to files all the time, against a map.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use isolith_index::Slice;
+
+use crate::storage::memory::MemoryStorage;
+use crate::{Builder, Database, Durability, Keyspace};
+
+fn small(storage: &Arc<MemoryStorage>) -> Database {
+    Builder::new(None)
+        .storage(Arc::clone(storage) as _)
+        .memtable_bytes(16 << 10)
+        .file_bytes(8 << 10)
+        .segment_bytes(64 << 10)
+        .durability(Durability::Buffered)
+        .threads(false)
+        .open()
+        .expect("it opens")
+}
+
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % sides
+    }
+}
+
+fn compare(keyspace: &Keyspace, model: &BTreeMap<Vec<u8>, Vec<u8>>, when: &str) {
+    let all = |pairs: Vec<crate::Result<(Slice, Slice)>>| -> Vec<(Vec<u8>, Vec<u8>)> {
+        let pair = |pair: crate::Result<(Slice, Slice)>| {
+            let (key, value) = pair.expect("readable");
+            (key.to_vec(), value.to_vec())
+        };
+        pairs.into_iter().map(pair).collect()
+    };
+    let expected: Vec<_> = model.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+    let first_apart = |found: &[(Vec<u8>, Vec<u8>)], direction: &str| {
+        let text = |pair: Option<&(Vec<u8>, Vec<u8>)>| {
+            pair.map(|(key, value)| format!("{}={}", key.escape_ascii(), value.escape_ascii()))
+        };
+        for at in 0..found.len().max(expected.len()) {
+            assert_eq!(
+                text(found.get(at)),
+                text(expected.get(at)),
+                "{when}, {direction}, pair {at}"
+            );
+        }
+    };
+    first_apart(&all(keyspace.range(..).collect()), "forward");
+    let mut reverse = all(keyspace.range(..).rev().collect());
+    reverse.reverse();
+    first_apart(&reverse, "in reverse");
+    for number in 0..400 {
+        let key = format!("k{number:03}").into_bytes();
+        let value = keyspace.get(&key).expect("readable").map(|value| value.to_vec());
+        assert_eq!(value, model.get(&key).cloned(), "{when}, key {number}");
+    }
+}
+
+#[test]
+fn what_was_written_is_read_through_flushes_compactions_and_reopenings() {
+    for seed in 1..4 {
+        let storage = Arc::new(MemoryStorage::new());
+        let mut dice = Dice(seed * 0x9e37_79b9);
+        let mut model = BTreeMap::new();
+        let (mut flushes, mut compactions) = (0, 0);
+        let mut db = small(&storage);
+        let mut keyspace = db.keyspace("data").expect("made");
+        for step in 0..12_000u64 {
+            let key = format!("k{:03}", dice.roll(400)).into_bytes();
+            match dice.roll(100) {
+                0..70 => {
+                    let value = format!("{step}{}", "v".repeat(dice.roll(60) as usize));
+                    keyspace.put(&key, &value).expect("put");
+                    model.insert(key, value.into_bytes());
+                }
+                70..85 => {
+                    keyspace.delete(&key).expect("deleted");
+                    model.remove(&key);
+                }
+                85..97 => {
+                    let operand = format!("+{step}");
+                    keyspace.merge(&key, crate::merge::APPEND, &operand).expect("merged");
+                    model.entry(key).or_default().extend(operand.bytes());
+                }
+                97 if step % 3 == 0 => {
+                    let end = format!("k{:03}", dice.roll(400)).into_bytes();
+                    if key <= end {
+                        keyspace.delete_range(&key[..]..&end[..]).expect("deleted");
+                        let gone: Vec<_> = model.range(key..end).map(|(k, _)| k.clone()).collect();
+                        gone.iter().for_each(|key| drop(model.remove(key)));
+                    }
+                }
+                98 if step % 10 == 0 => {
+                    let stats = db.stats().files.expect("files");
+                    (flushes, compactions) =
+                        (flushes + stats.flushes, compactions + stats.compactions);
+                    drop(keyspace);
+                    db.close().expect("closed");
+                    drop(db);
+                    db = small(&storage);
+                    keyspace = db.keyspace("data").expect("there");
+                    compare(&keyspace, &model, "reopened");
+                }
+                99 if step % 20 == 0 => db.compact().expect("compacted"),
+                _ => {
+                    let value = keyspace.get(&key).expect("readable");
+                    assert_eq!(value.as_deref(), model.get(&key).map(Vec::as_slice));
+                }
+            }
+        }
+        compare(&keyspace, &model, "at the end");
+        assert!(flushes > 10 && compactions > 3, "{flushes} flushes, {compactions} compactions");
+        db.compact().expect("compacted");
+        compare(&keyspace, &model, "compacted");
+        let stats = db.stats().files.expect("files");
+        let live: usize = model.iter().map(|(key, value)| key.len() + value.len()).sum();
+        assert!(stats.bytes < 3 * live as u64 + 20_000, "{live} bytes in {stats:?}");
+    }
+}
+
+#[test]
+fn a_database_takes_many_times_its_memory() {
+    for threads in [false, true] {
+        let db = Builder::new(None)
+            .storage(Arc::new(MemoryStorage::new()))
+            .memory(4 << 20)
+            .segment_bytes(1 << 20)
+            .durability(Durability::Buffered)
+            .threads(threads)
+            .open()
+            .expect("it opens");
+        let keyspace = db.keyspace("data").expect("made");
+        let value = vec![7; 16 << 10];
+        for number in 0..2_000 {
+            let put = keyspace.put(format!("k{number}"), &value);
+            put.unwrap_or_else(|error| panic!("put {number}: {error}; {:?}", db.stats()));
+        }
+        let stats = db.stats();
+        assert!(stats.memory_bytes <= 4 << 20, "{stats:?}");
+        assert_eq!(keyspace.len().expect("readable"), 2_000);
+        let files = stats.files.expect("files");
+        assert!(files.log_floor > crate::Lsn::ZERO, "the log is released: {files:?}");
+    }
+}

@@ -1,0 +1,56 @@
+//! Where the bytes of a new file go.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use isolith_index::sstable::{FileId, FileSink};
+use isolith_wal::{Storage, StorageFile};
+
+use super::file_name;
+
+/// Bytes that are written at once.
+const BUFFER_BYTES: usize = 256 << 10;
+
+/// A file that is being written, front to back.
+#[derive(Debug)]
+pub(super) struct Sink {
+    file: Arc<dyn StorageFile>,
+    id: FileId,
+    offset: u64,
+    buffer: Vec<u8>,
+}
+
+impl Sink {
+    /// Makes the file. Its name is not durable yet.
+    pub(super) fn create(storage: &dyn Storage, id: FileId) -> io::Result<Self> {
+        let file = storage.create_new(Path::new(&file_name(id)))?;
+        Ok(Self { file, id, offset: 0, buffer: Vec::with_capacity(BUFFER_BYTES) })
+    }
+
+    pub(super) fn file(&self) -> FileId {
+        self.id
+    }
+
+    fn write_out(&mut self) -> io::Result<()> {
+        self.file.write_at(self.offset, &self.buffer)?;
+        self.offset += self.buffer.len() as u64;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    /// Writes what is left, and makes all of it durable.
+    pub(super) fn sync(mut self) -> io::Result<()> {
+        if !self.buffer.is_empty() {
+            self.write_out()?;
+        }
+        self.file.sync()
+    }
+}
+
+impl FileSink for Sink {
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() >= BUFFER_BYTES { self.write_out() } else { Ok(()) }
+    }
+}
