@@ -10,9 +10,9 @@
 //!   transactions that lock ([`Admission::trouble`]).
 //! - Those inside who end make room for whoever comes first; every so many ends
 //!   ([`SWAP_ENDS`]) the one that has waited longest is let in as well, so that nobody waits for ever.
-//! - Restriction pays where a switch of context costs more than a transaction. If fewer end in a
-//!   millisecond than would let one in, they are slow for a reason of their own (long ones, one that is
-//!   left idle, nobody inside at all): the door opens, and stays open for long.
+//! - Restriction pays where a switch of context costs more than a transaction. If fewer end while one
+//!   waits ([`LOOK`]) than would let one in, they are slow for a reason of their own (long ones, one
+//!   that is left idle, nobody inside at all): the door opens, and stays open for long.
 //! - Only calls that block wait here; steps and futures go through.
 //!
 //! Source: Dice, *Malthusian Locks* (EuroSys 2017), there for one mutex.
@@ -34,10 +34,12 @@ const STRIFE: i32 = 256;
 const STRIFE_MAX: i32 = 4096;
 /// Where the strife begins again after those inside were found slow: a hundred troubles away.
 const SLOW: i32 = -100 * TROUBLE;
-/// Ends after which the one that has waited longest is let in.
-const SWAP_ENDS: u64 = 32;
+/// Ends after which the one that has waited longest is let in. A swap is two switches of context, and
+/// the system often wakes the one beside who is still inside, while the core that was left stands idle;
+/// the rarer it is, the longer the others wait.
+const SWAP_ENDS: u64 = 128;
 /// How long one waits before it looks whether enough have ended.
-const LOOK: Duration = Duration::from_millis(1);
+const LOOK: Duration = Duration::from_millis(4);
 
 /// The door to the lock table of one database.
 #[derive(Debug)]
