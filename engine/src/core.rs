@@ -45,6 +45,8 @@ const PRUNE_COMMITS: usize = 32;
 const CHAIN_VERSIONS: usize = 32;
 /// The share of the budget that deletes may use on top of it.
 const DELETE_RESERVE: usize = 16;
+/// The share of the budget that the reads and writes of open transactions may take.
+const TRANSACTIONS_SHARE: usize = 3;
 /// Bytes that may be prepared before the exact use is summed up again, unless memtables are to be small.
 const MEMORY_SLACK: usize = 256 << 10;
 /// Times that a writer without memory gives way to those who keep the epoch from passing: half of
@@ -99,6 +101,8 @@ pub(crate) struct Core {
     /// Batches of them that are left to the sweep, after one that walked past much and freed little.
     prune_rests: AtomicUsize,
     reclaimed: Mutex<Reclaimed>,
+    /// Bytes of large transactions' reads and writes. Relaxed: a count that orders nothing.
+    transaction_bytes: AtomicUsize,
     history: History,
     /// Whether an upkeep thread comes by.
     attended: bool,
@@ -182,6 +186,7 @@ impl Core {
             prune_due: Mutex::new(Vec::with_capacity(PRUNE_COMMITS)),
             prune_rests: AtomicUsize::new(0),
             reclaimed: Mutex::default(),
+            transaction_bytes: AtomicUsize::new(0),
             marks,
             registry: Arc::new(registry),
             log: recovered.log,
@@ -414,6 +419,24 @@ impl Core {
         self.memory_since.store(0, Ordering::Relaxed);
         self.memory_used.store(bytes, Ordering::Relaxed);
         bytes
+    }
+
+    /// Counts what a transaction holds; refused where all of them together would hold more than a third of
+    /// the budget.
+    pub(crate) fn hold_for_transactions(&self, bytes: usize) -> Result<()> {
+        let bytes_max = self.memory_bytes_max / TRANSACTIONS_SHARE;
+        let held = self.transaction_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if held > bytes_max {
+            self.transaction_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            let reason = StallReason::Transactions { bytes: held, bytes_max };
+            return Err(Error::Stalled { reason });
+        }
+        Ok(())
+    }
+
+    /// A transaction is over, or its writes are counted elsewhere.
+    pub(crate) fn release_of_transactions(&self, bytes: usize) {
+        self.transaction_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// Of these, what is unlinked and waits for the epoch to pass.
@@ -745,6 +768,7 @@ impl Core {
             sent_back,
             memory_bytes: self.sum_memory(),
             memory_bytes_max: self.memory_bytes_max,
+            transaction_bytes: self.transaction_bytes.load(Ordering::Relaxed),
             snapshots,
             oldest_snapshot,
             snapshots_expired: self.history.snapshots_expired(),

@@ -259,6 +259,13 @@ pub enum StallReason {
         /// What the disk said, if the last attempt to write them failed.
         cause: Option<String>,
     },
+    /// The reads and writes of open transactions take the share of memory that they may.
+    Transactions {
+        /// Bytes that they would hold.
+        bytes: usize,
+        /// Bytes allowed.
+        bytes_max: usize,
+    },
     /// Files are flushed faster than they are compacted.
     Compaction {
         /// Files that wait, in the keyspace that has the most.
@@ -481,6 +488,9 @@ impl fmt::Display for StallReason {
                     Some(cause) => write!(f, ", which failed ({cause}); it is tried again"),
                     None => Ok(()),
                 }
+            }
+            StallReason::Transactions { bytes, bytes_max } => {
+                write!(f, "open transactions hold {bytes} bytes, and {bytes_max} are allowed")
             }
             StallReason::Compaction { files } => {
                 write!(f, "{files} flushed files wait for compaction")

@@ -104,9 +104,14 @@ impl Builder {
         Self::new(None)
     }
 
-    /// Bytes of memory for keys, versions and index. Beyond it writes are refused with
-    /// [`Error::Stalled`](crate::Error::Stalled), but for deletes, which a reserve of a sixteenth
-    /// on top admits. Default: 1 GiB.
+    /// Bytes of memory that the database may hold. Three quarters are for memtables: where they hold a
+    /// quarter of the budget the largest is frozen and written to a file, and where they hold all of their
+    /// share writes wait for that, and answer [`Error::Stalled`](crate::Error::Stalled) if it takes longer
+    /// than [`Builder::stall_timeout`]. The reads and writes of open transactions may take a third of the
+    /// budget. What is mapped of files is the system's and is not counted. Default: 1 GiB.
+    ///
+    /// In memory alone nothing is written to files, and all of the budget is for keys and versions: beyond it
+    /// writes are refused at once, but for deletes, which a reserve of a sixteenth on top admits.
     pub fn memory(mut self, bytes: u64) -> Self {
         self.memory_bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
         self
@@ -162,7 +167,7 @@ impl Builder {
         self
     }
 
-    /// How long a write waits for the log before it is refused with `Stalled`. Default: 10 s.
+    /// How long a write waits for the log, or for memory, before it is refused with `Stalled`. Default: 10 s.
     pub fn stall_timeout(mut self, timeout: Duration) -> Self {
         self.stall_timeout = timeout.min(FOREVER);
         self

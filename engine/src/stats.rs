@@ -17,6 +17,8 @@ pub struct Stats {
     pub sent_back: u64,
     /// Bytes of keys, versions and index.
     pub memory_bytes: usize,
+    /// Bytes of the reads and writes of open transactions, those of less than 64 KiB left out.
+    pub transaction_bytes: usize,
     /// Bytes that may be used before writes stall.
     pub memory_bytes_max: usize,
     /// Live snapshots, those of running transactions included, expired ones not.

@@ -95,6 +95,33 @@ pub struct Transaction {
     /// reads, depend on it.
     seen: RefCell<Option<Box<Examined>>>,
     locking: Locking,
+    /// Its share of the memory budget, once it is large.
+    held: RefCell<Option<HeldBytes>>,
+}
+
+/// What is counted of a transaction's reads and writes.
+struct HeldBytes {
+    open: Arc<Open>,
+    bytes: usize,
+}
+
+impl HeldBytes {
+    /// Counts in steps what the transaction holds by now; refused if all transactions together hold too
+    /// much.
+    fn grow(&mut self, bytes: usize) -> Result<()> {
+        let more = bytes.saturating_sub(self.bytes);
+        if more >= HELD_BYTES_STEP {
+            self.open.hold_for_transactions(more)?;
+            self.bytes += more;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for HeldBytes {
+    fn drop(&mut self) {
+        self.open.release_of_transactions(self.bytes);
+    }
 }
 
 impl fmt::Debug for Transaction {
@@ -107,6 +134,9 @@ impl fmt::Debug for Transaction {
             .finish_non_exhaustive()
     }
 }
+
+/// Transactions are counted in the memory budget from this size on, and in such steps.
+const HELD_BYTES_STEP: usize = 64 << 10;
 
 /// How much a range is locked (see [`Transaction::lock_range`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,6 +186,7 @@ impl Transaction {
             torn: OnceCell::new(),
             seen: RefCell::new(None),
             locking,
+            held: RefCell::new(None),
         };
         if options.read_only {
             transaction.read_at()?;
@@ -265,7 +296,12 @@ impl Transaction {
         if bytes > bytes_max {
             return Err(Error::TransactionTooLarge { bytes, bytes_max });
         }
-        Ok(())
+        if bytes < HELD_BYTES_STEP {
+            return Ok(());
+        }
+        let mut held = self.held.borrow_mut();
+        let held = held.get_or_insert_with(|| HeldBytes { open: Arc::clone(&self.open), bytes: 0 });
+        held.grow(bytes)
     }
 
     /// The value of a key, if there is one: own writes first, then as the isolation level has it.

@@ -79,7 +79,10 @@ pub(crate) fn remedy(error: &Error) -> Remedy {
         | Error::Deadlock { .. }
         | Error::LockRefused { .. } => Remedy::RunAgain,
         // Memory comes back when somebody deletes: that is for the clients to do.
-        Error::Stalled { reason: StallReason::Memory { .. } } => Remedy::Tell,
+        // What the client itself holds does not go by waiting.
+        Error::Stalled {
+            reason: StallReason::Memory { .. } | StallReason::Transactions { .. },
+        } => Remedy::Tell,
         Error::Stalled { .. } => Remedy::Wait,
         Error::KeyTooLarge { .. }
         | Error::ValueTooLarge { .. }

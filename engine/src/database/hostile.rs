@@ -152,6 +152,22 @@ fn a_transaction_is_charged_for_what_it_holds_and_not_for_what_it_overwrote() {
 }
 
 #[test]
+fn all_transactions_together_hold_no_more_than_their_share_of_memory() {
+    let db = Builder::in_memory().memory(6 << 20).open().unwrap();
+    let a = db.keyspace("a").unwrap();
+    let mut open: Vec<_> = (0..4).map(|_| db.begin().unwrap()).collect();
+    let mut put = |n: usize| open[n].put(&a, [n as u8], vec![7; 512 << 10]);
+    (0..3).for_each(|n| put(n).unwrap());
+    let refused = put(3).unwrap_err();
+    let share = StallReason::Transactions { bytes: 0, bytes_max: 2 << 20 };
+    let Error::Stalled { reason } = &refused else { panic!("{refused}") };
+    assert_eq!(std::mem::discriminant(reason), std::mem::discriminant(&share), "{refused}");
+    assert!(db.stats().transaction_bytes > 3 << 19, "{:?}", db.stats());
+    drop(open);
+    assert_eq!(db.stats().transaction_bytes, 0);
+}
+
+#[test]
 fn a_single_put_obeys_the_limit_of_a_transaction() {
     let db = Builder::in_memory().transaction_bytes_max(10_000).open().unwrap();
     let a = db.keyspace("a").unwrap();
