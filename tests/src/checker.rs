@@ -23,6 +23,7 @@
 //! | [`simulated`] | histories of stores that keep a level |
 //! | `graph` | edges, strongly connected components, real time |
 //! | `dependencies` | from a workload's edges to its forbidden cycles |
+//! | `clocks` | who has seen whom, for causality |
 //! | `cycles` | the shortest cycle of each kind in a component |
 //! | `append` | list-append: orders from reads |
 //! | `unread` | appends that nobody read, under snapshot isolation |
@@ -38,6 +39,7 @@ pub mod simulated;
 pub mod witness;
 
 mod append;
+mod clocks;
 mod cycles;
 mod dependencies;
 mod graph;

@@ -540,6 +540,12 @@ impl History {
         self
     }
 
+    /// The same, where every transaction asks for this level.
+    pub fn at_level(mut self, level: Level) -> History {
+        self.transactions.iter_mut().for_each(|transaction| transaction.level = Some(level));
+        self
+    }
+
     /// The transactions.
     pub fn transactions(&self) -> &[Transaction] {
         &self.transactions

@@ -9,6 +9,7 @@ use std::collections::{HashMap, HashSet};
 use crate::history::{Base, History, Order, Outcome};
 
 use super::anomaly::{Anomaly, Phenomenon};
+use super::clocks::Clocks;
 use super::cycles::{Component, classify};
 use super::graph::{Adjacency, Chain, Levels, components, possible, sessions};
 use super::question::{Gathered, Question};
@@ -119,15 +120,17 @@ fn fractures(history: &History, levels: &Levels, edges: &Edges<'_>, gathered: &m
     let (found, _) = cut(history, levels, edges, &counts);
     within(history, levels, edges, &counts, found, &mut |members, edges| {
         let fractured = Fractured::new(history, levels, &members, edges);
-        for reader in members {
-            if let Some(cycle) = fractured.of(reader) {
-                let order = classify(&cycle).order;
-                let anomaly = Anomaly { phenomenon: Phenomenon::GSingleItem, order };
-                gathered.meet(anomaly, cycle.len(), || Witness::cycle(cycle));
-            }
+        let cycles = members.iter().filter_map(|reader| fractured.of(*reader));
+        for cycle in cycles.take(FRACTURES_MAX) {
+            let order = classify(&cycle).order;
+            let anomaly = Anomaly { phenomenon: Phenomenon::GSingleItem, order };
+            gathered.meet(anomaly, cycle.len(), || Witness::cycle(cycle));
         }
     });
 }
+
+/// Fractured reads of one component that are looked at: more of them say nothing new.
+const FRACTURES_MAX: usize = 64;
 
 /// A component, to look for fractured reads in.
 struct Fractured<'a> {
@@ -141,6 +144,8 @@ struct Fractured<'a> {
     replaced: HashMap<u32, Vec<Edge>>,
     /// When members were acknowledged, in that order.
     ended: Vec<(u32, u32)>,
+    /// Who has seen whom, where causality is asked of everybody.
+    clocks: Option<Clocks>,
 }
 
 impl<'a> Fractured<'a> {
@@ -167,31 +172,47 @@ impl<'a> Fractured<'a> {
             .map(|(transaction, member)| (transaction.completed, member))
             .collect();
         ended.sort_unstable();
-        Fractured { history, levels, informed, overtaken, replaced, ended }
+        let causal = levels.is_one() && levels.any(|level| level.base == Base::Causal);
+        let all = || informed.values().flatten();
+        let clocks = causal.then(|| Clocks::new(history, levels, members, all())).flatten();
+        Fractured { history, levels, informed, overtaken, replaced, ended, clocks }
     }
 
     /// The cycle of a reader whose reads are fractured.
     fn of(&self, reader: u32) -> Option<Vec<Edge>> {
         let overtaken = self.overtaken.get(&reader)?;
+        if let Some(clocks) = &self.clocks {
+            // Most have seen nothing newer: only of the others it is looked for how.
+            let seen = |other: u32| clocks.has_seen(reader, other);
+            overtaken.iter().find_map(|edge| self.newer(reader, edge, &seen))?;
+        }
         let seen = self.seen(reader);
-        overtaken.iter().find_map(|edge| self.newer(reader, edge, &seen))
+        let (mut path, newer) = overtaken
+            .iter()
+            .find_map(|edge| self.newer(reader, edge, &|other| seen.contains_key(&other)))?;
+        self.back(&seen, newer, reader, &mut path);
+        Some(path)
     }
 
-    /// The cycle by which a reader has seen who wrote what overtook one of its reads, or a later
-    /// version of the same key.
-    fn newer(&self, reader: u32, overtaken: &Edge, seen: &HashMap<u32, Edge>) -> Option<Vec<Edge>> {
+    /// Whether a reader has seen who wrote what overtook one of its reads, or a later version of the same
+    /// key: the way there, and whom.
+    fn newer(
+        &self,
+        reader: u32,
+        overtaken: &Edge,
+        seen: &dyn Fn(u32) -> bool,
+    ) -> Option<(Vec<Edge>, u32)> {
         const NONE: usize = usize::MAX;
         let mut steps = vec![(*overtaken, NONE)];
         let mut met = HashSet::from([reader, overtaken.to]);
         let mut at = 0;
         while let Some((last, _)) = steps.get(at).copied() {
-            if seen.contains_key(&last.to) {
+            if seen(last.to) {
                 let before = |at: &usize| Some(steps[*at].1).filter(|before| *before != NONE);
                 let mut path: Vec<Edge> =
                     std::iter::successors(Some(at), before).map(|at| steps[at].0).collect();
                 path.reverse();
-                self.back(seen, last.to, reader, &mut path);
-                return Some(path);
+                return Some((path, last.to));
             }
             for next in self.replaced.get(&last.to).into_iter().flatten() {
                 if next.key == overtaken.key && met.insert(next.to) {

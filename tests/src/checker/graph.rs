@@ -30,6 +30,11 @@ impl Levels {
         Levels { all, each }
     }
 
+    /// Whether all are judged at one level.
+    pub(super) fn is_one(&self) -> bool {
+        self.each.is_empty()
+    }
+
     pub(super) fn of(&self, transaction: u32) -> Level {
         self.each.get(transaction as usize).copied().unwrap_or(self.all)
     }
@@ -184,8 +189,19 @@ impl Chain {
         &self.begun
     }
 
+    /// The chain as edges: transactions are numbered as they are, its links from `nodes` on.
+    pub(super) fn links(&self, nodes: usize) -> impl Iterator<Item = (u32, u32)> {
+        let link = move |rank: usize| (nodes + rank) as u32;
+        let ends = (0..).zip(&self.rank).filter(|(_, rank)| **rank != Chain::NONE);
+        let ends = ends.map(move |(node, rank)| (node, link(*rank as usize)));
+        let onward = (1..self.len()).map(move |rank| (link(rank - 1), link(rank)));
+        let begins = (0..self.len())
+            .flat_map(move |rank| self.between(rank).iter().map(move |node| (link(rank), *node)));
+        ends.chain(onward).chain(begins)
+    }
+
     /// Who began between this completion and the next.
-    pub(super) fn between(&self, rank: usize) -> &[u32] {
+    fn between(&self, rank: usize) -> &[u32] {
         &self.begun[self.first[rank] as usize..self.first[rank + 1] as usize]
     }
 }

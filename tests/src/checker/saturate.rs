@@ -114,18 +114,7 @@ impl Before {
             }
         });
         sessions(history, levels, &mut |edge| pairs.push((edge.from, edge.to)));
-        for (node, rank) in (0..).zip(&chain.rank) {
-            if *rank != Chain::NONE {
-                pairs.push((node, nodes as u32 + rank));
-            }
-        }
-        for rank in 0..chain.len() {
-            let link = (nodes + rank) as u32;
-            if rank + 1 < chain.len() {
-                pairs.push((link, link + 1));
-            }
-            pairs.extend(chain.between(rank).iter().map(|node| (link, *node)));
-        }
+        pairs.extend(chain.links(nodes));
         pairs.sort_unstable();
         pairs.dedup();
         let all = nodes + chain.len();

@@ -1,6 +1,6 @@
 //! Small histories in words, and what must be found in them.
 
-use crate::history::{History, Key, Level, Operation, Outcome, Transaction, Value};
+use crate::history::{History, Key, Level, Operation, Order, Outcome, Transaction, Value};
 
 use super::{Budget, Inference, Question, Verdict, Workload, judge};
 
@@ -475,6 +475,33 @@ fn blind_writes_are_put_into_an_order_without_commit_timestamps() {
         };
         assert_eq!(judge(&history, &question).verdict, Verdict::Holds, "{simulation:?}");
     }
+}
+
+#[test]
+fn clocks_tell_the_same_as_a_search_for_each_reader() {
+    use super::simulated::{Shape, Simulation};
+    use crate::history::Base;
+    let mut violated = 0;
+    for seed in 0..60 {
+        let shape = if seed % 2 == 0 { Shape::Lists } else { Shape::Registers };
+        let workload = if seed % 2 == 0 { Workload::Append } else { Workload::Register };
+        let base = if seed % 3 == 0 { Base::Snapshot } else { Base::ReadCommitted };
+        let (transactions, unknown) = (10 + seed as usize, 50);
+        let simulation =
+            Simulation { shape, base, seed, transactions, unknown, ..Simulation::default() };
+        let history = simulation.run();
+        for order in [Order::Session, Order::RealTime] {
+            let level = Level::new(Base::Causal, order);
+            let question = Question::new(workload, level);
+            let by_clocks = judge(&history, &question);
+            // Where each transaction tells its level, there are none.
+            let question = Question { own_levels: true, ..question };
+            let by_search = judge(&history.clone().at_level(level), &question);
+            assert_eq!(by_clocks.names(), by_search.names(), "{simulation:?} at {level}");
+            violated += usize::from(by_clocks.verdict == Verdict::Violated);
+        }
+    }
+    assert!(violated > 10, "only {violated} of 120 are violated");
 }
 
 /// What makes the one operation of a transaction, and how that ended.
