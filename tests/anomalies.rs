@@ -54,8 +54,10 @@ fn the_catalogue_is_told_whole() {
 fn the_matrix_counts() {
     let cells =
         ends(0, &["matrix", "g2-item", "p4", "--format", "json", "--concurrency", "optimistic"]);
-    let cells = json(&cells);
-    let counts: Vec<String> = cells
+    let matrix = json(&cells);
+    assert_eq!(matrix["target"], "embedded");
+    assert_eq!(matrix["remarks"], serde_json::json!([]));
+    let counts: Vec<String> = matrix["cells"]
         .as_array()
         .unwrap()
         .iter()

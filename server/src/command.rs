@@ -9,6 +9,7 @@ use std::io::Write;
 pub(crate) mod anomalies;
 pub(crate) mod check;
 pub(crate) mod history;
+mod progress;
 
 /// How a command ended, as its exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -355,10 +355,16 @@ fn play_matrix(matrix: &Matrix) -> Outcome {
         fine: playing.fine,
         threads: matrix.threads.map_or(usual, usize::from),
     };
-    if playing.format == Format::Text {
+    let (label, remarks) = {
         let target = connect(address.as_ref()).map_err(of_target)?;
-        print(&introduction(&*target))?;
-    }
+        if playing.format == Format::Text {
+            print(&introduction(&*target))?;
+        }
+        if address.is_some() {
+            told_about(&*target);
+        }
+        (target.label(), target.remarks())
+    };
     let factory = || connect(address.as_ref());
     let terminal = std::io::stderr().is_terminal();
     let progress = |done: usize, of: usize| {
@@ -367,9 +373,6 @@ fn play_matrix(matrix: &Matrix) -> Outcome {
             eprint!("\r{done} of {of} cells{end}");
         }
     };
-    if let Some(address) = &address {
-        told_about(&*connect(Some(address)).map_err(of_target)?);
-    }
     // A panic inside the engine is a finding, and told as one.
     let quiet = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
@@ -377,7 +380,7 @@ fn play_matrix(matrix: &Matrix) -> Outcome {
     std::panic::set_hook(quiet);
     let cells = cells?;
     match playing.format {
-        Format::Json => print(&(report::matrix_json(&cells) + "\n"))?,
+        Format::Json => print(&(report::matrix_json(&label, &remarks, &cells) + "\n"))?,
         Format::Text => print(&report::matrix_text(&cells, &wide()))?,
     };
     let mut broken = cells.iter().filter_map(|cell| Some((cell, cell.first.as_deref()?)));

@@ -1,5 +1,6 @@
 //! `isolith check`: recorded histories in, verdicts with their witnesses out.
 
+use super::progress::Shown;
 use super::{Exit, Outcome, history};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
@@ -121,9 +122,11 @@ struct Decided {
 /// Judges every file, and prints what came out.
 pub(crate) fn run(options: &Check) -> Outcome {
     let mut worst = Exit::Fine;
+    let mut shown = Shown::new();
     let mut page = options.html.as_deref();
     for file in &options.files {
-        let judged = judge(options, file);
+        let judged = judge(options, file, &mut shown);
+        shown.clear();
         let name = file.display().to_string();
         let text = match options.format {
             Print::Text => judged.text(&name, options),
@@ -138,8 +141,8 @@ pub(crate) fn run(options: &Check) -> Outcome {
     Ok(worst)
 }
 
-fn judge(options: &Check, file: &Path) -> Judged {
-    let history = match history::read(file, options.from) {
+fn judge(options: &Check, file: &Path, shown: &mut Shown) -> Judged {
+    let history = match history::read(file, options.from, shown) {
         Ok(history) => history,
         Err(error) => return Judged::Unreadable(error),
     };
@@ -162,6 +165,10 @@ fn judge(options: &Check, file: &Path) -> Judged {
         budget: Budget { steps: options.budget },
         ..Question::new(workload, options.level)
     };
+    shown.show(|| {
+        let count = counted(history.transactions().len() as u64);
+        format!("{}: judging {count} transactions", file.display())
+    });
     let report = checker::judge(&history, &question);
     Judged::Decided(Box::new(Decided { history, workload, report }))
 }

@@ -1,5 +1,6 @@
 //! `isolith history`: recorded histories from one format into another, and simulated ones.
 
+use super::progress::{Counted, Shown};
 use super::{Exit, Failure, Outcome};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand};
@@ -139,7 +140,10 @@ fn generate(options: &Generate) -> Outcome {
 fn convert(options: &Convert) -> Outcome {
     let to = format_of(options.to, &options.output)?;
     let input = options.input.display();
-    let history = read(&options.input, options.from).map_err(|error| match error.is_io() {
+    let mut shown = Shown::new();
+    let history = read(&options.input, options.from, &mut shown);
+    shown.clear();
+    let history = history.map_err(|error| match error.is_io() {
         true => Failure::could_not_run(format!("{input}: {error}")),
         false => Failure::usage(format!("{input}: {error}")),
     })?;
@@ -165,13 +169,20 @@ fn write(history: &history::History, to: Format, path: &Path, what: &str) -> Out
     Ok(Exit::Fine)
 }
 
-/// Reads a history from a file or from standard input.
-pub(super) fn read(path: &Path, format: Option<Format>) -> Result<history::History, ReadError> {
+/// Reads a history from a file or from standard input, and shows how far that is.
+pub(super) fn read(
+    path: &Path,
+    format: Option<Format>,
+    shown: &mut Shown,
+) -> Result<history::History, ReadError> {
+    let name = path.display().to_string();
     if is_standard(path) {
-        return convert::read(std::io::stdin().lock(), format);
+        let input = Counted::new(std::io::stdin().lock(), name, None, shown);
+        return convert::read(input, format);
     }
     let file = open(path).map_err(|error| ReadError::whole(Fault::Io(error)))?;
-    convert::read(file, format)
+    let bytes = file.metadata().ok().map(|about| about.len()).filter(|bytes| *bytes > 0);
+    convert::read(Counted::new(file, name, bytes, shown), format)
 }
 
 /// Writes a page for a browser.

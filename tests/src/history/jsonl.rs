@@ -285,7 +285,11 @@ impl<'de> Visitor<'de> for Json {
         if number.fract() == 0.0 && number.abs() >= EXACT {
             return Err(E::custom("a number too large to be told from its neighbours"));
         }
-        Ok(Datum::Number(format!("{number:?}")))
+        // JSON has one kind of number: 1000, 1e3 and 1000.0 are the same.
+        Ok(match number.fract() == 0.0 {
+            true => Datum::Int(number as i64),
+            false => Datum::Number(format!("{number:?}")),
+        })
     }
 
     fn visit_str<E>(self, text: &str) -> Result<Datum, E> {

@@ -197,8 +197,8 @@ fn totals(cells: &[Cell]) -> String {
     )
 }
 
-/// The matrix as JSON: an array of objects, one for each cell.
-pub fn matrix_json(cells: &[Cell]) -> String {
+/// The matrix as JSON: what the target is called, what users are told of it, and an object for each cell.
+pub fn matrix_json(target: &str, remarks: &[String], cells: &[Cell]) -> String {
     let counts = |map: &mut dyn Iterator<Item = (String, u64)>| {
         let pairs: Vec<String> = map.map(|(name, n)| format!("{}:{n}", quoted(&name))).collect();
         format!("{{{}}}", pairs.join(","))
@@ -248,7 +248,13 @@ pub fn matrix_json(cells: &[Cell]) -> String {
             )
         })
         .collect();
-    format!("[{}]", objects.join(",\n "))
+    let remarks: Vec<String> = remarks.iter().map(|remark| quoted(remark)).collect();
+    format!(
+        "{{\"target\":{},\"remarks\":[{}],\"cells\":[{}]}}",
+        quoted(target),
+        remarks.join(","),
+        objects.join(",\n ")
+    )
 }
 
 /// What an exploration found, as text.

@@ -1,7 +1,7 @@
 //! `isolith anomalies stress`: random transactions by real threads, judged while they run.
 
 use std::fs::File;
-use std::io::{BufWriter, IsTerminal, Write};
+use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -29,6 +29,7 @@ use isolith_testkit::stress::{self, Length, Options, Progress, Report};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
+use super::super::progress::Shown;
 use super::super::{self as command, Exit, Failure, Outcome};
 
 /// What to stress, and how.
@@ -248,7 +249,7 @@ impl<'a> Run<'a> {
             None => None,
         };
         let mut shown = Shown::new();
-        let show = |progress: &Progress| shown.show(progress);
+        let show = |progress: &Progress| shown.show(|| so_far(progress));
         let report = stress::run_until(target, &self.options, record, &stop, show);
         shown.clear();
         let report = report.map_err(Failure::could_not_run)?;
@@ -469,37 +470,14 @@ fn recorder(path: &Path) -> Result<Parts<BufWriter<File>>, Failure> {
     })
 }
 
-/// How far it is, on a terminal.
-struct Shown {
-    on_terminal: bool,
-    last: Duration,
-}
-
-impl Shown {
-    fn new() -> Shown {
-        Shown { on_terminal: std::io::stderr().is_terminal(), last: Duration::ZERO }
-    }
-
-    fn show(&mut self, progress: &Progress) {
-        if !self.on_terminal || progress.elapsed < self.last + Duration::from_millis(200) {
-            return;
-        }
-        self.last = progress.elapsed;
-        let rate = progress.transactions as f64 / progress.elapsed.as_secs_f64();
-        let line = format!(
-            "\r\x1b[K{} transactions, {}/s, {} of {} windows hold",
-            counted(progress.transactions),
-            counted(rate as u64),
-            counted(progress.held),
-            counted(progress.windows)
-        );
-        // A terminal that is gone is no reason to stop.
-        let _ = std::io::stderr().write_all(line.as_bytes());
-    }
-
-    fn clear(&self) {
-        if self.on_terminal && self.last > Duration::ZERO {
-            let _ = std::io::stderr().write_all(b"\r\x1b[K");
-        }
-    }
+/// How far it is.
+fn so_far(progress: &Progress) -> String {
+    let rate = progress.transactions as f64 / progress.elapsed.as_secs_f64();
+    format!(
+        "{} transactions, {}/s, {} of {} windows hold",
+        counted(progress.transactions),
+        counted(rate as u64),
+        counted(progress.held),
+        counted(progress.windows)
+    )
 }
