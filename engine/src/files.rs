@@ -86,7 +86,7 @@ impl FileOptions {
         let file = options.file_bytes.unwrap_or(FILE_BYTES.min(active as u64 / 2).max(64 << 10));
         Self {
             active_bytes_max: active,
-            memory_bytes_max: memory_bytes - memory_bytes / 4,
+            memory_bytes_max: memory_bytes / 8 * 5,
             log_bytes_max: (4 * segment_bytes).max(memory_bytes as u64),
             file_bytes: file,
             levels: CompactionOptions { base_bytes_max: 4 * file, ..CompactionOptions::default() },

@@ -104,7 +104,7 @@ impl Builder {
         Self::new(None)
     }
 
-    /// Bytes of memory that the database may hold. Three quarters are for memtables: where they hold a
+    /// Bytes of memory that the database may hold. Five eighths are for memtables: where they hold a
     /// quarter of the budget the largest is frozen and written to a file, and where they hold all of their
     /// share writes wait for that, and answer [`Error::Stalled`](crate::Error::Stalled) if it takes longer
     /// than [`Builder::stall_timeout`]. The reads and writes of open transactions may take a third of the

@@ -126,6 +126,7 @@ pub(crate) fn recover(options: &Builder) -> Result<Recovered, OpenError> {
         depth_max: options.log_depth_max,
         buffered_delay: options.buffered_delay,
         threads: options.threads,
+        queue_bytes_max: (options.memory_bytes / 16).clamp(1 << 20, 32 << 20),
         ..LogOptions::default()
     };
     let opened =
