@@ -241,7 +241,7 @@ fn delete_expired(core: &Core, space: &Arc<Space>, keys: &[Slice]) -> Result<()>
         return Ok(());
     }
     let record = core.reserve(|| bytes, None)?;
-    let mut prepared = space.active().prepare(doomed.len());
+    let mut prepared = space.prepare(doomed.len());
     for key in &doomed {
         prepared.add(key, Kind::Delete, Value::empty(), 0);
     }

@@ -548,7 +548,7 @@ impl Core {
         };
         // Room in the log first: it may be refused, and then nothing else was touched.
         let record = self.reserve(encoded, Some(self.stall_timeout))?;
-        let mut prepared = space.active().prepare(1);
+        let mut prepared = space.prepare(1);
         add(&mut prepared, space, key, write);
         let writes = [SpaceWrites::new(Arc::clone(space), prepared)];
         let isolation = isolith_txn::Isolation::Serializable;

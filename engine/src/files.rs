@@ -620,7 +620,9 @@ impl Files {
             if turn >= EPOCH_TURNS / 8 {
                 std::thread::sleep(EPOCH_PAUSE);
             }
-            core.forget();
+            if turn % 32 == 0 {
+                core.forget();
+            }
             pin().flush();
             self.retire();
         }
@@ -926,6 +928,8 @@ impl Files {
     fn release_log(&self, core: &Core) -> Done<()> {
         // First what is visible: what is written later is above.
         let mut floor = core.marks().visible().min(core.marks().durable());
+        // What is being frozen is dirty, or among the frozen ones.
+        let changing = self.changing.lock();
         for frozen in &*self.frozen.lock() {
             floor = floor.min(frozen.since.before());
         }
@@ -934,6 +938,7 @@ impl Files {
                 floor = floor.min(since.before());
             }
         }
+        drop(changing);
         let mut released = self.released.lock();
         if floor <= *released {
             return Ok(());
@@ -968,7 +973,7 @@ impl Files {
         // Relaxed: distinct numbers are all that is wanted.
         let file = FileId(self.next_file.fetch_add(1, Ordering::Relaxed));
         let name = file_name(file);
-        let sink = Sink::create(&*self.storage, file).map_err(|source| self.io(&name, source))?;
+        let sink = Sink::create(&self.storage, file).map_err(|source| self.io(&name, source))?;
         let options = SstableOptions::default();
         SstableWriter::new(sink, self.database, file, options)
             .map_err(|source| self.io(&name, source))
@@ -978,11 +983,10 @@ impl Files {
     fn finish(&self, sink: Sink, properties: &Properties) -> Done<Option<OpenFile>> {
         let (file, name) = (sink.file(), file_name(sink.file()));
         if properties.entries + properties.range_deletes == 0 {
-            drop(sink);
-            let _ = self.storage.remove(Path::new(&name));
             return Ok(None);
         }
         sink.sync().map_err(|source| self.io(&name, source))?;
+        // What fails from here on leaves an orphan, for the next open.
         self.storage.sync_dir(Path::new(DIRECTORY)).map_err(|source| self.io(DIRECTORY, source))?;
         let table = open_file(&*self.storage, self.database, file);
         let table =

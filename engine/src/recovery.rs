@@ -269,7 +269,7 @@ impl<'f> Replay<'f> {
             }
             if shares.last().is_none_or(|(last, _)| *last != id) {
                 let space = self.spaces.get(&id).ok_or("it writes to an unknown keyspace")?;
-                shares.push((id, space.active().prepare(1)));
+                shares.push((id, space.prepare(1)));
             }
             let Some((_, prepared)) = shares.last_mut() else { continue };
             match operation {

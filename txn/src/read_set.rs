@@ -9,7 +9,7 @@ use std::fmt;
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 
-use isolith_index::{Guard, KeyRange, ReadError, Slice, Watched};
+use isolith_index::{Guard, KeyRange, ReadError, Slice, Watched, pin};
 use isolith_wal::Lsn;
 
 use crate::space::{Space, SpaceId};
@@ -126,7 +126,7 @@ pub struct SpaceReads {
 
 impl SpaceReads {
     fn new(space: &Arc<Space>, since: Option<Lsn>) -> Self {
-        let points = space.active().watch();
+        let points = space.view(&pin()).active().watch();
         Self { space: Arc::clone(space), since, points, intervals: Vec::new() }
     }
 

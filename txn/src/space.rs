@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use isolith_index::{Guard, LevelSet, Memtable, Tree, View, pin};
+use isolith_index::{Guard, LevelSet, Memtable, Prepared, Tree, View, pin};
 use isolith_wal::Lsn;
 
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
@@ -59,6 +59,11 @@ impl Space {
     #[inline]
     pub fn view<'g>(&'g self, guard: &'g Guard) -> &'g View {
         self.tree.view(guard)
+    }
+
+    /// Writes of up to so many keys, to be added to and installed.
+    pub fn prepare(&self, capacity: usize) -> Prepared {
+        self.view(&pin()).active().prepare(capacity)
     }
 
     /// The memtable that is written to, as of now.

@@ -577,7 +577,7 @@ mod tests {
         }
 
         fn put_all(&mut self, keys: &[&str]) {
-            let mut prepared = self.space.active().prepare(keys.len());
+            let mut prepared = self.space.prepare(keys.len());
             for key in keys {
                 prepared.add(key.as_bytes(), Kind::Put, Value::new(b"v"), 0);
             }
@@ -698,7 +698,7 @@ mod tests {
             let mut reads = ReadSet::default();
             reads.point(&world.space, b"b");
             let reads = reads.into_spaces();
-            let mut prepared = world.space.active().prepare(1);
+            let mut prepared = world.space.prepare(1);
             prepared.add(b"a", Kind::Put, Value::new(b"v"), 0);
             let writes = [SpaceWrites::new(Arc::clone(&world.space), prepared)];
             let since = world.visible();

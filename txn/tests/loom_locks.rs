@@ -293,7 +293,7 @@ fn a_locking_reader_and_a_round_see_each_other() {
     loom::model(|| {
         let world = World::new();
         let round = Arc::new(CommitRound::new());
-        let mut prepared = world.space.active().prepare(1);
+        let mut prepared = world.space.prepare(1);
         prepared.add(b"k", Kind::Put, Value::new(b""), 0);
         let writes = [SpaceWrites::new(Arc::clone(&world.space), prepared)];
         let leader = {

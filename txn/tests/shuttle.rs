@@ -113,7 +113,7 @@ impl Bank {
             }
             self.round.await_even();
         }
-        let mut prepared = self.space.active().prepare(2);
+        let mut prepared = self.space.prepare(2);
         let mut keys = [from, to];
         keys.sort_unstable();
         for number in &keys[usize::from(from == to)..] {

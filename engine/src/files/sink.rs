@@ -12,20 +12,24 @@ use super::file_name;
 /// Bytes that are written at once.
 const BUFFER_BYTES: usize = 256 << 10;
 
-/// A file that is being written, front to back.
+/// A file that is being written, front to back. Dropped before it was synced, it is removed: a disk that was
+/// full is not to be filled by what was tried.
 #[derive(Debug)]
 pub(super) struct Sink {
+    storage: Arc<dyn Storage>,
     file: Arc<dyn StorageFile>,
     id: FileId,
     offset: u64,
     buffer: Vec<u8>,
+    kept: bool,
 }
 
 impl Sink {
     /// Makes the file. Its name is not durable yet.
-    pub(super) fn create(storage: &dyn Storage, id: FileId) -> io::Result<Self> {
+    pub(super) fn create(storage: &Arc<dyn Storage>, id: FileId) -> io::Result<Self> {
         let file = storage.create_new(Path::new(&file_name(id)))?;
-        Ok(Self { file, id, offset: 0, buffer: Vec::with_capacity(BUFFER_BYTES) })
+        let (storage, buffer) = (Arc::clone(storage), Vec::with_capacity(BUFFER_BYTES));
+        Ok(Self { storage, file, id, offset: 0, buffer, kept: false })
     }
 
     pub(super) fn file(&self) -> FileId {
@@ -44,7 +48,18 @@ impl Sink {
         if !self.buffer.is_empty() {
             self.write_out()?;
         }
-        self.file.sync()
+        self.file.sync()?;
+        self.kept = true;
+        Ok(())
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        if !self.kept {
+            // What cannot be removed is an orphan, for the next open.
+            let _ = self.storage.remove(Path::new(&file_name(self.id)));
+        }
     }
 }
 

@@ -96,7 +96,7 @@ impl Transaction {
         let mut writes = Vec::with_capacity(overlays.len());
         for overlay in overlays {
             let space = Arc::clone(&overlay.space);
-            let mut prepared = space.active().prepare(overlay.entries().len());
+            let mut prepared = space.prepare(overlay.entries().len());
             for range in overlay.ranges() {
                 prepared.add_range_delete((range.lower_ref(), range.upper_ref()));
             }

@@ -533,7 +533,7 @@ fn writes_are_stopped_by_what_others_hold_and_by_nothing_else() {
     let table = Arc::new(LockTable::new());
     let space = space(1);
     let writes = |keys: &[&str], range: Option<(&str, &str)>| {
-        let mut prepared = space.active().prepare(keys.len());
+        let mut prepared = space.prepare(keys.len());
         for key in keys {
             prepared.add(key.as_bytes(), Kind::Put, Value::new(b""), 0);
         }

@@ -175,7 +175,7 @@ impl Both {
         keys.retain(|(key, _)| !seen.contains(key) && (seen.push(*key), true).1);
         let with_range = random.below(3) == 0;
         let writes = |space: &Arc<Space>| {
-            let mut prepared = space.active().prepare(keys.len());
+            let mut prepared = space.prepare(keys.len());
             for (key, kind) in &keys {
                 prepared.add(key.as_bytes(), *kind, Value::new(b""), 0);
             }
