@@ -21,7 +21,7 @@
 use std::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
-use isolith_index::{Beneath, Guard, Memtable, pin};
+use isolith_index::{Beneath, Guard, LevelSet, Memtable, pin};
 use isolith_txn::{
     CommitRound, LockTable, Outcome, Recent, Request, Space, SpaceWrites, Verdict, Watermarks,
     decide,
@@ -97,6 +97,21 @@ struct Decided {
     owner_sleeps: bool,
     /// What left the ring for it.
     _left: Option<Arc<[SpaceWrites]>>,
+}
+
+/// What became of files that were to be committed.
+#[derive(Debug)]
+pub(crate) enum Ingest {
+    /// They are there; with the memtable that was active before.
+    Done(Lsn, Arc<Memtable>),
+    /// The database is closed.
+    Closed,
+    /// The keyspace is dropped.
+    Dropped,
+    /// Somebody wrote to the keyspace meanwhile: it has to be flushed.
+    Written,
+    /// Somebody holds a lock in the keyspace.
+    Locked,
 }
 
 /// What the window's leader owns.
@@ -288,6 +303,54 @@ impl Pipeline {
             self.lead();
         }
         (through, since)
+    }
+
+    /// Commits files that were written without a stamp: between two rounds they get the next one, `install`
+    /// makes levels of them, and the record goes into the log. Nobody else may freeze, flush or compact
+    /// the keyspace meanwhile. The levels are made within the window, which is rare and takes as long as
+    /// copying the list of files.
+    pub(crate) fn ingest(
+        &self,
+        space: &Space,
+        fresh: Arc<Memtable>,
+        durability: Durability,
+        record: &mut Option<(Record, Credit)>,
+        install: impl FnOnce(Lsn) -> Arc<LevelSet>,
+    ) -> Ingest {
+        let (guard, nothing): (_, Arc<[SpaceWrites]>) = (pin(), Arc::new([]));
+        let mut window = self.window.lock();
+        // Whoever gets a lock after this look waits for the end of the round (invariant 5).
+        self.round.begin();
+        let ingest = if window.closed || window.next.counter() >= Lsn::COUNTER_MAX {
+            Ingest::Closed
+        } else if space.is_dropped() {
+            Ingest::Dropped
+        } else if space.dirty_since().is_some() || !space.view(&guard).frozen().is_empty() {
+            Ingest::Written
+        } else if space.has_lockers() {
+            Ingest::Locked
+        } else {
+            let lsn = window.next;
+            window.next = lsn.next();
+            if let (Some(log), Some((record, credit))) = (&self.log, record.take()) {
+                log.append(lsn, record, durability, credit);
+            }
+            // Who depends on the keyspace is found stale, for its memtable: the ring need not tell more.
+            let _left = window.recent.push(lsn, nothing);
+            let memtable = space.ingest(lsn, fresh, install(lsn), &guard);
+            self.marks.publish(lsn);
+            if self.log.is_none() || durability == Durability::Buffered {
+                self.marks.raise_weak(lsn);
+            }
+            self.count(&self.commits);
+            Ingest::Done(lsn, memtable)
+        };
+        self.round.end();
+        drop(window);
+        if self.mode == CommitMode::Combining {
+            self.lead();
+        }
+        ingest
     }
 
     /// Waits for the leader's word: spins shortly, since a wake-up costs many times a decision, then

@@ -355,6 +355,11 @@ impl Core {
         catalog.all.get(&space).map_or_else(|| format!("#{space}"), |(name, _)| name.to_string())
     }
 
+    /// The name of a keyspace that exists, or that somebody still uses.
+    pub(crate) fn name_if_known(&self, space: SpaceId) -> Option<Arc<str>> {
+        self.catalog.read().all.get(&space).map(|(name, _)| Arc::clone(name))
+    }
+
     pub(crate) fn dropped(&self, space: SpaceId) -> Error {
         Error::KeyspaceDropped { keyspace: self.name_of(space) }
     }

@@ -126,6 +126,10 @@ impl Database {
         Ok(Self::start(&options, recovered))
     }
 
+    pub(crate) fn handle(&self) -> &Arc<Open> {
+        &self.open
+    }
+
     fn start(options: &Builder, recovered: Recovered) -> Database {
         let core = Core::new(options, recovered);
         if options.threads && options.commit_mode != CommitMode::Stepped {

@@ -55,6 +55,18 @@ pub enum Error {
         /// The locks that stood in the way.
         holders: Vec<LockHolder>,
     },
+    /// A key of a sorted bulk load is not above the one before. The pair was left out.
+    OutOfOrder {
+        /// The key.
+        key: Slice,
+        /// The one before.
+        after: Slice,
+    },
+    /// The log does not go back to where a feed of changes is to begin.
+    HistoryGone {
+        /// It has what was committed after this.
+        begins: Lsn,
+    },
     /// The transaction has lasted longer than it may. Nothing was changed.
     TransactionTimeout,
     /// The operation would have to wait: only ever seen by the body of
@@ -271,6 +283,8 @@ pub enum StallReason {
         /// Files that wait, in the keyspace that has the most.
         files: usize,
     },
+    /// A bulk load waits for a moment in which nobody writes to the keyspace or holds locks in it.
+    Writers,
 }
 
 /// Whether trying again can help.
@@ -337,6 +351,16 @@ impl fmt::Display for Error {
             Error::TransactionTimeout => {
                 write!(f, "the transaction has lasted longer than it may, and is rolled back")
             }
+            Error::HistoryGone { begins } => write!(
+                f,
+                "the log does not go back so far: it has what was committed after {begins}"
+            ),
+            Error::OutOfOrder { key, after } => write!(
+                f,
+                "key '{}' comes after '{}': a sorted bulk load takes each key once, in ascending order",
+                key.escape_ascii(),
+                after.escape_ascii()
+            ),
             Error::WouldWait => write!(f, "the operation would have to wait"),
             Error::Conflict { keyspace, what, other, .. } => {
                 let show = |key: &Slice| key.escape_ascii().to_string();
@@ -491,6 +515,9 @@ impl fmt::Display for StallReason {
             }
             StallReason::Transactions { bytes, bytes_max } => {
                 write!(f, "open transactions hold {bytes} bytes, and {bytes_max} are allowed")
+            }
+            StallReason::Writers => {
+                write!(f, "others write to the keyspace, or hold locks in it, all the time")
             }
             StallReason::Compaction { files } => {
                 write!(f, "{files} flushed files wait for compaction")

@@ -27,7 +27,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use isolith_index::compact::CompactionRules;
-use isolith_index::levels::{CompactionOptions, Levels};
+use isolith_index::levels::{CompactionOptions, LEVELS, Levels};
 use isolith_index::manifest::{Edit, FileRecord, Manifest, ManifestError, ManifestState};
 use isolith_index::sstable::{
     FileError, FileId, Properties, Sstable, SstableOptions, SstableWriter,
@@ -46,9 +46,11 @@ use crate::options::Builder;
 
 use crate::stats::FileStats;
 
+mod bulk;
 mod compaction;
 mod sink;
 
+pub(crate) use bulk::Loaded;
 use compaction::NewFiles;
 use sink::Sink;
 
@@ -163,6 +165,8 @@ pub(crate) struct Files {
     attended: bool,
     /// Numbers of files that are live no more and that nobody reads.
     doomed: Arc<Mutex<Vec<FileId>>>,
+    /// What the manifest is to be told of commits that brought files, before anything else.
+    owed: Mutex<Owed>,
     /// The last commit up to which the log was released.
     released: Mutex<Lsn>,
     /// The files of level 0 of the keyspace that has the most. Relaxed: a hint for writers.
@@ -174,6 +178,14 @@ impl fmt::Debug for Files {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Files").field("options", &self.options).finish_non_exhaustive()
     }
+}
+
+/// Commits that brought files and that the manifest does not know: the log has them.
+#[derive(Debug, Default)]
+struct Owed {
+    /// Nothing above this is released of the log.
+    above: Option<Lsn>,
+    edits: Vec<Edit>,
 }
 
 /// What an edit makes of memory, once it is known whether it was made.
@@ -299,6 +311,77 @@ impl OpenedFiles {
     }
 }
 
+impl OpenedFiles {
+    /// Puts files into a keyspace that a commit brought with it and that the manifest does not know yet.
+    /// What was written before is in files, all of it. Returns what the manifest is to be told.
+    pub(crate) fn ingest(
+        &self,
+        seed: u64,
+        space: &Arc<Space>,
+        lsn: Lsn,
+        files: impl Iterator<Item = u64>,
+    ) -> Result<Vec<Edit>, String> {
+        let mut new = Vec::new();
+        for id in files {
+            let file = FileId(id);
+            let damaged = |error: &dyn fmt::Display| {
+                format!("its file {}: {error}", self.storage.display(Path::new(&file_name(file))))
+            };
+            let table = open_file(&*self.storage, self.state.database, file);
+            let table = assigned(table.map_err(|error| damaged(&error))?, lsn);
+            let table = table.map_err(|what| damaged(&what))?;
+            new.push(OpenFile::new(table, superseded(&self.doomed)));
+        }
+        let guard = pin();
+        let known = space.view(&guard).levels();
+        let level = ingest_level(known, &new);
+        let mut edits = ingest_edits(space, lsn, level, &new);
+        edits.extend(space.may_expire().then_some(Edit::ExpiringSpace(space.id)));
+        let new = new.into_iter().map(|file| (level, Arc::new(file)));
+        let levels = changed(known, &[], new);
+        let beneath = if space.may_expire() { Beneath::Expiring } else { Beneath::Values };
+        let fresh = Arc::new(Memtable::above(beneath, seed ^ u64::from(space.id)));
+        space.ingest(lsn, fresh, levels, &guard);
+        Ok(edits)
+    }
+
+    /// Tells the manifest of files that commits brought with them, and removes what is there beside the
+    /// live ones.
+    pub(crate) fn settle(&mut self, ingested: &[(SpaceId, Vec<Edit>)]) -> Result<(), OpenError> {
+        for (_, edits) in ingested {
+            self.manifest.append(edits)?;
+        }
+        if !ingested.is_empty() {
+            self.state = self.manifest.state().clone();
+        }
+        remove_orphans(&*self.storage, &self.state)
+    }
+}
+
+/// A file whose versions have their stamp: their own, or else that of the commit that brought it.
+fn assigned(mut table: Arc<Sstable>, stamp: Lsn) -> Result<Arc<Sstable>, &'static str> {
+    if table.is_unassigned() {
+        let exclusive = Arc::get_mut(&mut table).filter(|_| stamp != Lsn::ZERO);
+        exclusive.ok_or("it is not known which commit brought it")?.assign(stamp);
+    }
+    Ok(table)
+}
+
+/// The lowest level that new files can go to: nothing that is older may lie above them, nor beside them.
+fn ingest_level(levels: &LevelSet, new: &[OpenFile]) -> usize {
+    let is_free = |level: &usize| {
+        let files = &levels.levels().levels[*level];
+        !files.iter().any(|file| new.iter().any(|new| new.meta().overlaps(file.meta())))
+    };
+    (0..LEVELS).take_while(is_free).last().unwrap_or(0)
+}
+
+/// What the manifest is told of files that a commit brought with it.
+fn ingest_edits(space: &Space, lsn: Lsn, level: usize, new: &[OpenFile]) -> Vec<Edit> {
+    let added = new.iter().map(|file| add_edit(space.id, level, file));
+    added.chain([Edit::Flushed { space: space.id, through: lsn }]).collect()
+}
+
 impl From<ManifestError> for OpenError {
     fn from(error: ManifestError) -> Self {
         match error {
@@ -348,7 +431,8 @@ fn superseded(doomed: &Arc<Mutex<Vec<FileId>>>) -> Superseded {
     Arc::new(move |table: Arc<Sstable>| doomed.lock().push(table.id()))
 }
 
-/// Opens the manifest and the files that it says are live, and removes what is there beside them.
+/// Opens the manifest and the files that it says are live. What is there beside them stays for now: the log
+/// may tell of files that the manifest does not know yet.
 /// `None`: there is no manifest.
 pub(crate) fn open(storage: &Arc<dyn Storage>) -> Result<Option<OpenedFiles>, OpenError> {
     let opened = Manifest::open(Arc::clone(storage), false).map_err(OpenError::from)?;
@@ -364,6 +448,10 @@ pub(crate) fn open(storage: &Arc<dyn Storage>) -> Result<Option<OpenedFiles>, Op
                 let file = FileId(record.file.id);
                 let table = open_file(&**storage, state.database, file)
                     .map_err(|error| read_error(&**storage, file, error))?;
+                let table = assigned(table, record.stamp_max).map_err(|what| {
+                    let file = storage.display(Path::new(&file_name(file)));
+                    OpenError::Corrupt { file, offset: 0, what: what.into() }
+                })?;
                 let found = OpenFile::new(table, Arc::clone(&on_superseded));
                 if *found.meta() != record.file {
                     return Err(OpenError::Corrupt {
@@ -377,7 +465,6 @@ pub(crate) fn open(storage: &Arc<dyn Storage>) -> Result<Option<OpenedFiles>, Op
         }
         all.insert(space, Arc::new(LevelSet::new(levels)));
     }
-    remove_orphans(&**storage, &state)?;
     let storage = Arc::clone(storage);
     Ok(Some(OpenedFiles { storage, manifest, state, doomed, levels: all }))
 }
@@ -438,6 +525,7 @@ impl Files {
             done: Condvar::new(),
             attended,
             doomed,
+            owed: Mutex::default(),
             released: Mutex::new(state.log_floor),
             level0: AtomicU64::new(level0.unwrap_or(0) as u64),
             counters: Counters::default(),
@@ -660,7 +748,7 @@ impl Files {
     /// After a failure: opens the manifest again, and finds out what became of the last edits.
     fn settle(&self, live: &mut Live) -> Done<()> {
         if live.manifest.is_some() {
-            return Ok(());
+            return self.pay(live);
         }
         let opened = Manifest::open(Arc::clone(&self.storage), false)?;
         let manifest = opened.ok_or(ManifestError::Poisoned)?;
@@ -669,7 +757,28 @@ impl Files {
             finish(self, edits.iter().all(|edit| holds(edit, &edits, state)));
         }
         live.manifest = Some(manifest);
+        self.pay(live)
+    }
+
+    /// Tells the manifest what it is owed.
+    fn pay(&self, live: &mut Live) -> Done<()> {
+        let edits = std::mem::take(&mut self.owed.lock().edits);
+        let Some(manifest) = live.manifest.as_mut().filter(|_| !edits.is_empty()) else {
+            return Ok(());
+        };
+        if let Err(error) = manifest.append(&edits) {
+            let owed = edits.clone();
+            live.manifest = None;
+            live.uncertain = Some((edits, Box::new(|files, made| files.paid(made, owed))));
+            return Err(error.into());
+        }
+        self.paid(true, Vec::new());
         Ok(())
+    }
+
+    fn paid(&self, made: bool, edits: Vec<Edit>) {
+        let above = if made { None } else { self.owed.lock().above };
+        *self.owed.lock() = Owed { above, edits };
     }
 
     /// The same, before new files are written.
@@ -928,6 +1037,10 @@ impl Files {
     fn release_log(&self, core: &Core) -> Done<()> {
         // First what is visible: what is written later is above.
         let mut floor = core.marks().visible().min(core.marks().durable());
+        // Before memtables are asked: until the manifest knows of a commit's files, they are in no memtable.
+        if let Some(above) = self.owed.lock().above {
+            floor = floor.min(above);
+        }
         // What is being frozen is dirty, or among the frozen ones.
         let changing = self.changing.lock();
         for frozen in &*self.frozen.lock() {
@@ -970,11 +1083,14 @@ impl Files {
     }
 
     fn new_file(&self) -> Done<SstableWriter<Sink>> {
+        self.new_file_with(SstableOptions::default())
+    }
+
+    fn new_file_with(&self, options: SstableOptions) -> Done<SstableWriter<Sink>> {
         // Relaxed: distinct numbers are all that is wanted.
         let file = FileId(self.next_file.fetch_add(1, Ordering::Relaxed));
         let name = file_name(file);
         let sink = Sink::create(&self.storage, file).map_err(|source| self.io(&name, source))?;
-        let options = SstableOptions::default();
         SstableWriter::new(sink, self.database, file, options)
             .map_err(|source| self.io(&name, source))
     }

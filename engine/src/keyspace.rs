@@ -120,6 +120,10 @@ impl Keyspace {
         &self.name
     }
 
+    pub(crate) fn open(&self) -> &Arc<Open> {
+        &self.open
+    }
+
     pub(crate) fn space(&self) -> &Arc<Space> {
         &self.space
     }

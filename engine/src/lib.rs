@@ -61,6 +61,8 @@ mod snapshot;
 mod timers;
 
 mod background;
+mod bulk;
+mod changes;
 mod history;
 mod record;
 mod recovery;
@@ -70,6 +72,8 @@ mod stats;
 
 pub mod steps;
 
+pub use bulk::{BulkLoad, BulkLoadOptions, BulkLoaded};
+pub use changes::{Change, ChangedKeyspace, Changes, Commit};
 pub use database::Database;
 pub use error::{ConflictOn, Error, LockHolder, OpenError, Result, Retry, StallReason};
 pub use keyspace::{Entry, KeyRange, Keyspace};

@@ -336,7 +336,7 @@ impl Operators {
     }
 
     /// The name of an operator, for messages.
-    fn name(&self, number: u16) -> &str {
+    pub(crate) fn name(&self, number: u16) -> &str {
         let supplied = usize::from(number).checked_sub(1).and_then(|at| SUPPLIED.get(at));
         supplied.map(|(name, _)| *name).or_else(|| self.named(number)).unwrap_or("?")
     }

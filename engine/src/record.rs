@@ -8,10 +8,13 @@
 //!   3 delete         keyspace varint · key length varint · key
 //!   4 range delete   keyspace varint · bounds byte · [lower length varint · lower] · [upper length varint · upper]
 //!   5 merge          keyspace varint · key length varint · key · operator · begun u64 LE (Unix ms) · operand length varint · operand
+//!   6 ingest         keyspace varint · 1 if values may expire, else 0 · files varint · (file u64 LE)*
 //! operator: varint, 1 and up: the supplied ones, by number (`merge.rs`); 0: name length varint · name
 //! bounds byte: bits 0–1 the lower end, bits 2–3 the upper: 0 unbounded, 1 included, 2 excluded
 //! varint: LEB128, at most 10 bytes
 //! ```
+//!
+//! An ingest brings sorted files whose versions have no stamp: they get that of the record.
 //!
 //! Within one record range deletes come before the puts and deletes of their keyspace: a put that
 //! stands in the record survives them (`docs/format.md`).
@@ -30,6 +33,30 @@ pub(crate) enum Operation<'a> {
     Delete { space: u32, key: &'a [u8] },
     DeleteRange { space: u32, lower: Bound<&'a [u8]>, upper: Bound<&'a [u8]> },
     Merge { space: u32, key: &'a [u8], operator: Named<'a>, operand: &'a [u8], at_ms: u64 },
+    Ingest { space: u32, expiring: bool, files: Ingested<'a> },
+}
+
+/// The numbers of files that a record brings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ingested<'a>(&'a [[u8; 8]]);
+
+impl Ingested<'_> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = u64> + '_ {
+        self.0.iter().map(|bytes| u64::from_le_bytes(*bytes))
+    }
+}
+
+impl Operation<'_> {
+    /// The keyspace that it is about.
+    pub(crate) fn space(&self) -> u32 {
+        match self {
+            Operation::Put { space, .. }
+            | Operation::Delete { space, .. }
+            | Operation::DeleteRange { space, .. }
+            | Operation::Merge { space, .. }
+            | Operation::Ingest { space, .. } => *space,
+        }
+    }
 }
 
 /// An operator as records have it.
@@ -46,6 +73,7 @@ const PUT_EXPIRING: u8 = 2;
 const DELETE: u8 = 3;
 const DELETE_RANGE: u8 = 4;
 const MERGE: u8 = 5;
+const INGEST: u8 = 6;
 
 /// Adds a put; `expires_at` 0 means never.
 pub(crate) fn put(into: &mut Vec<u8>, space: u32, key: &[u8], value: &[u8], expires_at: u64) {
@@ -110,6 +138,20 @@ pub(crate) fn merge(
     bytes(into, operand);
 }
 
+/// Adds files whose versions get the record's stamp.
+pub(crate) fn ingest(
+    into: &mut Vec<u8>,
+    space: u32,
+    expiring: bool,
+    files: impl ExactSizeIterator<Item = u64>,
+) {
+    into.push(INGEST);
+    varint(into, space.into());
+    into.push(expiring.into());
+    varint(into, files.len() as u64);
+    files.for_each(|file| into.extend_from_slice(&file.to_le_bytes()));
+}
+
 fn bytes(into: &mut Vec<u8>, bytes: &[u8]) {
     varint(into, bytes.len() as u64);
     into.extend_from_slice(bytes);
@@ -157,6 +199,17 @@ impl<'a> Operations<'a> {
                 let operator = self.operator()?;
                 let at_ms = self.u64()?;
                 Operation::Merge { space, key, operator, operand: self.bytes()?, at_ms }
+            }
+            INGEST => {
+                let (&expiring, rest) = self.rest.split_first().ok_or("an ingest is cut short")?;
+                self.rest = rest;
+                let files = self.varint()?;
+                let length = usize::try_from(files).ok().and_then(|files| files.checked_mul(8));
+                let bytes = length.and_then(|length| self.rest.split_at_checked(length));
+                let (files, rest) = bytes.ok_or("an ingest is cut short")?;
+                self.rest = rest;
+                let files = Ingested(files.as_chunks().0);
+                Operation::Ingest { space, expiring: expiring != 0, files }
             }
             _ => return Err("an operation of an unknown kind"),
         }))

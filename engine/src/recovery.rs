@@ -10,7 +10,7 @@ use std::ops::{Bound, ControlFlow};
 use std::path::Path;
 use std::sync::Arc;
 
-use isolith_index::manifest::{MANIFEST, MANIFEST_NEW};
+use isolith_index::manifest::{Edit, MANIFEST, MANIFEST_NEW};
 use isolith_index::{Direction, FileCursors, Found, Kind, Memtable, PruneView, Slice, Value, pin};
 use isolith_txn::{Space, SpaceId};
 use isolith_wal::{Log, LogOpenError, LogOptions, Lsn, Storage, open_storage, random_seed};
@@ -132,12 +132,18 @@ pub(crate) fn recover(options: &Builder) -> Result<Recovered, OpenError> {
     let opened =
         Log::open(Arc::clone(&storage), log_options, &mut |lsn, record| replay.apply(lsn, record))
             .map_err(open_error)?;
-    let Replay { system, catalog, spaces, operators, .. } = replay;
-    let found = match found {
+    let Replay { system, catalog, spaces, operators, mut ingested, missing, .. } = replay;
+    if let Some(what) = missing.into_values().next() {
+        let file = storage.display(Path::new(files::DIRECTORY));
+        return Err(OpenError::Corrupt { file, offset: 0, what });
+    }
+    ingested.retain(|(id, _)| spaces.contains_key(id));
+    let mut found = match found {
         Some(found) => found,
         None => files::create(&storage, opened.database)?,
     };
-    let dropped = found.levels.keys().filter(|id| !spaces.contains_key(*id)).copied();
+    found.settle(&ingested)?;
+    let dropped = found.state.spaces.keys().filter(|id| !spaces.contains_key(*id)).copied();
     let dropped: Vec<SpaceId> = dropped.collect();
     let attended = options.threads && options.commit_mode != CommitMode::Stepped;
     let sizes = FileOptions::of(options);
@@ -211,6 +217,10 @@ struct Replay<'f> {
     operators: Operators,
     /// Up to where each keyspace has in files what the log says.
     flushed: HashMap<SpaceId, Lsn>,
+    /// What the manifest does not say yet of files that commits brought with them.
+    ingested: Vec<(SpaceId, Vec<Edit>)>,
+    /// What is wrong with such files, by keyspace.
+    missing: HashMap<SpaceId, String>,
 }
 
 impl<'f> Replay<'f> {
@@ -243,7 +253,17 @@ impl<'f> Replay<'f> {
             catalog.next = catalog.next.max(found.state.next_space);
             flushed = found.state.spaces.iter().map(|(id, known)| (*id, known.flushed)).collect();
         }
-        Ok(Self { seed, found, system, catalog, spaces, operators, flushed })
+        Ok(Self {
+            seed,
+            found,
+            system,
+            catalog,
+            spaces,
+            operators,
+            flushed,
+            ingested: Vec::new(),
+            missing: HashMap::new(),
+        })
     }
 
     /// Whether the files have what a record of this LSN says of a keyspace. Of one that is not known: it
@@ -258,13 +278,21 @@ impl<'f> Replay<'f> {
         let mut shares: Vec<(SpaceId, isolith_index::Prepared)> = Vec::new();
         let mut operations = Operations::new(record);
         while let Some(operation) = operations.next()? {
-            let id = match operation {
-                Operation::Put { space, .. }
-                | Operation::Delete { space, .. }
-                | Operation::DeleteRange { space, .. }
-                | Operation::Merge { space, .. } => space,
-            };
+            let id = operation.space();
             if self.is_flushed(lsn, id) {
+                continue;
+            }
+            if let Operation::Ingest { expiring, files, .. } = operation {
+                let space = self.spaces.get(&id).ok_or("it brings files to an unknown keyspace")?;
+                if expiring {
+                    space.note_expiring();
+                }
+                let found = self.found.ok_or("it brings files where there are none")?;
+                match found.ingest(self.seed, space, lsn, files.iter()) {
+                    Ok(edits) => self.ingested.push((id, edits)),
+                    // If the keyspace is dropped further on they may be gone.
+                    Err(what) => drop(self.missing.insert(id, what)),
+                }
                 continue;
             }
             if shares.last().is_none_or(|(last, _)| *last != id) {
@@ -297,6 +325,7 @@ impl<'f> Replay<'f> {
                     }
                     prepared.add(key, Kind::Merge { operator }, Value::new(operand), at_ms);
                 }
+                Operation::Ingest { .. } => {}
             }
             if id == SYSTEM_SPACE {
                 self.define(operation)?;
@@ -340,9 +369,11 @@ impl<'f> Replay<'f> {
                 let dropped = self.catalog.remove(name(key)?);
                 let dropped = dropped.ok_or("a keyspace is dropped that does not exist")?;
                 self.spaces.remove(&dropped.id);
+                self.missing.remove(&dropped.id);
             }
             Operation::DeleteRange { .. } => return Err("a range of keyspaces is dropped".into()),
             Operation::Merge { .. } => return Err("something is merged into a keyspace".into()),
+            Operation::Ingest { .. } => return Err("files are brought to the names".into()),
         }
         Ok(())
     }

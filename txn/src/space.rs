@@ -120,6 +120,25 @@ impl Space {
         since
     }
 
+    /// Lets a commit bring its own files: they are in `levels`, and `fresh` is put over them, so that every
+    /// request that is under way is found stale and judged anew. Nothing was written to the memtable that
+    /// was active, and none is frozen. Called within the window, before the commit becomes visible. Returns
+    /// the memtable that was active.
+    pub fn ingest(
+        &self,
+        lsn: Lsn,
+        fresh: Arc<Memtable>,
+        levels: Arc<LevelSet>,
+        guard: &Guard,
+    ) -> Arc<Memtable> {
+        // Relaxed: see `note_write`.
+        self.written.store(lsn.bits(), Ordering::Relaxed);
+        let view = self.view(guard);
+        let empty = Arc::clone(view.active());
+        self.tree.replace(view.frozen_into(fresh, lsn.before()).flushed(&empty, levels));
+        empty
+    }
+
     /// Whether no commit after `since` wrote here, as far as the caller knows of commits: up to a
     /// *visible* that it has loaded, or all of them inside the commit window.
     pub fn is_unwritten_since(&self, since: Lsn) -> bool {

@@ -43,6 +43,15 @@ impl Sink {
         Ok(())
     }
 
+    /// Writes what is left.
+    pub(super) fn end(mut self) -> io::Result<()> {
+        if !self.buffer.is_empty() {
+            self.write_out()?;
+        }
+        self.kept = true;
+        Ok(())
+    }
+
     /// Writes what is left, and makes all of it durable.
     pub(super) fn sync(mut self) -> io::Result<()> {
         if !self.buffer.is_empty() {

@@ -60,6 +60,8 @@ pub struct Sstable {
     place: Place,
     footer: Footer,
     properties: Properties,
+    /// The stamp of every version, where the file was written before it was known.
+    assigned: Option<Lsn>,
     /// By their starts.
     range_deletes: Vec<FileRangeDelete>,
     furthest: Box<[usize]>,
@@ -152,6 +154,7 @@ impl Sstable {
             place,
             footer,
             properties: Properties::default(),
+            assigned: None,
             range_deletes: Vec::new(),
             furthest: Box::default(),
             index: (0, 0),
@@ -247,6 +250,21 @@ impl Sstable {
 
     fn index_damaged(&self) -> FileError {
         damaged(self.footer.index.offset, "the index was written wrongly")
+    }
+
+    /// Whether its versions have no stamp yet: they were written, all with [`Lsn::ZERO`], before the commit
+    /// that they belong to.
+    pub fn is_unassigned(&self) -> bool {
+        let properties = &self.properties;
+        properties.entries > 0 && properties.range_deletes == 0 && properties.stamp_max == Lsn::ZERO
+    }
+
+    /// Gives every version of an [unassigned](Sstable::is_unassigned) file its stamp. It stays a thing of
+    /// memory: the manifest keeps it.
+    pub fn assign(&mut self, stamp: Lsn) {
+        debug_assert!(self.is_unassigned(), "the versions have their stamps");
+        self.assigned = Some(stamp);
+        (self.properties.stamp_min, self.properties.stamp_max) = (stamp, stamp);
     }
 
     /// What it holds.
@@ -470,7 +488,11 @@ impl Cursor {
         file: &'c Sstable,
     ) -> Result<Option<(&'c [u8], Entry<'c>)>, FileError> {
         let block = file.open_block(&self.data, self.offset)?;
-        Ok(self.position.entry(&block))
+        let entry = self.position.entry(&block);
+        Ok(match file.assigned {
+            None => entry,
+            Some(stamp) => entry.map(|(key, entry)| (key, Entry { stamp, ..entry })),
+        })
     }
 
     pub(crate) fn first(&mut self, file: &Sstable) -> Result<bool, FileError> {
@@ -517,6 +539,16 @@ impl Cursor {
         key: &[u8],
         stamp: Lsn,
     ) -> Result<bool, FileError> {
+        let found = self.seek_stored(file, key, stamp)?;
+        // By its own stamp the only version of the key was not passed over.
+        match file.assigned {
+            Some(assigned) if found && stamp < assigned && self.key() == key => self.advance(file),
+            _ => Ok(found),
+        }
+    }
+
+    /// The same by the stamps that are in the file.
+    fn seek_stored(&mut self, file: &Sstable, key: &[u8], stamp: Lsn) -> Result<bool, FileError> {
         if file.footer.index.bytes == 0
             || !self.in_index(file, |position, block| position.seek(block, key, stamp))?
         {
@@ -553,7 +585,7 @@ impl FileCursor {
     }
 
     /// The damage that the version it is at is not above the one before.
-    pub(crate) fn out_of_order(&self) -> FileError {
+    pub fn out_of_order(&self) -> FileError {
         damaged(self.cursor.offset, "the versions are not in order")
     }
 

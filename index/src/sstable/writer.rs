@@ -124,6 +124,11 @@ impl<S: FileSink> SstableWriter<S> {
         })
     }
 
+    /// Which file it is.
+    pub fn file(&self) -> FileId {
+        self.place.file
+    }
+
     /// Bytes that the file has so far, what is still in memory left out.
     pub fn bytes(&self) -> u64 {
         self.place.offset

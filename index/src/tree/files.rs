@@ -77,6 +77,12 @@ impl OpenFile {
         self.table.properties().stamp_max
     }
 
+    /// Gives its versions their stamp: see [`Sstable::assign`]. False if others hold the table already.
+    pub fn assign(&mut self, stamp: Lsn) -> bool {
+        let table = Arc::get_mut(&mut self.table);
+        table.map(|table| table.assign(stamp)).is_some()
+    }
+
     /// The file is not live any more, and that is durable. When the last reference goes, the owner is told.
     pub fn supersede(&self) {
         // Relaxed: whoever drops the last reference comes after, by the reference count's own order.

@@ -112,7 +112,7 @@ impl Sstable {
                 // Above the separator, or at it, there are only later blocks' versions.
                 (indexed, is_above(range, separator))
             };
-            if indexed.stamp_max > above {
+            if indexed.stamp_max > above || self.assigned.is_some() {
                 cursor.enter(self)?;
                 let mut more = cursor.within(self, Position::first)?;
                 while more {

@@ -1,0 +1,301 @@
+//! Files that are written before their commit: sorted runs of a bulk load, and the load itself.
+//!
+//! 1. The versions of such a file have no stamp. It gets that of its commit within the commit window, which
+//!    the log's record tells (`record.rs`) and then the manifest (`docs/decisions/0016`).
+//! 2. The files are durable before the record is, the record before the manifest's edit, and the log keeps
+//!    the record until then.
+//! 3. At the commit the keyspace has everything older in files, and none of these lies above the new ones.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use isolith_index::sstable::{
+    Compression, FileCursor, FileId, Properties, Sstable, SstableOptions, SstableWriter,
+};
+use isolith_index::{Beneath, Kind, Memtable, OpenFile, ReadError, pin};
+use isolith_txn::Space;
+use isolith_wal::{Durability, Lsn};
+
+use super::sink::Sink;
+use super::{
+    Done, Files, WorkError, changed, file_name, ingest_edits, ingest_level, open_file, superseded,
+};
+use crate::commit::Ingest;
+use crate::core::Core;
+use crate::error::{Error, Result, StallReason};
+use crate::record;
+
+/// How long it is waited for locks in the keyspace to go before it is looked again.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// A pair under a merge of runs, the smallest key first and of one key the newest run.
+type Head = Reverse<(Vec<u8>, Reverse<usize>)>;
+
+/// Files that are written and not live: gone with it unless they are taken.
+pub(crate) struct Loaded {
+    files: Arc<Files>,
+    writer: Option<(FileId, SstableWriter<Sink>)>,
+    finished: Vec<OpenFile>,
+    /// Sorted runs that are to be merged, oldest first.
+    runs: Vec<OpenFile>,
+}
+
+impl Loaded {
+    pub(crate) fn new(files: &Arc<Files>) -> Self {
+        let files = Arc::clone(files);
+        Self { files, writer: None, finished: Vec::new(), runs: Vec::new() }
+    }
+
+    /// Adds the next pair, whose key is above all before.
+    pub(crate) fn add(&mut self, key: &[u8], value: &[u8], expires_at: u64) -> Result<()> {
+        let full = |writer: &SstableWriter<Sink>| writer.bytes() >= self.files.options.file_bytes;
+        if self.writer.as_ref().is_some_and(|(_, writer)| full(writer)) {
+            self.end_file()?;
+        }
+        if self.writer.is_none() {
+            self.writer = Some(self.files.begin_file(SstableOptions::default())?);
+        }
+        let Some((file, writer)) = &mut self.writer else { return Ok(()) };
+        let added = writer.add(key, Lsn::ZERO, Kind::Put, expires_at, value);
+        Ok(added.map_err(|source| self.files.io(&file_name(*file), source))?)
+    }
+
+    fn end_file(&mut self) -> Result<()> {
+        let Some((file, writer)) = self.writer.take() else { return Ok(()) };
+        let ended = writer.finish().map_err(|source| self.files.io(&file_name(file), source));
+        let ended = ended.and_then(|(sink, properties)| self.files.finish(sink, &properties));
+        match ended {
+            Ok(file) => self.finished.extend(file),
+            Err(error) => {
+                self.files.doomed.lock().push(file);
+                return Err(error.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a run of pairs in order, to be merged later.
+    pub(crate) fn add_run<'p>(
+        &mut self,
+        pairs: impl Iterator<Item = (&'p [u8], &'p [u8], u64)>,
+    ) -> Result<()> {
+        // A run is read once, and soon.
+        let plain = SstableOptions {
+            compression: Compression::None,
+            filter_bits_per_key: 0,
+            ..SstableOptions::default()
+        };
+        let (file, mut writer) = self.files.begin_file(plain)?;
+        let io = |source| self.files.io(&file_name(file), source);
+        let written = pairs.map(|(key, value, expires_at)| {
+            writer.add(key, Lsn::ZERO, Kind::Put, expires_at, value)
+        });
+        let written: std::io::Result<()> = written.collect();
+        let table = written
+            .and_then(|()| writer.finish())
+            .and_then(|(sink, _): (Sink, Properties)| sink.end())
+            .map_err(io)
+            .and_then(|()| self.files.reopen(file));
+        match table {
+            Ok(table) => {
+                self.runs.push(OpenFile::new(table, superseded(&self.files.doomed)));
+                Ok(())
+            }
+            Err(error) => {
+                self.files.doomed.lock().push(file);
+                Err(error.into())
+            }
+        }
+    }
+
+    pub(crate) fn has_runs(&self) -> bool {
+        !self.runs.is_empty()
+    }
+
+    /// Merges the runs: of a key that is in several the newest counts. Returns the number of pairs.
+    pub(crate) fn merge_runs(&mut self) -> Result<u64> {
+        let runs = std::mem::take(&mut self.runs);
+        let merged = self.merge(&runs);
+        runs.iter().for_each(OpenFile::supersede);
+        drop(runs);
+        self.files.remove_doomed();
+        merged
+    }
+
+    fn merge(&mut self, runs: &[OpenFile]) -> Result<u64> {
+        let mut cursors: Vec<FileCursor> =
+            runs.iter().map(|run| FileCursor::new(Arc::clone(run.table()))).collect();
+        let mut heads: BinaryHeap<Head> = BinaryHeap::new();
+        for (run, cursor) in cursors.iter_mut().enumerate() {
+            let file = runs[run].table().id();
+            let damaged = |error| Error::from(ReadError { file, error });
+            if cursor.first().map_err(damaged)?
+                && let Some((key, ..)) = cursor.version().map_err(damaged)?
+            {
+                heads.push(Reverse((key.to_vec(), Reverse(run))));
+            }
+        }
+        let mut last: Option<Vec<u8>> = None;
+        let mut pairs = 0;
+        while let Some(Reverse((mut key, Reverse(run)))) = heads.pop() {
+            let file = runs[run].table().id();
+            let damaged = |error| Error::from(ReadError { file, error });
+            if last.as_ref() != Some(&key) {
+                if let Some((_, _, _, expires_at, value)) =
+                    cursors[run].version().map_err(damaged)?
+                {
+                    self.add(&key, value, expires_at)?;
+                    pairs += 1;
+                }
+                let known = last.get_or_insert_default();
+                known.clear();
+                known.extend_from_slice(&key);
+            }
+            if cursors[run].advance().map_err(damaged)?
+                && let Some((next, ..)) = cursors[run].version().map_err(damaged)?
+            {
+                if *next <= *key {
+                    return Err(damaged(cursors[run].out_of_order()));
+                }
+                key.clear();
+                key.extend_from_slice(next);
+                heads.push(Reverse((key, Reverse(run))));
+            }
+        }
+        Ok(pairs)
+    }
+
+    /// Ends the last file. Returns how many there are, and their bytes.
+    pub(crate) fn end(&mut self) -> Result<(usize, u64)> {
+        self.end_file()?;
+        let bytes = self.finished.iter().map(|file| file.meta().bytes).sum();
+        Ok((self.finished.len(), bytes))
+    }
+
+    /// Commits the files to a keyspace. Returns once that is decided and visible, not when it is durable.
+    pub(crate) fn commit(
+        mut self,
+        core: &Core,
+        space: &Arc<Space>,
+        expiring: bool,
+        durability: Durability,
+    ) -> Result<Lsn> {
+        if expiring {
+            space.note_expiring();
+        }
+        let files = Arc::clone(&self.files);
+        files.ingest(core, space, &mut self.finished, expiring, durability)
+    }
+}
+
+impl Drop for Loaded {
+    fn drop(&mut self) {
+        if let Some((file, _)) = &self.writer {
+            self.files.doomed.lock().push(*file);
+        }
+        self.finished.iter().chain(&self.runs).for_each(OpenFile::supersede);
+    }
+}
+
+impl std::fmt::Debug for Loaded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (finished, runs) = (&self.finished, &self.runs);
+        f.debug_struct("Loaded")
+            .field("finished", finished)
+            .field("runs", runs)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Files {
+    fn reopen(&self, file: FileId) -> Done<Arc<Sstable>> {
+        let table = open_file(&*self.storage, self.database, file);
+        table.map_err(|error| WorkError::Damaged(Error::from(ReadError { file, error })))
+    }
+
+    /// Commits files without stamps, and tells the manifest of them.
+    fn ingest(
+        &self,
+        core: &Core,
+        space: &Arc<Space>,
+        new: &mut Vec<OpenFile>,
+        expiring: bool,
+        durability: Durability,
+    ) -> Result<Lsn> {
+        let deadline = Instant::now() + core.stall_timeout();
+        let _flushing = self.flushing.lock();
+        let _compacting = self.compacting.lock();
+        loop {
+            self.settle_first()?;
+            // Everything older goes to files, so that nothing older lies above the new ones.
+            self.freeze(core, space);
+            while self.flush_oldest(core)? {}
+            let ids = new.iter().map(|file| file.meta().id);
+            let encoded = || {
+                let mut bytes = Vec::new();
+                record::ingest(&mut bytes, space.id, expiring, ids);
+                bytes
+            };
+            let mut record = core.reserve(encoded, Some(core.stall_timeout()))?;
+            let beneath = if space.may_expire() { Beneath::Expiring } else { Beneath::Values };
+            let fresh = Arc::new(Memtable::above(beneath, core.seed() ^ u64::from(space.id)));
+            let changing = self.changing.lock();
+            let known = Arc::clone(space.view(&pin()).levels());
+            let level = ingest_level(&known, new);
+            self.owed.lock().above = Some(core.marks().visible());
+            let mut edits = Vec::new();
+            let install = |lsn| {
+                for file in new.iter_mut() {
+                    let alone = file.assign(lsn);
+                    debug_assert!(alone, "nobody reads a file before it is live");
+                }
+                edits = ingest_edits(space, lsn, level, new);
+                let new = new.drain(..).map(|file| (level, Arc::new(file)));
+                changed(&known, &[], new)
+            };
+            let pipeline = core.pipeline();
+            let ingest = pipeline.ingest(space, fresh, durability, &mut record, install);
+            drop(changing);
+            if let Ingest::Done(lsn, memtable) = ingest {
+                self.retired.lock().push(memtable);
+                core.forget();
+                self.tell(space, edits);
+                self.count_level0(core);
+                self.note_done();
+                return Ok(lsn);
+            }
+            self.owed.lock().above = None;
+            match ingest {
+                Ingest::Closed => return Err(Error::Closed),
+                Ingest::Dropped => return Err(core.dropped(space.id)),
+                _ if Instant::now() >= deadline => {
+                    return Err(Error::Stalled { reason: StallReason::Writers });
+                }
+                Ingest::Locked => std::thread::sleep(PAUSE),
+                _ => {}
+            }
+        }
+    }
+
+    /// Tells the manifest of a commit's files, once the log has the commit. Where that fails it is owed: the
+    /// log tells the next open.
+    fn tell(&self, space: &Arc<Space>, mut edits: Vec<super::Edit>) {
+        edits.extend(space.may_expire().then_some(super::Edit::ExpiringSpace(space.id)));
+        self.owed.lock().edits = edits;
+        let told = self
+            .log
+            .sync()
+            .map_err(|error| WorkError::Log(error.to_string()))
+            .and_then(|()| self.settle_first());
+        if let Err(error) = told {
+            self.note_failure(&error);
+        }
+    }
+
+    fn begin_file(&self, options: SstableOptions) -> Done<(FileId, SstableWriter<Sink>)> {
+        let writer = self.new_file_with(options)?;
+        Ok((writer.file(), writer))
+    }
+}
