@@ -70,6 +70,9 @@ struct Placed<'a> {
     length: usize,
 }
 
+/// What a dependency costs of the budget at least: it is kept in memory while components are looked for.
+const STEPS_PER_EDGE: u64 = 4;
+
 /// Judges a history of list-append.
 pub(super) fn judge(history: &History, question: &Question) -> Report {
     let levels = Levels::new(history, question);
@@ -79,6 +82,15 @@ pub(super) fn judge(history: &History, question: &Question) -> Report {
     };
     let mut gathered = Gathered::default();
     lists.direct(&mut gathered);
+    let unread = lists.unread_edges();
+    if unread > question.budget.steps / STEPS_PER_EDGE {
+        let why = format!(
+            "{unread} dependencies follow from appends that nobody read, more than the budget of {} \
+             steps allows: read every list at the end",
+            question.budget.steps
+        );
+        return Report::new(gathered.into_found(), Verdict::Undecided(why));
+    }
     let edges = |visit: &mut dyn FnMut(Edge)| lists.edges(visit);
     let any = gather(history, &levels, question, &edges, &mut gathered);
     timestamps(history, &edges, &mut gathered);
@@ -294,14 +306,15 @@ impl<'a> Lists<'a> {
         }
     }
 
-    fn read_edges(&self, reader: u32, key: Key, read: List, visit: &mut dyn FnMut(Edge)) {
+    /// What a read saw last of others, and the place of what comes next, if that is known.
+    fn seen_by(&self, reader: u32, key: Key, read: List) -> (u32, Option<usize>) {
         let placed = self.placed(key, read);
         let range = self.range(key);
         let foreign = |place: &usize| {
             let element = self.elements.get(self.order[*place] as usize);
             element.is_none_or(|element| element.transaction != reader)
         };
-        let (last, next) = match placed.stray {
+        match placed.stray {
             None => {
                 let at = range.start + placed.length;
                 // Behind the reader's own elements is what it saw of others.
@@ -313,7 +326,37 @@ impl<'a> Lists<'a> {
                 let at = range.clone().find(|at| last != NONE && self.order[*at] == last);
                 (last, at.map(|at| at + 1))
             }
-        };
+        }
+    }
+
+    /// Whose read overtook what is at this place: none if nobody's, since it is the end of the list.
+    fn next_at(&self, key: Key, place: usize) -> Option<u32> {
+        let next = (place < self.range(key).end).then(|| self.next[place]);
+        next.filter(|element| *element != NONE)
+    }
+
+    /// How many dependencies follow from appends that nobody read: each comes after every read of the
+    /// whole list.
+    fn unread_edges(&self) -> u64 {
+        let mut count: u64 = 0;
+        for (place, transaction) in self.history.transactions().iter().enumerate() {
+            for operation in self.history.operations(place) {
+                let Operation::ReadList { key, list } = *operation else { continue };
+                let unread = self.unread.get(&key).map_or(0, Vec::len) as u64;
+                if unread == 0 || transaction.outcome != Outcome::Committed {
+                    continue;
+                }
+                let (_, next) = self.seen_by(place as u32, key, list);
+                if next.is_some_and(|next| self.next_at(key, next).is_none()) {
+                    count = count.saturating_add(unread);
+                }
+            }
+        }
+        count
+    }
+
+    fn read_edges(&self, reader: u32, key: Key, read: List, visit: &mut dyn FnMut(Edge)) {
+        let (last, next) = self.seen_by(reader, key, read);
         let mut seen = Value::NIL;
         if last != NONE {
             let element = &self.elements[last as usize];
@@ -343,7 +386,7 @@ impl<'a> Lists<'a> {
                 });
             }
         };
-        match (next < range.end).then(|| self.next[next]).filter(|element| *element != NONE) {
+        match self.next_at(key, next) {
             Some(element) => overtaken(element),
             None => {
                 for element in self.unread.get(&key).into_iter().flatten() {

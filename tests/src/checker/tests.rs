@@ -478,6 +478,20 @@ fn blind_writes_are_put_into_an_order_without_commit_timestamps() {
 }
 
 #[test]
+fn appends_that_nobody_read_are_bounded_by_the_budget() {
+    let mut lines: Vec<String> = (1..=20).map(|value| format!("ax{value}")).collect();
+    lines.extend((0..20).map(|reader| format!("@1-{} rx=", 100 + reader)));
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    let history = history(&lines);
+    let question = Question::new(Workload::Append, Level::parse("serializable").unwrap());
+    assert_eq!(judge(&history, &question).verdict, Verdict::Holds);
+    let question = Question { budget: Budget { steps: 1_000 }, ..question };
+    let report = judge(&history, &question);
+    let Verdict::Undecided(why) = report.verdict else { panic!("{report:?}") };
+    assert!(why.starts_with("400 dependencies follow"), "{why}");
+}
+
+#[test]
 fn clocks_tell_the_same_as_a_search_for_each_reader() {
     use super::simulated::{Shape, Simulation};
     use crate::history::Base;
