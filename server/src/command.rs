@@ -1,4 +1,4 @@
-//! The subcommands that judge instead of serving, and how each of them ends.
+//! The subcommands that do something else than serving, and how each of them ends.
 //!
 //! They are thin: arguments in, a report out. What is judged, and how, is the library's
 //! (`isolith_testkit`). A new subcommand is a module here with its arguments (`clap::Args`) and a
@@ -8,6 +8,7 @@ use std::io::Write;
 
 pub(crate) mod anomalies;
 pub(crate) mod check;
+pub(crate) mod dump;
 pub(crate) mod history;
 mod progress;
 

@@ -2,6 +2,7 @@
 
 use crate::command::anomalies::Anomalies;
 use crate::command::check::Check;
+use crate::command::dump::{Dump, Load};
 use crate::command::history::History;
 use crate::terms::{self, Defaults};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -42,6 +43,10 @@ pub(crate) enum Command {
     /// Converts recorded histories, so that other checkers can judge them, too.
     #[command(subcommand)]
     History(History),
+    /// Writes all pairs of a database to standard output, as of one moment.
+    Dump(Dump),
+    /// Reads pairs from standard input into a database.
+    Load(Load),
     /// Prints the reference of all server commands, as Markdown.
     Commands,
     /// Shows what isolation levels allow and forbid: plays small concurrent transactions through all
@@ -208,7 +213,7 @@ pub(crate) fn parse_duration(text: &str, bare_millis: u64) -> Result<Option<Dura
 /// The least memory that makes sense: the index alone wants some.
 const MEMORY_BYTES_MIN: u64 = 1024 * 1024;
 
-fn parse_size(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     let expected = || "expected a size, like 512M, 2G or 1073741824".to_owned();
     let split = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
     let (digits, unit) = text.split_at(split);

@@ -3,7 +3,7 @@
 //! | module | its one job |
 //! |---|---|
 //! | [`config`] | the command line |
-//! | [`command`] | the subcommands that judge instead of serving |
+//! | [`command`] | the subcommands that do not serve |
 //! | [`server`], [`shutdown`] | starting the cores, and ending them |
 //! | [`worker`] | one core's loop |
 //! | [`reactor`] | the seam to the kernel's sockets, and the epoll driver behind it |
@@ -72,6 +72,8 @@ fn main() -> ExitCode {
         Some(Command::Serve(options)) => serve(&options),
         Some(Command::Anomalies(command)) => command::anomalies::run(&command),
         Some(Command::Check(options)) => command::check::run(&options),
+        Some(Command::Dump(options)) => command::dump::dump(&options),
+        Some(Command::Load(options)) => command::dump::load(&options),
         Some(Command::History(command)) => command::history::run(&command),
         None => serve(&line.serve),
     };
