@@ -1,3 +1,5 @@
+//! What a bulk load leaves, among other writes, snapshots, transactions, crashes and calls that fail.
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -1,3 +1,5 @@
+//! What a feed tells, over restarts too, and what it keeps of the log.
+
 use std::sync::Arc;
 
 use isolith_index::Slice;

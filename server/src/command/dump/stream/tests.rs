@@ -1,3 +1,5 @@
+//! Both formats there and back; what is cut, damaged or malformed is found.
+
 use super::*;
 
 type Pair = (&'static str, Vec<u8>, Vec<u8>, Option<u64>);
