@@ -731,13 +731,22 @@ impl Core {
         let Some(space) = self.catalog.read().space(name).cloned() else { return Ok(false) };
         let dropped = Arc::clone(&space);
         let (name_bytes, write) = (name.as_bytes(), Write::Delete);
-        let lsn =
-            self.decide_one(&self.system, name_bytes, write, Durability::Sync, Some(space))?;
+        let note_dropping = |dropping| {
+            if let Some(files) = &self.files {
+                files.note_dropping(dropping);
+            }
+        };
+        note_dropping(true);
+        let decided =
+            self.decide_one(&self.system, name_bytes, write, Durability::Sync, Some(space));
+        let lsn = decided.inspect_err(|_| note_dropping(false))?;
         self.catalog.write().remove(name);
         self.forget();
         self.sum_memory();
         let info = CommitInfo { timestamp: Some(lsn) };
+        // Where it is not known to be durable, the log stays as long as it is: it has failed.
         self.acknowledge(lsn, info, Durability::Sync)?;
+        note_dropping(false);
         if let Some(files) = &self.files {
             // What fails here is done by the next open, which finds files of a keyspace that is not there.
             let _ = files.drop_space(&dropped);

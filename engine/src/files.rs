@@ -23,7 +23,7 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use isolith_index::compact::CompactionRules;
@@ -169,6 +169,9 @@ pub(crate) struct Files {
     owed: Mutex<Owed>,
     /// The last commit up to which the log was released.
     released: Mutex<Lsn>,
+    /// Whether a keyspace is being dropped, and it is not known yet that the drop is durable: until then
+    /// the log may be all that has its data. Guarded by `changing` where it is set, and where it is read.
+    dropping: AtomicBool,
     /// The files of level 0 of the keyspace that has the most. Relaxed: a hint for writers.
     level0: AtomicU64,
     pub(crate) counters: Counters,
@@ -527,6 +530,7 @@ impl Files {
             doomed,
             owed: Mutex::default(),
             released: Mutex::new(state.log_floor),
+            dropping: AtomicBool::new(false),
             level0: AtomicU64::new(level0.unwrap_or(0) as u64),
             counters: Counters::default(),
         }
@@ -664,13 +668,18 @@ impl Files {
         let deadline = Instant::now() + patience;
         let mut waited = false;
         loop {
+            // Relaxed, here and below: a hint.
+            let piled_up =
+                || self.level0.load(Ordering::Relaxed) as usize >= self.options.slow_files;
             if used > self.options.active_bytes_max || self.is_log_long() {
                 self.ask(core);
                 if !self.attended {
                     used = self.reclaimed(core);
                 }
+            } else if !self.attended && piled_up() {
+                // Files that were asked for one by one are compacted by nobody else.
+                self.ask(core);
             }
-            // Relaxed: a hint.
             let files = self.level0.load(Ordering::Relaxed) as usize;
             let full = used > self.options.memory_bytes_max;
             if !full && files < self.options.stop_files {
@@ -796,6 +805,14 @@ impl Files {
             .collect()
     }
 
+    /// Says that a keyspace is about to be dropped, from before the decision on; and that this is over: the
+    /// drop is durable, or was not decided. In between the log is not released.
+    pub(crate) fn note_dropping(&self, dropping: bool) {
+        let _changing = self.changing.lock();
+        // Relaxed: under the mutex.
+        self.dropping.store(dropping, Ordering::Relaxed);
+    }
+
     /// A keyspace was dropped, durably: its files go when their last reader does.
     pub(crate) fn drop_space(&self, space: &Arc<Space>) -> Done<()> {
         let _flushing = self.flushing.lock();
@@ -828,7 +845,7 @@ impl Files {
     // ---- freeze and flush
 
     /// Freezes a keyspace's memtable, if anything was written to it.
-    fn freeze(&self, core: &Core, space: &Arc<Space>) {
+    pub(crate) fn freeze(&self, core: &Core, space: &Arc<Space>) {
         let _changing = self.changing.lock();
         if space.dirty_since().is_none() || space.is_dropped() {
             return;
@@ -893,7 +910,7 @@ impl Files {
         self.release_log(core)
     }
 
-    fn flush_frozen(&self, core: &Core) -> Done<bool> {
+    pub(crate) fn flush_frozen(&self, core: &Core) -> Done<bool> {
         let _flushing = self.flushing.lock();
         let mut any = false;
         while self.flush_oldest(core)? {
@@ -1043,6 +1060,10 @@ impl Files {
         }
         // What is being frozen is dirty, or among the frozen ones.
         let changing = self.changing.lock();
+        // Relaxed: under the mutex.
+        if self.dropping.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         for frozen in &*self.frozen.lock() {
             floor = floor.min(frozen.since.before());
         }

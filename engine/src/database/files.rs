@@ -149,3 +149,36 @@ fn a_database_takes_many_times_its_memory() {
         assert!(files.log_floor > crate::Lsn::ZERO, "the log is released: {files:?}");
     }
 }
+
+#[test]
+fn the_log_is_kept_while_it_is_not_known_whether_a_drop_is_durable() {
+    let storage = Arc::new(MemoryStorage::new());
+    let db = small(&storage);
+    let keyspace = db.keyspace("data").expect("made");
+    let floor = || db.stats().files.expect("there are files").log_floor;
+    let write_and_flush = || {
+        keyspace.put("k", "v").expect("put");
+        db.sync().expect("synced");
+        db.flush().expect("flushed");
+    };
+    write_and_flush();
+    let before = floor();
+    let files = db.core().files().expect("there are files");
+    files.note_dropping(true);
+    write_and_flush();
+    assert_eq!(floor(), before, "it may be all that has the dropped keyspace's data");
+    files.note_dropping(false);
+    write_and_flush();
+    assert!(floor() > before);
+}
+
+#[test]
+fn files_that_were_asked_for_one_by_one_do_not_stop_writers_without_threads() {
+    let storage = Arc::new(MemoryStorage::new());
+    let db = small(&storage);
+    let keyspace = db.keyspace("data").expect("made");
+    for round in 0..60u32 {
+        keyspace.put(round.to_be_bytes(), "v").expect("there is nobody else who compacts");
+        db.flush().expect("flushed");
+    }
+}
