@@ -498,6 +498,10 @@ fn server_commands() {
         assert!(info.contains(line), "{line} in {info}");
     }
     client.line("SET a 1");
+    let files = client.line("INFO files").text();
+    for name in ["files:", "files_bytes:", "flushes:", "write_amplification:", "log_held_bytes:"] {
+        assert!(files.contains(name), "{name} in {files}");
+    }
     let keyspace = client.line("INFO keyspace").text();
     assert!(keyspace.contains("db0:keys=1,") && !keyspace.contains("role:"), "{keyspace}");
     script(

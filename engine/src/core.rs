@@ -28,12 +28,12 @@ use crate::background::Background;
 use crate::catalog::Catalog;
 use crate::commit::{Commit, Pipeline};
 use crate::error::{Error, LockHolder, Result, StallReason};
-use crate::files::Files;
+use crate::files::{self, Files};
 use crate::history::History;
 use crate::merge::{Calm, Operators};
-use crate::options::{Builder, CommitMode, TransactionOptions};
+use crate::options::{Builder, TransactionOptions};
 use crate::pending::CommitInfo;
-use crate::stats::{OldestSnapshot, Stats};
+use crate::stats::{FileStats, KeyspaceStats, OldestSnapshot, Stats};
 use crate::timers::{Timer, Timers};
 use crate::transaction::{Queued, add, encode};
 
@@ -106,6 +106,8 @@ pub(crate) struct Core {
     history: History,
     /// Whether an upkeep thread comes by.
     attended: bool,
+    /// Whether it was opened for reading only.
+    read_only: bool,
     pruned_bytes: AtomicU64,
     expired: AtomicU64,
     escalations: AtomicU64,
@@ -207,7 +209,8 @@ impl Core {
             memory_used: AtomicUsize::new(0),
             memory_since: AtomicUsize::new(usize::MAX / 2),
             history,
-            attended: options.threads && options.commit_mode != CommitMode::Stepped,
+            attended: options.starts_threads(),
+            read_only: options.read_only,
             pruned_bytes: AtomicU64::new(0),
             expired: AtomicU64::new(0),
             escalations: AtomicU64::new(0),
@@ -341,8 +344,11 @@ impl Core {
         Ok(())
     }
 
-    /// Refuses writes after the log has failed.
+    /// Refuses writes after the log has failed, and where none are wanted.
     pub(crate) fn check_writable(&self) -> Result<()> {
+        if self.read_only {
+            return Err(Error::ReadOnly { cause: "it was opened for reading only".into() });
+        }
         match self.log.as_ref().and_then(|log| log.poisoned()) {
             Some(cause) => Err(Error::ReadOnly { cause: cause.to_string() }),
             None => Ok(()),
@@ -760,6 +766,24 @@ impl Core {
         self.catalog.read().all.len()
     }
 
+    /// What each keyspace holds, by name.
+    pub(crate) fn keyspace_stats(&self) -> Vec<KeyspaceStats> {
+        let told = |(name, space): (Arc<str>, Arc<Space>)| {
+            let guard = pin();
+            let view = space.view(&guard);
+            KeyspaceStats {
+                name: name.to_string(),
+                files: view.files(),
+                bytes: view.file_bytes(),
+                versions: view.file_entries(),
+                memory_bytes: view.bytes(),
+            }
+        };
+        let mut all: Vec<_> = self.spaces().into_iter().map(told).collect();
+        all.sort_by(|left, right| left.name.cmp(&right.name));
+        all
+    }
+
     /// Counters and gauges.
     pub(crate) fn stats(&self) -> Stats {
         let (commits, refusals, sent_back) = self.pipeline.counts();
@@ -801,7 +825,15 @@ impl Core {
             escalations: self.escalations.load(Ordering::Relaxed),
             admission_waits: self.admission.waits(),
             log: self.log.as_ref().map(|log| log.stats()),
-            files: self.files.as_ref().map(|files| files.stats(self)),
+            files: match &self.files {
+                Some(files) => Some(files.stats(self)),
+                None if self.read_only => {
+                    let mut stats = FileStats::default();
+                    files::count_levels(&self.all_spaces(), &mut stats);
+                    Some(stats)
+                }
+                None => None,
+            },
         }
     }
 

@@ -12,11 +12,12 @@ use crate::background::Background;
 use crate::core::{Core, Recovered, log_error, thread_hint};
 use crate::error::{Error, OpenError, Result, Retry};
 use crate::keyspace::{Entry, Keyspace};
-use crate::options::{Builder, CommitMode, TransactionOptions};
+use crate::options::{Builder, TransactionOptions};
 use crate::pending::{CommitInfo, Pending};
 use crate::snapshot::Snapshot;
-use crate::stats::Stats;
+use crate::stats::{KeyspaceStats, Stats};
 use crate::transaction::{Observed, Transaction};
+use crate::verify::{Verify, VerifyProgress, VerifyReport};
 
 /// What every handle of a user holds: the last one gone closes the database.
 #[derive(Debug)]
@@ -132,7 +133,7 @@ impl Database {
 
     fn start(options: &Builder, recovered: Recovered) -> Database {
         let core = Core::new(options, recovered);
-        if options.threads && options.commit_mode != CommitMode::Stepped {
+        if options.starts_threads() {
             core.attend(Background::start(&core));
         }
         Database { open: Arc::new(Open { core }) }
@@ -311,6 +312,22 @@ impl Database {
         }
     }
 
+    /// Checks every file of the database and its log, while it is used. What is found is in the report; an
+    /// error says that it could not be looked at. In memory there is nothing to check.
+    pub fn verify(&self, how: Verify) -> Result<VerifyReport> {
+        self.verify_with(how, &mut |_, _| {})
+    }
+
+    /// [`Database::verify`], telling how far it has come: bytes of files, and of how many.
+    pub fn verify_with(
+        &self,
+        how: Verify,
+        progress: &mut VerifyProgress<'_>,
+    ) -> Result<VerifyReport> {
+        self.open.check_open()?;
+        crate::verify::verify_open(self.open.core(), how, progress)
+    }
+
     /// Closes the database: everything committed is written and synced. Every handle's operations
     /// answer [`Error::Closed`] from now on. Idempotent.
     pub fn close(&self) -> Result<()> {
@@ -326,6 +343,11 @@ impl Database {
     /// in memory.
     pub fn recovery(&self) -> Option<&ReplayReport> {
         self.open.recovery()
+    }
+
+    /// What each keyspace holds, by name.
+    pub fn keyspace_stats(&self) -> Vec<KeyspaceStats> {
+        self.open.keyspace_stats()
     }
 
     /// Counters and gauges.
@@ -377,5 +399,7 @@ mod hostile;
 mod hostile_levels;
 #[cfg(test)]
 mod levels;
+#[cfg(test)]
+mod operations;
 #[cfg(test)]
 mod tests;

@@ -36,7 +36,7 @@ use isolith_index::{
     Beneath, LevelSet, Memtable, OpenFile, ReadError, Superseded, flush_memtable, pin,
 };
 use isolith_txn::{Space, SpaceId};
-use isolith_wal::{Access, DatabaseId, Log, Lsn, Storage};
+use isolith_wal::{Access, DatabaseId, Log, LogHold, Lsn, Storage};
 use parking_lot::{Condvar, Mutex};
 
 use crate::core::{Core, SYSTEM_SPACE};
@@ -275,6 +275,14 @@ impl From<ManifestError> for WorkError {
 
 type Done<T> = Result<T, WorkError>;
 
+/// What is live at one moment, kept: its files are not removed, nor is the log released that comes with them.
+#[derive(Debug)]
+pub(crate) struct Pinned {
+    pub(crate) state: ManifestState,
+    _levels: Vec<Arc<LevelSet>>,
+    _log: LogHold,
+}
+
 /// What opening finds of files.
 pub(crate) struct OpenedFiles {
     pub(crate) storage: Arc<dyn Storage>,
@@ -362,7 +370,7 @@ impl OpenedFiles {
 }
 
 /// A file whose versions have their stamp: their own, or else that of the commit that brought it.
-fn assigned(mut table: Arc<Sstable>, stamp: Lsn) -> Result<Arc<Sstable>, &'static str> {
+pub(crate) fn assigned(mut table: Arc<Sstable>, stamp: Lsn) -> Result<Arc<Sstable>, &'static str> {
     if table.is_unassigned() {
         let exclusive = Arc::get_mut(&mut table).filter(|_| stamp != Lsn::ZERO);
         exclusive.ok_or("it is not known which commit brought it")?.assign(stamp);
@@ -419,7 +427,7 @@ fn read_error(storage: &dyn Storage, file: FileId, error: FileError) -> OpenErro
 }
 
 /// Opens one file.
-fn open_file(
+pub(crate) fn open_file(
     storage: &dyn Storage,
     database: DatabaseId,
     file: FileId,
@@ -437,8 +445,11 @@ fn superseded(doomed: &Arc<Mutex<Vec<FileId>>>) -> Superseded {
 /// Opens the manifest and the files that it says are live. What is there beside them stays for now: the log
 /// may tell of files that the manifest does not know yet.
 /// `None`: there is no manifest.
-pub(crate) fn open(storage: &Arc<dyn Storage>) -> Result<Option<OpenedFiles>, OpenError> {
-    let opened = Manifest::open(Arc::clone(storage), false).map_err(OpenError::from)?;
+pub(crate) fn open(
+    storage: &Arc<dyn Storage>,
+    read_only: bool,
+) -> Result<Option<OpenedFiles>, OpenError> {
+    let opened = Manifest::open(Arc::clone(storage), read_only).map_err(OpenError::from)?;
     let Some(manifest) = opened else { return Ok(None) };
     let state = manifest.state().clone();
     let doomed = Arc::default();
@@ -596,19 +607,7 @@ impl Files {
             stalls: self.counters.stalls.load(Ordering::Relaxed),
             ..FileStats::default()
         };
-        for space in core.all_spaces() {
-            let guard = pin();
-            for (level, files) in space.view(&guard).levels().levels().levels.iter().enumerate() {
-                if stats.levels.len() <= level {
-                    stats.levels.push((0, 0));
-                }
-                let bytes = files.iter().map(|file| file.meta().bytes).sum::<u64>();
-                stats.levels[level].0 += files.len();
-                stats.levels[level].1 += bytes;
-                stats.files += files.len();
-                stats.bytes += bytes;
-            }
-        }
+        count_levels(&core.all_spaces(), &mut stats);
         stats
     }
 
@@ -788,6 +787,33 @@ impl Files {
     fn paid(&self, made: bool, edits: Vec<Edit>) {
         let above = if made { None } else { self.owed.lock().above };
         *self.owed.lock() = Owed { above, edits };
+    }
+
+    /// Where the files are.
+    pub(crate) fn storage(&self) -> &Arc<dyn Storage> {
+        &self.storage
+    }
+
+    /// Keeps what is live now. Whoever drops it should [let go](Self::unpin) of what was superseded meanwhile.
+    pub(crate) fn pin(&self, core: &Core) -> Done<Pinned> {
+        // What a keyspace has in files changes under this lock, and only then is the log released.
+        let mut live = self.manifest.lock();
+        self.settle(&mut live)?;
+        let manifest = live.manifest.as_ref().ok_or(ManifestError::Poisoned)?;
+        let mut state = manifest.state().clone();
+        let log =
+            self.log.hold(state.log_floor).map_err(|gone| WorkError::Log(gone.to_string()))?;
+        let spaces = core.all_spaces();
+        let levels = spaces.iter().map(|space| Arc::clone(space.view(&pin()).levels())).collect();
+        // One that has been dropped: the log says so, and its files may go at any time.
+        state.spaces.retain(|id, _| spaces.iter().any(|space| space.id == *id));
+        Ok(Pinned { state, _levels: levels, _log: log })
+    }
+
+    /// After something pinned was dropped: removes the files that were waited for.
+    pub(crate) fn unpin(&self, core: &Core) -> Done<()> {
+        self.remove_doomed();
+        self.release_log(core)
     }
 
     /// The same, before new files are written.
@@ -1172,6 +1198,23 @@ fn add_edit(space: SpaceId, level: usize, file: &OpenFile) -> Edit {
             stamp_min: properties.stamp_min,
             stamp_max: properties.stamp_max,
         },
+    }
+}
+
+/// Adds up what keyspaces have in files.
+pub(crate) fn count_levels(spaces: &[Arc<Space>], stats: &mut FileStats) {
+    for space in spaces {
+        let guard = pin();
+        for (level, files) in space.view(&guard).levels().levels().levels.iter().enumerate() {
+            if stats.levels.len() <= level {
+                stats.levels.push((0, 0));
+            }
+            let bytes = files.iter().map(|file| file.meta().bytes).sum::<u64>();
+            stats.levels[level].0 += files.len();
+            stats.levels[level].1 += bytes;
+            stats.files += files.len();
+            stats.bytes += bytes;
+        }
     }
 }
 

@@ -70,6 +70,8 @@ mod recovery;
 mod error;
 mod stats;
 
+mod verify;
+
 pub mod steps;
 
 pub use bulk::{BulkLoad, BulkLoadOptions, BulkLoaded};
@@ -84,8 +86,9 @@ pub use options::{
 pub use pending::{CommitInfo, Pending};
 pub use scan::{Pair, Range};
 pub use snapshot::Snapshot;
-pub use stats::{FileStats, OldestSnapshot, Stats};
+pub use stats::{FileStats, KeyspaceStats, OldestSnapshot, Stats};
 pub use transaction::{Attempt, CommitSteps, Observed, RangeLock, Transaction};
+pub use verify::{Damage, Verify, VerifyProgress, VerifyReport, verify};
 
 /// Bugs on purpose, in a build that tests the tests.
 #[doc(hidden)]

@@ -56,6 +56,7 @@ pub struct Builder {
     pub(crate) storage: Option<Arc<dyn Storage>>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) threads: bool,
+    pub(crate) read_only: bool,
     pub(crate) operators: Operators,
 }
 
@@ -94,6 +95,7 @@ impl Builder {
             storage: None,
             clock: Arc::new(SystemClock),
             threads: true,
+            read_only: false,
             operators: Operators::default(),
         }
     }
@@ -243,12 +245,25 @@ impl Builder {
         self
     }
 
+    /// Opens a database that is there without writing anything to its directory: what is in the log is
+    /// replayed into memory. Several may have it open so at once, but nobody may have it open for writing
+    /// meanwhile. Every write answers [`Error::ReadOnly`](crate::Error::ReadOnly). Default: false.
+    pub fn read_only(mut self, read_only: bool) -> Self {
+        self.read_only = read_only;
+        self
+    }
+
     /// Registers an operator for merges, beside the supplied ones (see [`merge`](crate::merge)). Every
     /// opening of a database that has merges by it has to register it, under the same name and doing
     /// the same; otherwise the keys in question cannot be read until it does.
     pub fn merge_operator(mut self, name: &str, operator: impl MergeOperator) -> Self {
         self.operators.register(name, Arc::new(operator));
         self
+    }
+
+    /// Whether the engine's own threads do its work.
+    pub(crate) fn starts_threads(&self) -> bool {
+        self.threads && self.commit_mode != CommitMode::Stepped && !self.read_only
     }
 
     /// Opens the database, creating it if there is none, and replays its log.

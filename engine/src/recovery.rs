@@ -13,14 +13,17 @@ use std::sync::Arc;
 use isolith_index::manifest::{Edit, MANIFEST, MANIFEST_NEW};
 use isolith_index::{Direction, FileCursors, Found, Kind, Memtable, PruneView, Slice, Value, pin};
 use isolith_txn::{Space, SpaceId};
-use isolith_wal::{Log, LogOpenError, LogOptions, Lsn, Storage, open_storage, random_seed};
+use isolith_wal::storage::syscall::SyscallStorage;
+use isolith_wal::{
+    Log, LogOpenError, LogOptions, Lsn, Storage, StorageLock, open_storage, random_seed,
+};
 
 use crate::catalog::Catalog;
 use crate::core::{Recovered, SYSTEM_SPACE};
 use crate::error::{Error, OpenError};
 use crate::files::{self, FileOptions, Files, OpenedFiles};
 use crate::merge::{Calm, Operators};
-use crate::options::{Builder, CommitMode};
+use crate::options::Builder;
 use crate::record::{Named, Operation, Operations};
 
 /// The lock file of a database's directory.
@@ -33,7 +36,7 @@ fn memtable(seed: u64, id: SpaceId) -> Arc<Space> {
 }
 
 /// The keyspaces that the system keyspace names.
-fn names(system: &Space) -> Result<Vec<(String, SpaceId)>, OpenError> {
+pub(crate) fn names(system: &Space) -> Result<Vec<(String, SpaceId)>, OpenError> {
     let (guard, mut cursors) = (pin(), FileCursors::default());
     let mut names = Vec::new();
     let all = (Bound::Unbounded, Bound::Unbounded);
@@ -97,6 +100,9 @@ pub(crate) fn in_memory(options: &Builder) -> Recovered {
 /// Opens what `options` name.
 pub(crate) fn recover(options: &Builder) -> Result<Recovered, OpenError> {
     options.operators.check()?;
+    if options.read_only {
+        return recover_read_only(options);
+    }
     let (storage, backend) = match (&options.storage, &options.path) {
         (Some(storage), _) => (Arc::clone(storage), None),
         (None, None) => return Ok(in_memory(options)),
@@ -116,7 +122,7 @@ pub(crate) fn recover(options: &Builder) -> Result<Recovered, OpenError> {
         }
     })?;
     let seed = random_seed();
-    let found = files::open(&storage)?;
+    let found = files::open(&storage, false)?;
     let state = found.as_ref().map(|found| found.state.clone());
     let mut replay = Replay::new(seed, options.operators.clone(), found.as_ref())?;
     let log_options = LogOptions {
@@ -145,7 +151,7 @@ pub(crate) fn recover(options: &Builder) -> Result<Recovered, OpenError> {
     found.settle(&ingested)?;
     let dropped = found.state.spaces.keys().filter(|id| !spaces.contains_key(*id)).copied();
     let dropped: Vec<SpaceId> = dropped.collect();
-    let attended = options.threads && options.commit_mode != CommitMode::Stepped;
+    let attended = options.starts_threads();
     let sizes = FileOptions::of(options);
     let files = Files::new(found, Arc::clone(&opened.log), sizes, attended);
     files.forget_spaces(&dropped).map_err(OpenError::from)?;
@@ -164,8 +170,77 @@ pub(crate) fn recover(options: &Builder) -> Result<Recovered, OpenError> {
     })
 }
 
+/// Opens what `options` name, and writes nothing: files are read where they are, the log is replayed into
+/// memory, and what a crash left behind stays.
+fn recover_read_only(options: &Builder) -> Result<Recovered, OpenError> {
+    let storage = match (&options.storage, &options.path) {
+        (Some(storage), _) => Arc::clone(storage),
+        (None, None) => return Ok(in_memory(options)),
+        (None, Some(path)) => open_existing(path)?,
+    };
+    refuse_foreign(&*storage)?;
+    let lock = lock_shared(&*storage)?;
+    let seed = random_seed();
+    let found = files::open(&storage, true)?;
+    let mut replay = Replay::new(seed, options.operators.clone(), found.as_ref())?;
+    let log_options = LogOptions {
+        database: found.as_ref().map(|found| found.state.database),
+        begins: found.as_ref().map_or(Lsn::ZERO, |found| found.state.log_floor),
+        ..LogOptions::default()
+    };
+    let mut apply = |lsn, record: &[u8]| replay.apply(lsn, record);
+    let replayed = Log::replay_only(&*storage, &log_options, &mut apply).map_err(open_error)?;
+    if found.is_none() && replayed.database.is_none() {
+        return Err(OpenError::NotADatabase {
+            path: storage.display(Path::new("")),
+            what: "there is neither a manifest nor a log".into(),
+        });
+    }
+    let Replay { system, catalog, operators, missing, .. } = replay;
+    if let Some(what) = missing.into_values().next() {
+        let file = storage.display(Path::new(files::DIRECTORY));
+        return Err(OpenError::Corrupt { file, offset: 0, what });
+    }
+    Ok(Recovered {
+        log: None,
+        files: None,
+        backend: None,
+        report: Some(replayed.report),
+        lock,
+        last: replayed.last,
+        first_new: replayed.last.next(),
+        system,
+        catalog,
+        operators,
+        seed,
+    })
+}
+
+/// The storage of a directory that is there.
+pub(crate) fn open_existing(path: &Path) -> Result<Arc<dyn Storage>, OpenError> {
+    let what = || format!("opening {}", path.display());
+    let storage = SyscallStorage::open_existing(path)
+        .map_err(|source| OpenError::Io { what: what(), source })?;
+    Ok(Arc::new(storage))
+}
+
+/// Keeps writers away, but not others who read. `None`: nobody has ever opened it for writing.
+pub(crate) fn lock_shared(
+    storage: &dyn Storage,
+) -> Result<Option<Box<dyn StorageLock>>, OpenError> {
+    let path = || storage.display(Path::new(LOCK));
+    match storage.try_lock_shared(Path::new(LOCK)) {
+        Ok(lock) => Ok(Some(lock)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            Err(OpenError::Locked { path: path() })
+        }
+        Err(source) => Err(OpenError::Io { what: format!("locking {}", path()), source }),
+    }
+}
+
 /// Refuses to make a database out of a directory that holds other things.
-fn refuse_foreign(storage: &dyn Storage) -> Result<(), OpenError> {
+pub(crate) fn refuse_foreign(storage: &dyn Storage) -> Result<(), OpenError> {
     let root = Path::new("");
     let entries = storage.list(root).map_err(|source| OpenError::Io {
         what: format!("reading the directory {}", storage.display(root)),
@@ -181,7 +256,7 @@ fn refuse_foreign(storage: &dyn Storage) -> Result<(), OpenError> {
     }
 }
 
-fn open_error(error: LogOpenError) -> OpenError {
+pub(crate) fn open_error(error: LogOpenError) -> OpenError {
     match error {
         LogOpenError::Io { path, source } => OpenError::Io { what: path, source },
         LogOpenError::Corrupt { file, offset, what } => OpenError::Corrupt { file, offset, what },

@@ -104,6 +104,31 @@ impl FileStats {
     }
 }
 
+impl FileStats {
+    /// How many times the space is taken that would do, about: bytes of all levels for each byte of the
+    /// lowest one in use. `None` without files.
+    pub fn space_amplification(&self) -> Option<f64> {
+        let lowest = self.levels.iter().rev().map(|(_, bytes)| *bytes).find(|bytes| *bytes > 0)?;
+        Some(self.bytes as f64 / lowest as f64)
+    }
+}
+
+/// What a keyspace holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KeyspaceStats {
+    /// Its name.
+    pub name: String,
+    /// Its live files.
+    pub files: usize,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// Versions in them, those that nobody needs any more included.
+    pub versions: u64,
+    /// Bytes that its memtables hold.
+    pub memory_bytes: usize,
+}
+
 /// The snapshot that holds back the most history.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]

@@ -8,6 +8,7 @@ use std::io::Write;
 
 pub(crate) mod anomalies;
 pub(crate) mod check;
+pub(crate) mod database;
 pub(crate) mod dump;
 pub(crate) mod history;
 mod progress;

@@ -2,6 +2,7 @@
 
 use crate::command::anomalies::Anomalies;
 use crate::command::check::Check;
+use crate::command::database::{Compact, StatsCommand, VerifyCommand};
 use crate::command::dump::{Dump, Load};
 use crate::command::history::History;
 use crate::terms::{self, Defaults};
@@ -47,6 +48,12 @@ pub(crate) enum Command {
     Dump(Dump),
     /// Reads pairs from standard input into a database.
     Load(Load),
+    /// Checks a database: every block of every file, and the log.
+    Verify(VerifyCommand),
+    /// Writes a database anew, so that what was overwritten or deleted gives its space back.
+    Compact(Compact),
+    /// Tells what a database holds: its levels, its keyspaces, its log.
+    Stats(StatsCommand),
     /// Prints the reference of all server commands, as Markdown.
     Commands,
     /// Shows what isolation levels allow and forbid: plays small concurrent transactions through all

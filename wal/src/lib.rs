@@ -87,5 +87,5 @@ pub use storage::faulty;
 pub use storage::memory::MemoryStorage;
 pub use storage::{
     Access, BLOCK_BYTES, DirectoryEntry, FileMap, InFlight, IoBuffer, Reach, Storage, StorageFile,
-    StorageLock,
+    StorageLock, copy, link_or_copy,
 };

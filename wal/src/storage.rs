@@ -17,6 +17,7 @@
 
 use std::fmt::Debug;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
@@ -90,8 +91,78 @@ pub trait Storage: Send + Sync + Debug + 'static {
     /// Takes an exclusive lock on a (created if missing) file, held until the returned value is
     /// dropped. `WouldBlock` when another process or handle holds it.
     fn try_lock(&self, path: &Path) -> io::Result<Box<dyn StorageLock>>;
+    /// Takes a lock that others may share, and that keeps away who wants it alone, on a file that is there
+    /// (`NotFound` otherwise): nothing is written. `WouldBlock` when somebody holds it alone. Where a storage
+    /// does not tell the two apart it is [`Storage::try_lock`].
+    fn try_lock_shared(&self, path: &Path) -> io::Result<Box<dyn StorageLock>> {
+        self.try_lock(path)
+    }
+    /// The descriptor of the root, where the storage is a directory of the file system: for [`link_or_copy`].
+    fn root(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+    /// Gives a file another name in another storage, without copying it. `Unsupported` where the two do not
+    /// lie in one file system. The name is durable after [`Storage::sync_dir`] on the other one.
+    fn link(&self, path: &Path, other: &dyn Storage, to: &Path) -> io::Result<()> {
+        let _ = (path, other, to);
+        Err(io::ErrorKind::Unsupported.into())
+    }
     /// A path for people: what a user would type to find `path` (for error messages).
     fn display(&self, path: &Path) -> String;
+}
+
+/// Bytes that are copied at once.
+const COPY_BYTES: usize = 1 << 20;
+
+/// Puts a file that does not change any more into another storage: by another name for the same bytes where
+/// that is possible, else as a copy, synced. Returns the bytes that were copied. The name is durable after
+/// [`Storage::sync_dir`].
+pub fn link_or_copy(
+    from: &dyn Storage,
+    path: &Path,
+    to: &dyn Storage,
+    name: &Path,
+) -> io::Result<u64> {
+    match from.link(path, to, name) {
+        Ok(()) => return Ok(0),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(error),
+        // Another file system, or one without links, or too many of them: copied instead. What is wrong
+        // with the file is met again there.
+        Err(_) => {}
+    }
+    let source = from.open(path, Access::Read)?;
+    let length = source.len()?;
+    copy(&*source, length, to, name)
+}
+
+/// Copies the first `length` bytes of a file to a new one, synced; blocks of zeros are left out.
+pub fn copy(
+    source: &dyn StorageFile,
+    length: u64,
+    to: &dyn Storage,
+    name: &Path,
+) -> io::Result<u64> {
+    let target = to.create_new(name)?;
+    let mut buffer = vec![0; COPY_BYTES];
+    let mut offset = 0;
+    while offset < length {
+        let wanted = (length - offset).min(COPY_BYTES as u64) as usize;
+        let read = source.read_at(offset, &mut buffer[..wanted])?;
+        if read < wanted {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let last = offset + read as u64 == length;
+        for (index, block) in buffer[..read].chunks(BLOCK_BYTES).enumerate() {
+            let at = offset + (index * BLOCK_BYTES) as u64;
+            let ends = last && at + block.len() as u64 == length;
+            if ends || block.iter().any(|byte| *byte != 0) {
+                target.write_at(at, block)?;
+            }
+        }
+        offset += read as u64;
+    }
+    target.sync()?;
+    Ok(length)
 }
 
 /// Held for as long as the lock is wanted.

@@ -17,6 +17,7 @@ use crate::hash::Hasher;
 use crate::version::Kind;
 
 mod ahead;
+mod inspect;
 mod lookup;
 
 use ahead::Ahead;

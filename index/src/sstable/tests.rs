@@ -246,3 +246,34 @@ fn blocks_that_changed_places_are_found() {
     let found = open(swapped).and_then(|file| file.verify());
     assert!(matches!(found, Err(FileError::Damaged { offset: 64, .. })), "{found:?}");
 }
+
+#[test]
+fn every_damaged_block_is_told_and_the_others_are_looked_at() {
+    let versions = versions(400, 3);
+    let options = SstableOptions { block_bytes: 512, ..SstableOptions::default() };
+    let bytes = write(&versions, options);
+    let inspect = |bytes: Vec<u8>| {
+        let (mut found, mut passed) = (Vec::new(), 0);
+        let length = bytes.len() as u64;
+        let file = open(bytes).expect("its ends are whole");
+        let entries = file.inspect(&mut |error| found.push(error), &mut |bytes| passed += bytes);
+        assert!(passed <= length && passed > length / 2);
+        (entries, found)
+    };
+    let (entries, found) = inspect(bytes.clone());
+    assert_eq!(entries, versions.len() as u64);
+    assert!(found.is_empty(), "{found:?}");
+    // The first third of a file is blocks.
+    let third = bytes.len() / 3;
+    for flips in [vec![100], vec![100, third], vec![100, third / 2, third]] {
+        let mut damaged = bytes.clone();
+        flips.iter().for_each(|at| damaged[*at] ^= 4);
+        let (left, found) = inspect(damaged);
+        assert_eq!(found.len(), flips.len(), "{found:?}");
+        for (error, at) in found.iter().zip(flips) {
+            let FileError::Damaged { offset, .. } = error else { panic!("{error}") };
+            assert!(*offset <= at as u64 && *offset + 2048 > at as u64, "{error} for {at}");
+        }
+        assert!(left > entries / 2 && left < entries);
+    }
+}

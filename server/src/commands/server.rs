@@ -65,6 +65,7 @@ const SECTIONS: &[(&str, Section)] = &[
     ("CPU", info_cpu),
     ("Isolith", info_isolith),
     ("Locks", info_locks),
+    ("Files", info_files),
     ("Keyspace", info_keyspace),
 ];
 
@@ -177,6 +178,34 @@ fn info_locks(shared: &Shared, text: &mut String) {
     field(text, "hot_keys", stats.hot_keys);
     field(text, "fights", stats.fights);
     field(text, "escalations", stats.escalations);
+}
+
+fn info_files(shared: &Shared, text: &mut String) {
+    let stats = shared.database.stats();
+    let Some(files) = stats.files else { return };
+    field(text, "files", files.files);
+    field(text, "files_bytes", files.bytes);
+    for (level, (number, bytes)) in files.levels.iter().enumerate() {
+        field(text, &format!("files_level{level}"), format_args!("files={number},bytes={bytes}"));
+    }
+    field(text, "memtables_frozen", files.frozen);
+    field(text, "flushes", files.flushes);
+    field(text, "flushed_bytes", files.flushed_bytes);
+    field(text, "compactions", files.compactions);
+    field(text, "compacted_bytes_in", files.compacted_bytes_in);
+    field(text, "compacted_bytes_out", files.compacted_bytes_out);
+    field(text, "write_amplification", format_args!("{:.2}", files.write_amplification()));
+    let space = files.space_amplification().unwrap_or(1.0);
+    field(text, "space_amplification", format_args!("{space:.2}"));
+    field(text, "write_stalls", files.stalls);
+    // One line, whatever the system says.
+    let failure = files.failure.unwrap_or_default().replace(char::is_control, " ");
+    field(text, "files_last_error", failure);
+    field(text, "log_floor", files.log_floor);
+    if let Some(log) = stats.log {
+        field(text, "log_held_segments", log.held_segments);
+        field(text, "log_held_bytes", log.held_bytes);
+    }
 }
 
 fn info_keyspace(shared: &Shared, text: &mut String) {

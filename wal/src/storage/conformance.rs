@@ -27,6 +27,7 @@ macro_rules! conforms {
             a_file_is_not_a_directory_nor_the_reverse,
             paths_stay_below_the_root,
             a_lock_has_one_holder,
+            a_file_is_linked_or_copied_into_another_storage,
             many_threads_write_one_file_at_once,
             a_dropped_write_harms_nobody,
             a_write_without_an_end_is_refused,
@@ -338,4 +339,42 @@ fn a_write_without_an_end_is_refused(storage: Store) {
     let (result, _) = file.submit(last, block_of(1, 2), Reach::Stable).wait();
     assert_eq!(kind(result), Some(ErrorKind::InvalidInput));
     assert!(file.is_empty().unwrap());
+}
+
+fn a_file_is_linked_or_copied_into_another_storage(storage: Store) {
+    let other = tempfile::tempdir().unwrap();
+    let syscall = SyscallStorage::open(other.path()).unwrap();
+    let memory = MemoryStorage::new();
+    let file = storage.create_new(path("f")).unwrap();
+    let bytes: Vec<u8> = (0..3 * BLOCK_BYTES).map(|at| (at / BLOCK_BYTES % 2) as u8).collect();
+    file.write_at(0, &bytes).unwrap();
+    for target in [&syscall as &dyn Storage, &memory] {
+        link_or_copy(&*storage, path("f"), target, path("g")).unwrap();
+        assert_eq!(contents(&*target.open(path("g"), Access::Read).unwrap()), bytes);
+        let again = link_or_copy(&*storage, path("f"), target, path("g"));
+        assert_eq!(again.unwrap_err().kind(), ErrorKind::AlreadyExists);
+        let missing = link_or_copy(&*storage, path("no"), target, path("h"));
+        assert_eq!(missing.unwrap_err().kind(), ErrorKind::NotFound);
+    }
+    storage.remove(path("f")).unwrap();
+    assert_eq!(contents(&*syscall.open(path("g"), Access::Read).unwrap()), bytes);
+}
+
+fn several_share_a_lock(storage: Store) {
+    let missing = storage.try_lock_shared(path("LOCK"));
+    assert_eq!(missing.unwrap_err().kind(), ErrorKind::NotFound);
+    let alone = storage.try_lock(path("LOCK")).unwrap();
+    assert_eq!(storage.try_lock_shared(path("LOCK")).unwrap_err().kind(), ErrorKind::WouldBlock);
+    drop(alone);
+    let shared = [(); 2].map(|()| storage.try_lock_shared(path("LOCK")).unwrap());
+    assert_eq!(storage.try_lock(path("LOCK")).unwrap_err().kind(), ErrorKind::WouldBlock);
+    drop(shared);
+    storage.try_lock(path("LOCK")).unwrap();
+}
+
+#[test]
+fn several_share_a_lock_in_memory_and_in_a_directory() {
+    several_share_a_lock(Arc::new(MemoryStorage::new()));
+    let directory = tempfile::tempdir().unwrap();
+    several_share_a_lock(open_storage(directory.path(), IoBackend::Auto).unwrap().0);
 }

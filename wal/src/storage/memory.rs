@@ -41,8 +41,8 @@ enum Node {
 #[derive(Default)]
 struct Contents {
     bytes: RwLock<SparseBytes>,
-    /// Set while a [`Lock`] on this file lives.
-    locked: Mutex<bool>,
+    /// The [`Lock`]s on this file: how many share it, [`ALONE`] if one has it alone.
+    locked: Mutex<usize>,
 }
 
 impl MemoryStorage {
@@ -177,11 +177,25 @@ impl Storage for MemoryStorage {
             true => tree.file(&path)?.clone(),
             false => tree.create(path)?,
         };
-        let held = std::mem::replace(&mut *contents.locked.lock(), true);
-        match held {
-            true => Err(io::ErrorKind::WouldBlock.into()),
-            false => Ok(Box::new(Lock { contents })),
+        drop(tree);
+        let mut locked = contents.locked.lock();
+        if *locked > 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
         }
+        *locked = ALONE;
+        drop(locked);
+        Ok(Box::new(Lock { contents }))
+    }
+
+    fn try_lock_shared(&self, path: &Path) -> io::Result<Box<dyn StorageLock>> {
+        let contents = self.tree.lock().file(&normal(path)?)?.clone();
+        let mut locked = contents.locked.lock();
+        if *locked == ALONE {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        *locked += 1;
+        drop(locked);
+        Ok(Box::new(Lock { contents }))
     }
 
     fn display(&self, path: &Path) -> String {
@@ -202,6 +216,9 @@ impl fmt::Debug for MemoryStorage {
     }
 }
 
+/// A lock that nobody shares.
+const ALONE: usize = usize::MAX;
+
 struct Lock {
     contents: Arc<Contents>,
 }
@@ -210,7 +227,8 @@ impl StorageLock for Lock {}
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        *self.contents.locked.lock() = false;
+        let mut locked = self.contents.locked.lock();
+        *locked = if *locked == ALONE { 0 } else { *locked - 1 };
     }
 }
 

@@ -18,7 +18,7 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -86,6 +86,15 @@ impl SyscallStorage {
         Ok(SyscallStorage { shown, root, stable_path })
     }
 
+    /// Opens a directory that is there.
+    pub fn open_existing(root: &Path) -> io::Result<SyscallStorage> {
+        let shown = root.to_owned();
+        let path = if root.as_os_str().is_empty() { Path::new(".") } else { root };
+        let root = open_directory(CWD, path)?;
+        let stable_path = find_stable_path(root.as_fd());
+        Ok(SyscallStorage { shown, root, stable_path })
+    }
+
     /// How this file system takes writes at [`Reach::Stable`].
     pub fn stable_path(&self) -> StablePath {
         self.stable_path
@@ -115,11 +124,15 @@ impl SyscallStorage {
     }
 
     fn lock_file(&self, path: &Path) -> io::Result<FileLock> {
+        let flags = OFlags::RDWR | OFlags::CREATE;
+        self.lock(path, flags, FlockOperation::NonBlockingLockExclusive)
+    }
+
+    fn lock(&self, path: &Path, flags: OFlags, operation: FlockOperation) -> io::Result<FileLock> {
         let path = below_root(path)?;
         loop {
-            let flags = OFlags::RDWR | OFlags::CREATE;
             let file = open_at(self.root.as_fd(), &path, flags)?;
-            retry_on_intr(|| rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive))?;
+            retry_on_intr(|| rustix::fs::flock(&file, operation))?;
             // Whoever removed or replaced the file between the open and the lock left us with a
             // lock that nobody else will look at.
             if still_named(self.root.as_fd(), &path, &file)? {
@@ -185,6 +198,21 @@ impl Storage for SyscallStorage {
 
     fn try_lock(&self, path: &Path) -> io::Result<Box<dyn StorageLock>> {
         Ok(Box::new(self.lock_file(path)?))
+    }
+
+    fn try_lock_shared(&self, path: &Path) -> io::Result<Box<dyn StorageLock>> {
+        let operation = FlockOperation::NonBlockingLockShared;
+        Ok(Box::new(self.lock(path, OFlags::RDONLY, operation)?))
+    }
+
+    fn root(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.root.as_fd())
+    }
+
+    fn link(&self, path: &Path, other: &dyn Storage, to: &Path) -> io::Result<()> {
+        let target = other.root().ok_or(io::ErrorKind::Unsupported)?;
+        let (path, to) = (below_root(path)?, below_root(to)?);
+        Ok(rustix::fs::linkat(&self.root, &path, target, &to, AtFlags::empty())?)
     }
 
     fn display(&self, path: &Path) -> String {
@@ -279,7 +307,7 @@ impl Drop for Postponed {
     }
 }
 
-/// An exclusive `flock(2)`.
+/// A `flock(2)`.
 struct FileLock {
     file: OwnedFd,
     /// Of the process that took it.

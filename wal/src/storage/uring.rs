@@ -28,6 +28,7 @@
 
 use std::fmt;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -106,6 +107,18 @@ impl Storage for UringStorage {
 
     fn try_lock(&self, path: &Path) -> io::Result<Box<dyn StorageLock>> {
         self.files.try_lock(path)
+    }
+
+    fn try_lock_shared(&self, path: &Path) -> io::Result<Box<dyn StorageLock>> {
+        self.files.try_lock_shared(path)
+    }
+
+    fn root(&self) -> Option<BorrowedFd<'_>> {
+        self.files.root()
+    }
+
+    fn link(&self, path: &Path, other: &dyn Storage, to: &Path) -> io::Result<()> {
+        self.files.link(path, other, to)
     }
 
     fn display(&self, path: &Path) -> String {
