@@ -83,7 +83,7 @@ pub(crate) struct FileOptions {
 impl FileOptions {
     /// What follows from the options of a database.
     pub(crate) fn of(options: &Builder) -> Self {
-        let (memory_bytes, segment_bytes) = (options.memory_bytes, options.segment_bytes);
+        let (memory_bytes, segment_bytes) = (options.memory_bytes, options.log_segment_bytes());
         let active = options.memtable_bytes.unwrap_or(memory_bytes / 4).max(1);
         let file = options.file_bytes.unwrap_or(FILE_BYTES.min(active as u64 / 2).max(64 << 10));
         Self {

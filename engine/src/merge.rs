@@ -51,7 +51,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use isolith_index::{
-    Base, Found, MergeOperators, MergedValue, Operand, Slice, StoredValue, VersionRef,
+    Base, Found, LentValue, MergeOperators, MergedValue, Operand, Slice, StoredValue, VersionRef,
 };
 use isolith_txn::Space;
 
@@ -413,7 +413,8 @@ impl MergeOperators for Calm<'_> {
 /// A value as a reader finds it.
 pub(crate) enum Seen<'g> {
     Put(VersionRef<'g>),
-    Stored(StoredValue),
+    Stored(Box<StoredValue>),
+    Lent(&'g LentValue<'g>),
     Merged(MergedValue),
 }
 
@@ -422,6 +423,7 @@ impl Seen<'_> {
         match self {
             Seen::Put(version) => version.value(),
             Seen::Stored(stored) => &stored.value,
+            Seen::Lent(lent) => lent.value,
             Seen::Merged(merged) => &merged.value,
         }
     }
@@ -430,6 +432,7 @@ impl Seen<'_> {
         match self {
             Seen::Put(version) => version.slice(),
             Seen::Stored(stored) => stored.value,
+            Seen::Lent(lent) => Slice::from(lent.value),
             Seen::Merged(merged) => Slice::from(merged.value),
         }
     }
@@ -437,7 +440,8 @@ impl Seen<'_> {
     pub(crate) fn into_entry(self) -> Entry {
         match self {
             Seen::Put(version) => Entry::of(version),
-            Seen::Stored(stored) => Entry::of_stored(stored),
+            Seen::Stored(stored) => Entry::of_stored(*stored),
+            Seen::Lent(lent) => Entry::of_stored(lent.stored()),
             Seen::Merged(merged) => Entry::of_merged(merged),
         }
     }
@@ -450,6 +454,7 @@ pub(crate) fn expires_at(found: Found<'_>) -> Option<u64> {
         Found::Put(version) => version.expires_at(),
         Found::Merged(merged) => merged.expires_at(),
         Found::Stored(stored) => stored.expires_at,
+        Found::Lent(lent) => lent.expires_at,
         Found::Run(run) => run.expires_at(),
     };
     (expires_at != 0).then_some(expires_at)
@@ -475,6 +480,10 @@ impl Core {
             Found::Stored(stored) => {
                 let live = stored.expires_at == 0 || stored.live_at(now());
                 Ok(live.then_some(Seen::Stored(stored)))
+            }
+            Found::Lent(lent) => {
+                let live = lent.expires_at == 0 || lent.live_at(now());
+                Ok(live.then_some(Seen::Lent(lent)))
             }
             Found::Merged(merged) => {
                 let (base, run) = merged.parts();

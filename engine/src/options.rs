@@ -43,7 +43,7 @@ pub struct Builder {
     pub(crate) durability: Durability,
     pub(crate) commit_mode: CommitMode,
     pub(crate) io: IoBackend,
-    pub(crate) segment_bytes: u64,
+    pub(crate) segment_bytes: Option<u64>,
     pub(crate) log_depth_max: usize,
     pub(crate) transaction_bytes_max: usize,
     pub(crate) stall_timeout: Duration,
@@ -82,7 +82,7 @@ impl Builder {
             durability: Durability::Sync,
             commit_mode: CommitMode::default(),
             io: IoBackend::Auto,
-            segment_bytes: 64 << 20,
+            segment_bytes: None,
             log_depth_max: 4,
             transaction_bytes_max: 1 << 30,
             stall_timeout: Duration::from_secs(10),
@@ -151,10 +151,17 @@ impl Builder {
         self
     }
 
-    /// The size of a log segment in bytes; segments are zero-written ahead of use. Default: 64 MiB.
+    /// The size of a log segment in bytes; segments are zero-written ahead of use, and about three are kept.
+    /// Default: 64 MiB, or an eighth of [`Builder::memory`], if that is less, but no less than 4 MiB.
     pub fn segment_bytes(mut self, bytes: u64) -> Self {
-        self.segment_bytes = bytes;
+        self.segment_bytes = Some(bytes);
         self
+    }
+
+    /// The size of a log segment that follows.
+    pub(crate) fn log_segment_bytes(&self) -> u64 {
+        let of_memory = (self.memory_bytes as u64 / 8).clamp(4 << 20, 64 << 20);
+        self.segment_bytes.unwrap_or(of_memory)
     }
 
     /// Log batches in flight at once, 1 to 32. Default: 4.

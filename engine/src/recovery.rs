@@ -51,6 +51,7 @@ pub(crate) fn names(system: &Space) -> Result<Vec<(String, SpaceId)>, OpenError>
             Found::Absent => return ControlFlow::Continue(()),
             Found::Put(version) => Slice::from(version.value()),
             Found::Stored(stored) => stored.value,
+            Found::Lent(lent) => Slice::from(lent.value),
             Found::Merged(_) | Found::Run(_) => Slice::from(&b""[..]),
         };
         let id = (&*value).try_into().map(u32::from_le_bytes);
@@ -128,7 +129,7 @@ pub(crate) fn recover(options: &Builder) -> Result<Recovered, OpenError> {
     let log_options = LogOptions {
         database: state.as_ref().map(|state| state.database),
         begins: state.as_ref().map_or(Lsn::ZERO, |state| state.log_floor),
-        segment_bytes: options.segment_bytes,
+        segment_bytes: options.log_segment_bytes(),
         depth_max: options.log_depth_max,
         buffered_delay: options.buffered_delay,
         threads: options.threads,

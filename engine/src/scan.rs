@@ -520,8 +520,10 @@ impl<V: View> Iterator for Range<V> {
         }
         match self.front.pop_front().or_else(|| self.back.pop_back()) {
             Some(pair) => {
-                self.returned(&pair.0, Direction::Forward);
-                self.examined_front(Bound::Included(pair.0.clone()));
+                if self.transaction().is_some() {
+                    self.returned(&pair.0, Direction::Forward);
+                    self.examined_front(Bound::Included(pair.0.clone()));
+                }
                 Some(Ok(pair))
             }
             None => {

@@ -89,8 +89,8 @@ mod testing;
 pub use flush::{flush, flush_memtable};
 pub use memtable::{Beneath, Found, Lookup, Memtable, MemtableStats, NodeRef, Prepared, Watched};
 pub use merge::{
-    Base, MergeError, MergeFailure, MergeOperators, MergeRun, Merged, MergedValue, NoOperators,
-    Operand, StoredOperand, StoredValue, fold,
+    Base, LentValue, MergeError, MergeFailure, MergeOperators, MergeRun, Merged, MergedValue,
+    NoOperators, Operand, StoredOperand, StoredValue, fold,
 };
 pub use prune::{Freed, PruneView};
 pub use slice::{SHARED_BYTES_MIN, Slice};

@@ -29,7 +29,7 @@ use isolith_wal::Lsn;
 
 use crate::accounting::Accounting;
 use crate::hash::Hasher;
-use crate::merge::{MergeOperators, MergeRun, Merged, StoredValue};
+use crate::merge::{LentValue, MergeOperators, MergeRun, Merged, StoredValue};
 use crate::node::NodePtr;
 use crate::prune::{Freed, PruneView, Pruning};
 use crate::range_deletes::RangeDeletes;
@@ -87,7 +87,9 @@ pub enum Found<'g> {
     /// A value that is yet to be made, by merging.
     Merged(Merged<'g>),
     /// A value as it was put, out of a file.
-    Stored(StoredValue),
+    Stored(Box<StoredValue>),
+    /// The same, lent for as long as a scan's visitor looks at it.
+    Lent(&'g LentValue<'g>),
     /// A value that is yet to be made, by merging, where not all that it is made of is in one memtable.
     Run(Box<MergeRun>),
 }
@@ -103,7 +105,11 @@ impl<'g> Lookup<'g> {
     pub fn put(&self) -> Option<VersionRef<'g>> {
         match self.found {
             Found::Put(version) => Some(version),
-            Found::Absent | Found::Merged(_) | Found::Stored(_) | Found::Run(_) => None,
+            Found::Absent
+            | Found::Merged(_)
+            | Found::Stored(_)
+            | Found::Lent(_)
+            | Found::Run(_) => None,
         }
     }
 }

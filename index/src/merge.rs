@@ -284,6 +284,31 @@ impl fmt::Debug for Merged<'_> {
     }
 }
 
+/// A value that was put, where a file has it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LentValue<'v> {
+    /// The bytes.
+    pub value: &'v [u8],
+    /// When it expires, in unix milliseconds; 0 = never.
+    pub expires_at: u64,
+    /// The LSN of the commit that put it.
+    pub stamp: Lsn,
+}
+
+impl LentValue<'_> {
+    /// The value with bytes of its own.
+    pub fn stored(&self) -> StoredValue {
+        let LentValue { value, expires_at, stamp } = *self;
+        StoredValue { value: Slice::copy(value), expires_at, stamp }
+    }
+
+    /// Whether it still holds at `now_ms`: it ends at its expiry, that instant included.
+    #[inline]
+    pub fn live_at(&self, now_ms: u64) -> bool {
+        self.expires_at == 0 || now_ms < self.expires_at
+    }
+}
+
 /// A value that was put, out of a file: it holds on to nothing.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StoredValue {

@@ -66,7 +66,9 @@ fn digits_with_pause(memtable: &Memtable, read: u64, pause: impl Fn()) -> (Strin
         Found::Absent => Vec::new(),
         Found::Put(version) => version.value().to_vec(),
         Found::Merged(merged) => merged.fold(&Digits).expect("it never fails").value,
-        Found::Stored(_) | Found::Run(_) => unreachable!("a memtable has no file"),
+        Found::Stored(_) | Found::Lent(_) | Found::Run(_) => {
+            unreachable!("a memtable has no file")
+        }
     };
     (String::from_utf8(value).expect("digits"), lookup.skipped_newer)
 }

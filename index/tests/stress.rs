@@ -85,7 +85,9 @@ fn value_of(lookup: Lookup<'_>) -> Option<Vec<u8>> {
         Found::Absent => None,
         Found::Put(version) => Some(version.value().to_vec()),
         Found::Merged(merged) => Some(merged.fold(&Tail).expect("it never fails").value),
-        Found::Stored(_) | Found::Run(_) => unreachable!("a memtable has no file"),
+        Found::Stored(_) | Found::Lent(_) | Found::Run(_) => {
+            unreachable!("a memtable has no file")
+        }
     }
 }
 

@@ -522,6 +522,10 @@ fn found(lookup: Lookup<'_>, expired_before: u64) -> Read {
             let value = (put.value.to_vec(), put.expires_at);
             Ok(Some(value).filter(|(_, expires_at)| lives(*expires_at)))
         }
+        Found::Lent(put) => {
+            let value = (put.value.to_vec(), put.expires_at);
+            Ok(Some(value).filter(|(_, expires_at)| lives(*expires_at)))
+        }
         Found::Run(run) if lives(run.expires_at()) => {
             let folded = run.fold(&Letters).map_err(|failure| failure.operator);
             folded.map(|MergedValue { value, expires_at }| Some((value, expires_at)))

@@ -243,6 +243,11 @@ impl LevelSet {
         self.files().map(|file| size_of::<OpenFile>() + file.table.memory_bytes()).sum()
     }
 
+    /// Whether some file has range deletes.
+    pub(super) fn has_range_deletes(&self) -> bool {
+        self.runs.iter().any(|run| run.range_deletes)
+    }
+
     /// How many runs there are, newest first.
     pub(super) fn runs(&self) -> usize {
         self.runs.len()

@@ -65,8 +65,8 @@ impl<'g> Gathered<'g> {
                     self.base(StoredValue { value: version.slice(), expires_at, stamp });
                 }
                 Found::Merged(merged) => extend(self.run(), merged),
-                // Memtables do not say the last two.
-                Found::Absent | Found::Stored(_) | Found::Run(_) => {}
+                // Memtables do not say the last three.
+                Found::Absent | Found::Stored(_) | Found::Lent(_) | Found::Run(_) => {}
             }
         }
         self.state = if is_open { State::Open } else { State::Decided };
@@ -121,7 +121,7 @@ impl<'g> Gathered<'g> {
 
     fn base(&mut self, value: StoredValue) {
         match self.state {
-            State::Nothing => self.found = Found::Stored(value),
+            State::Nothing => self.found = Found::Stored(Box::new(value)),
             _ => self.run().base = Some(value),
         }
     }

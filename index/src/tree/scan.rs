@@ -4,7 +4,9 @@
 //!    between two visits every source stands at its next key that was not visited.
 //! 2. Range deletes are asked for each key that some layer has a version of, in every layer down to the one
 //!    that decides.
-//! 3. Positions in files outlast the call, in [`FileCursors`]: they hold the files, no pin. Memtables are
+//! 3. Where one run alone has a key and nothing hides it, the visitor is lent the value where the file has it.
+//!    Elsewhere what the layers say is gathered first.
+//! 4. Positions in files outlast the call, in [`FileCursors`]: they hold the files, no pin. Memtables are
 //!    sought anew: nothing in them is held without a pin.
 
 use std::ops::{Bound, ControlFlow};
@@ -15,7 +17,9 @@ use isolith_wal::Lsn;
 use super::View;
 use super::files::{LevelSet, OpenFile, ReadError, overlapping};
 use super::gather::Gathered;
-use crate::memtable::{Lookup, Memtable, NodeRef};
+use crate::block::Entry;
+use crate::memtable::{Found, Lookup, Memtable, NodeRef};
+use crate::merge::LentValue;
 use crate::range_deletes::Cover;
 use crate::slice::Slice;
 use crate::sstable::{Cursor, FileError, Sstable, is_above, is_below};
@@ -77,6 +81,7 @@ impl View {
             .map(|memtable| MemtableSource::new(memtable, range, direction, guard))
             .collect();
         let mut lead = Lead::default();
+        let may_lend = direction == Direction::Forward && !levels.has_range_deletes();
         loop {
             let Some(key) = lead.next(&memtables, runs, direction) else {
                 return Ok(ControlFlow::Continue(()));
@@ -87,6 +92,17 @@ impl View {
             reached.clear();
             reached.extend_from_slice(key);
             let key = &**reached;
+            // The memtables are asked anew for each key: what they hide may come meanwhile.
+            if let Some(run) = lead.run(memtables.len())
+                && may_lend
+                && memtables.iter().all(|source| source.memtable.range_deletes.is_empty(guard))
+                && let Some(flow) = runs[run].lend(levels, key, read, &mut visit)?
+            {
+                match flow {
+                    ControlFlow::Continue(()) => continue,
+                    ControlFlow::Break(()) => return Ok(flow),
+                }
+            }
             let mut gathered = Gathered::default();
             for (number, source) in memtables.iter_mut().enumerate() {
                 let node = if lead.may_have(number) { source.take(key) } else { None };
@@ -132,6 +148,11 @@ impl Lead {
     /// Whether a source may be at the key that is next.
     fn may_have(&self, source: usize) -> bool {
         self.source.is_none_or(|lead| lead == source)
+    }
+
+    /// The run that leads; `before` sources come before the runs.
+    fn run(&self, before: usize) -> Option<usize> {
+        self.source?.checked_sub(before)
     }
 
     /// The next key of all.
@@ -474,6 +495,30 @@ impl RunCursor {
             self.over_files(levels, direction)?;
         }
         Ok(())
+    }
+
+    /// Where the version that it is at is a put that the reader sees: has it visited, and goes past the key.
+    fn lend(
+        &mut self,
+        levels: &LevelSet,
+        key: &[u8],
+        read: Lsn,
+        visit: &mut impl FnMut(&[u8], Lookup<'_>) -> ControlFlow<()>,
+    ) -> Result<Option<ControlFlow<()>>, ReadError> {
+        let Some(file) = self.open_file(levels) else { return Ok(None) };
+        let Some((_, entry)) = file.told(self.cursor.entry(file.table()))? else { return Ok(None) };
+        let Entry { stamp, kind: Kind::Put, time: expires_at, value } = entry else {
+            return Ok(None);
+        };
+        if stamp > read {
+            return Ok(None);
+        }
+        let lent = LentValue { value, expires_at, stamp };
+        let found = Found::Lent(&lent);
+        let flow = visit(key, Lookup { found, observed: stamp, skipped_newer: false });
+        self.step(levels, Direction::Forward)?;
+        self.skip(levels, key, Direction::Forward)?;
+        Ok(Some(flow))
     }
 
     /// Adds what the run's versions of the key that it is at say, and goes past the key.

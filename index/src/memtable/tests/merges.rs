@@ -64,7 +64,9 @@ fn outcome(lookup: Lookup<'_>) -> Outcome {
             }
             Err(failure) => Err(failure.error.to_string()),
         },
-        Found::Stored(_) | Found::Run(_) => unreachable!("a memtable has no file"),
+        Found::Stored(_) | Found::Lent(_) | Found::Run(_) => {
+            unreachable!("a memtable has no file")
+        }
     }
 }
 
