@@ -10,10 +10,18 @@ use isolith_testkit::crash::damage::{self, Damage, Tally, Told};
 use isolith_testkit::crash::enumerate::{Counts, Plan, enumerate, fail_each_call};
 use isolith_testkit::crash::{self, DISKS, Life, Script};
 use isolith_testkit::dice::{Dice, effort, run_seed, stride};
+use isolith_testkit::sizes::Sizes;
 
 fn plan(script: Script, seed: u64) -> Plan {
     let after = Script::going_on();
-    Plan { disk: DISKS[0], script, after, stride: 1, random: 2 * effort(), nested: 0, seed }
+    let (sizes, random) = (Sizes::PLAIN, 2 * effort());
+    Plan { disk: DISKS[0], script, after, stride: 1, random, nested: 0, sizes, seed }
+}
+
+/// The same where memtables and files are tiny.
+fn tiny(script: Script, seed: u64) -> Plan {
+    let after = Script::going_on_with_files();
+    Plan { after, sizes: Sizes::TINY, ..plan(script, seed) }
 }
 
 #[test]
@@ -62,6 +70,61 @@ fn a_call_that_fails_takes_nothing_and_reads_go_on() {
         counts.add(fail_each_call(&plan, &[Fault::Io, Fault::NoSpace], Life::FAULTY).unwrap());
     }
     println!("a_call_that_fails_takes_nothing_and_reads_go_on: {counts:?}");
+}
+
+// ---- the same with tiny memtables and files
+
+#[test]
+fn a_crash_while_files_are_written_keeps_what_was_promised() {
+    let seed = run_seed("a_crash_while_files_are_written_keeps_what_was_promised");
+    let mut counts = Counts::default();
+    for disk in DISKS {
+        let plan = tiny(Script::through_files(), seed);
+        let plan = Plan { disk, stride: stride(12), random: effort(), ..plan };
+        counts.add(enumerate(&plan).unwrap());
+        let plan = tiny(Script::every_corner(), seed);
+        let plan = Plan { disk, stride: stride(12), random: effort(), ..plan };
+        counts.add(enumerate(&plan).unwrap());
+    }
+    println!("a_crash_while_files_are_written_keeps_what_was_promised: {counts:?}");
+}
+
+#[test]
+fn a_crash_of_the_recovery_of_files_keeps_what_was_promised() {
+    let seed = run_seed("a_crash_of_the_recovery_of_files_keeps_what_was_promised");
+    let mut counts = Counts::default();
+    for disk in DISKS {
+        let plan = tiny(Script::through_files(), seed);
+        let plan = Plan { disk, stride: stride(60), nested: stride(24), random: effort(), ..plan };
+        counts.add(enumerate(&plan).unwrap());
+    }
+    println!("a_crash_of_the_recovery_of_files_keeps_what_was_promised: {counts:?}");
+}
+
+#[test]
+fn a_crash_in_random_lives_with_files_keeps_what_was_promised() {
+    let seed = run_seed("a_crash_in_random_lives_with_files_keeps_what_was_promised");
+    let mut dice = Dice::new(seed);
+    let mut counts = Counts::default();
+    for life in 0..6 * effort() {
+        let script = Script::random(dice.roll(), 50);
+        let plan = tiny(script.clone(), dice.roll());
+        let plan = Plan { disk: DISKS[life % 2], stride: 23, random: 1, ..plan };
+        counts.add(enumerate(&plan).unwrap_or_else(|finding| panic!("{script:?}\n{finding}")));
+    }
+    println!("a_crash_in_random_lives_with_files_keeps_what_was_promised: {counts:?}");
+}
+
+#[test]
+fn a_call_that_fails_while_files_are_written_takes_nothing() {
+    let seed = run_seed("a_call_that_fails_while_files_are_written_takes_nothing");
+    let mut counts = Counts::default();
+    for disk in DISKS {
+        let plan = tiny(Script::through_files(), seed);
+        let plan = Plan { disk, random: 0, stride: stride(24), ..plan };
+        counts.add(fail_each_call(&plan, &[Fault::Io, Fault::NoSpace], Life::FAULTY).unwrap());
+    }
+    println!("a_call_that_fails_while_files_are_written_takes_nothing: {counts:?}");
 }
 
 // ---- a disk that fills
@@ -153,7 +216,8 @@ fn damage_after_a_power_cut_is_told_but_for_the_last_batch() {
 fn damage_to_whole_files_is_told() {
     for orderly in [true, false] {
         let closed = damage::closed(&damage::synced_commits(24), orderly).unwrap();
-        let names: Vec<String> = closed.image.files.keys().cloned().collect();
+        let names = closed.image.files.keys().filter(|file| damage::is_log(file));
+        let names: Vec<String> = names.cloned().collect();
         let last = closed.image.last_used().unwrap();
         let mut tally = Tally::default();
         let mut all = Vec::new();
@@ -170,11 +234,11 @@ fn damage_to_whole_files_is_told() {
                 all.push(Damage::Foreign(name.clone(), bytes));
             }
         }
-        let new = "00000000000000ff.log".to_owned();
+        let new = "wal/00000000000000ff.log".to_owned();
         for bytes in [vec![0; 4096], vec![], b"not a segment".to_vec()] {
             all.push(Damage::Foreign(new.clone(), bytes));
         }
-        all.push(Damage::Foreign("notes.txt".into(), b"not a segment".to_vec()));
+        all.push(Damage::Foreign("wal/notes.txt".into(), b"not a segment".to_vec()));
         for damage in all {
             let told = closed.open_with(&damage).unwrap();
             let gap = match &damage {
@@ -188,6 +252,35 @@ fn damage_to_whole_files_is_told() {
         }
         println!("damage_to_whole_files_is_told: orderly {orderly}, {tally:?}");
     }
+}
+
+/// Every file of a database with many files: the manifest, the sorted files, the log.
+#[test]
+fn damage_to_any_file_is_told_or_makes_no_difference() {
+    let name = "damage_to_any_file_is_told_or_makes_no_difference";
+    let mut dice = Dice::new(run_seed(name));
+    let sizes = Sizes { memtable_bytes: Some(6 << 10), file_bytes: Some(8 << 10), ..Sizes::TINY };
+    let (first, second) = (Script::through_files(), damage::for_blocks());
+    let (closed, older) = damage::closed_twice(&first, &second, sizes).unwrap();
+    let mut all = damage::flips_of_each_file(&closed.image, &mut dice, 60 * effort());
+    all.extend(damage::moves_of_each_file(&closed.image, &mut dice, 6 * effort()));
+    all.extend(damage::truncations(&closed.image, &mut dice, 6 * effort()));
+    all.extend(damage::whole_files(&closed.image, &older));
+    let mut tally = Tally::default();
+    let last = closed.image.last_used().unwrap();
+    for damage in all {
+        let told = closed.open_with(&damage).unwrap();
+        let gap = match &damage {
+            Damage::Remove(file) | Damage::Foreign(file, _) | Damage::Truncate(file, _) => {
+                *file == last
+            }
+            _ => false,
+        };
+        assert!(gap || !matches!(told, Told::Cut(_)), "{damage:?}: {told:?}");
+        tally.add(told);
+    }
+    println!("{name}: {tally:?}");
+    assert!(tally.corrupt > 0 && tally.harmless > 0, "{tally:?}");
 }
 
 // ---- what was found, each as small as it can be told

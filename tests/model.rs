@@ -13,11 +13,12 @@ use isolith::{Builder, CommitMode, Database, Durability, TransactionOptions};
 use isolith_testkit::dice::{effort, run_seed};
 use isolith_testkit::machine::{self, Setting, Tally};
 use isolith_testkit::operations::operation;
+use isolith_testkit::sizes::Sizes;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
 
 /// Runs `cases` random programs.
-fn compare(name: &str, setting: Setting, cases: usize) {
+fn compare(name: &str, setting: Setting, cases: usize) -> Tally {
     let seed = run_seed(name);
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
@@ -44,10 +45,11 @@ fn compare(name: &str, setting: Setting, cases: usize) {
     println!("{name}: {total:?}");
     assert!(total.conflicts > 0 && total.commits > 0 && total.scans > 0, "{total:?}");
     assert!(total.pasts > 0 && total.forgotten > 0, "{total:?}");
+    total
 }
 
 fn setting(mode: CommitMode, logged: bool, retention_ms: u64) -> Setting {
-    Setting { mode, logged, strict: true, retention_ms }
+    Setting { mode, logged, strict: true, retention_ms, sizes: Sizes::PLAIN }
 }
 
 #[test]
@@ -73,6 +75,21 @@ fn retained_history_answers_as_the_model_does() {
     for (retention_ms, cases) in [(10, 600), (100, 300)] {
         let setting = setting(CommitMode::Combining, true, retention_ms);
         compare("retained_history_answers_as_the_model_does", setting, cases);
+    }
+}
+
+/// Every few steps something is frozen, flushed, compacted and released.
+#[test]
+fn tiny_files_answer_as_the_model_does() {
+    let name = "tiny_files_answer_as_the_model_does";
+    for (mode, retention_ms, cases) in [
+        (CommitMode::Combining, 0, 500),
+        (CommitMode::Serial, 0, 100),
+        (CommitMode::Combining, 50, 200),
+    ] {
+        let setting = Setting { sizes: Sizes::TINY, ..setting(mode, true, retention_ms) };
+        let total = compare(name, setting, cases);
+        assert!(total.flushes > 0 && total.compactions > 0, "{total:?}");
     }
 }
 

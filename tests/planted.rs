@@ -27,6 +27,7 @@ mod planted {
     use isolith_testkit::machine::{self, Setting};
     use isolith_testkit::operations::operation;
     use isolith_testkit::programs::{Act, Keys, Program, sequences};
+    use isolith_testkit::sizes::Sizes;
     use isolith_testkit::threads::{self, Load};
     use isolith_testkit::{Checked, Finding};
     use isolith_wal::planted;
@@ -138,7 +139,8 @@ mod planted {
         for _ in 0..2_500 {
             let tree = programs.new_tree(&mut runner).map_err(|why| Finding::new(why.message()))?;
             let (mode, retention_ms) = (CommitMode::Combining, 0);
-            let setting = Setting { mode, logged: true, strict: true, retention_ms };
+            let sizes = Sizes::PLAIN;
+            let setting = Setting { mode, logged: true, strict: true, retention_ms, sizes };
             machine::run(setting, &tree.current())?;
         }
         Ok(())
@@ -208,7 +210,8 @@ mod planted {
 
     fn plan(seed: u64) -> Plan {
         let (script, after) = (Script::every_corner(), Script::going_on());
-        Plan { disk: DISKS[0], script, after, stride: 2, random: 2, nested: 0, seed }
+        let sizes = Sizes::PLAIN;
+        Plan { disk: DISKS[0], script, after, stride: 2, random: 2, nested: 0, sizes, seed }
     }
 
     fn crashes(seed: u64) -> Checked {

@@ -1,6 +1,6 @@
 //! The keyspaces of a database, by name and by number.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
 
 use isolith_txn::{Space, SpaceId};
@@ -13,7 +13,7 @@ const DROPPED_KEPT: usize = 32;
 /// The keyspaces by name and number.
 #[derive(Debug)]
 pub(crate) struct Catalog {
-    pub(crate) by_name: HashMap<Arc<str>, Arc<Space>>,
+    pub(crate) by_name: BTreeMap<Arc<str>, Arc<Space>>,
     /// Those that were dropped and that somebody still uses included.
     pub(crate) all: HashMap<SpaceId, (Arc<str>, Weak<Space>)>,
     /// The number of the next keyspace: never given twice.
@@ -22,7 +22,7 @@ pub(crate) struct Catalog {
 
 impl Catalog {
     pub(crate) fn new() -> Self {
-        Self { by_name: HashMap::new(), all: HashMap::new(), next: SYSTEM_SPACE + 1 }
+        Self { by_name: BTreeMap::new(), all: HashMap::new(), next: SYSTEM_SPACE + 1 }
     }
 
     pub(crate) fn insert(&mut self, name: &str, space: Arc<Space>) {

@@ -414,6 +414,11 @@ impl From<ManifestError> for OpenError {
 fn read_error(storage: &dyn Storage, file: FileId, error: FileError) -> OpenError {
     let name = storage.display(Path::new(&file_name(file)));
     match error {
+        FileError::Io(source) if source.kind() == io::ErrorKind::NotFound => OpenError::Corrupt {
+            file: name,
+            offset: 0,
+            what: "the manifest says that it is live, and it is not there".into(),
+        },
         FileError::Io(source) => OpenError::Io { what: name, source },
         FileError::Damaged { offset, what } => {
             OpenError::Corrupt { file: name, offset, what: what.into() }
@@ -555,7 +560,11 @@ impl Files {
             self.work.lock().asked += 1;
             self.asked.notify_all();
         } else {
-            let _ = self.flush_due(core).and_then(|_| self.compact_all(core));
+            // The flush first, and whatever becomes of it the compaction: it makes room, too.
+            let (flushed, compacted) = (self.flush_due(core), self.compact_all(core));
+            for result in [flushed, compacted] {
+                let _ = result.inspect_err(|error| self.note_failure(error));
+            }
         }
     }
 
@@ -673,11 +682,14 @@ impl Files {
             if used > self.options.active_bytes_max || self.is_log_long() {
                 self.ask(core);
                 if !self.attended {
-                    used = self.reclaimed(core);
+                    used = self.reclaimed(core, false);
                 }
             } else if !self.attended && piled_up() {
                 // Files that were asked for one by one are compacted by nobody else.
                 self.ask(core);
+            }
+            if !self.attended && used > self.options.memory_bytes_max {
+                used = self.reclaimed(core, true);
             }
             let files = self.level0.load(Ordering::Relaxed) as usize;
             let full = used > self.options.memory_bytes_max;
@@ -706,13 +718,13 @@ impl Files {
         }
     }
 
-    /// What memtables hold once those that were flushed are gone, for which it helps the epoch along.
-    fn reclaimed(&self, core: &Core) -> usize {
-        for turn in 0..EPOCH_TURNS {
+    /// What memtables hold once those that were flushed are gone, for which it helps the epoch along; a
+    /// patient caller waits a moment for somebody who has lost the processor while pinned.
+    fn reclaimed(&self, core: &Core, patient: bool) -> usize {
+        for turn in 0..if patient { EPOCH_TURNS } else { EPOCH_TURNS / 8 } {
             if self.retired.lock().is_empty() {
                 break;
             }
-            // Somebody has lost the processor for a moment while pinned.
             if turn >= EPOCH_TURNS / 8 {
                 std::thread::sleep(EPOCH_PAUSE);
             }
@@ -1042,7 +1054,7 @@ impl Files {
     /// Lets go of what was flushed, and tells those who wait for memory.
     fn let_go(&self, core: &Core) {
         let before = self.retired.lock().len();
-        self.reclaimed(core);
+        self.reclaimed(core, false);
         let after = self.retired.lock().len();
         if after < before {
             self.note_done();

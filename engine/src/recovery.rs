@@ -28,6 +28,8 @@ use crate::record::{Named, Operation, Operations};
 
 /// The lock file of a database's directory.
 const LOCK: &str = "LOCK";
+/// The seed of a database without threads of its own.
+const REPEATABLE_SEED: u64 = 0x9e37_79b9_7f4a_7c15;
 /// What a database's directory may hold.
 const NAMES: [&str; 5] = [LOCK, "wal", files::DIRECTORY, MANIFEST, MANIFEST_NEW];
 
@@ -122,7 +124,8 @@ pub(crate) fn recover(options: &Builder) -> Result<Recovered, OpenError> {
             _ => OpenError::Io { what: format!("locking {path}"), source },
         }
     })?;
-    let seed = random_seed();
+    // What it decides is repeatable where one thread does everything (`Builder::threads`).
+    let seed = if options.threads { random_seed() } else { REPEATABLE_SEED };
     let found = files::open(&storage, false)?;
     let state = found.as_ref().map(|found| found.state.clone());
     let mut replay = Replay::new(seed, options.operators.clone(), found.as_ref())?;

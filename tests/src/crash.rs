@@ -21,14 +21,14 @@ use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use isolith::merge::APPEND;
 use isolith::storage::faulty::{DiskKind, FaultyStorage, Survival};
 use isolith::{Builder, Database, Durability, Error, Keyspace, ManualClock, OpenError, Pending};
-use isolith::{Timestamp, TransactionOptions};
+use isolith::{Snapshot, Timestamp, TransactionOptions};
 
 use crate::finding::{Checked, Finding};
-use crate::model::{Change, Model, Stored};
+use crate::model::{Change, End, Model, SpaceNumber, Stored};
 use crate::operations::Span;
+use crate::sizes::Sizes;
 use crate::{ensure, ensure_eq};
 
 pub mod damage;
@@ -37,10 +37,10 @@ pub mod script;
 
 pub use script::{Script, Step, Write};
 
-/// The time that every life begins at: nothing in a script has expired by then.
+/// The time that the first life begins at.
 pub const NOW: u64 = 1_000_000;
 /// Segments as small as the log allows, so that they fill.
-pub const SEGMENT_BYTES: u64 = 32 << 10;
+pub const SEGMENT_BYTES: u64 = Sizes::PLAIN.segment_bytes;
 
 /// What was promised, and what happened, through all lives so far.
 #[derive(Clone, Debug, Default)]
@@ -55,6 +55,8 @@ pub struct Ledger {
     written: Timestamp,
     /// Whether a power cut has happened since the last life that opened.
     power_was_cut: bool,
+    /// The time that has passed since [`NOW`].
+    passed: u64,
 }
 
 /// How a life ended.
@@ -72,14 +74,21 @@ pub struct Life {
     /// Whether a call that fails without a crash is expected: then errors that say so are no
     /// findings, and reads must go on.
     pub faults: bool,
+    /// How large memtables, files and segments are.
+    pub sizes: Sizes,
 }
 
 impl Life {
     /// No call fails.
-    pub const CALM: Life = Life { faults: false };
+    pub const CALM: Life = Life { faults: false, sizes: Sizes::PLAIN };
     /// A call may fail. The log that failed is opened again on the same boot, where the page cache
     /// still shows what a failed sync did not bring to the disk.
-    pub const FAULTY: Life = Life { faults: true };
+    pub const FAULTY: Life = Life { faults: true, sizes: Sizes::PLAIN };
+
+    /// The same with other sizes.
+    pub fn with(self, sizes: Sizes) -> Life {
+        Life { sizes, ..self }
+    }
 }
 
 impl Ledger {
@@ -94,6 +103,11 @@ impl Ledger {
             true => self.synced,
             false => self.synced.max(self.written),
         }
+    }
+
+    /// The time now.
+    pub fn now(&self) -> u64 {
+        NOW + self.passed
     }
 
     fn give(&mut self, at: Timestamp) -> Checked {
@@ -132,7 +146,7 @@ impl Ledger {
                 .map(|pair| pair.map(|(key, value)| (key.to_vec(), value.to_vec())))
                 .collect::<Result<_, _>>()
                 .map_err(unexpected)?;
-            let expected = self.model.scan(space, &Span::All.bounds(), at, NOW);
+            let expected = self.model.scan(space, &Span::All.bounds(), at, self.now());
             let shown = |pairs: &[(Vec<u8>, Vec<u8>)]| -> Vec<String> {
                 let pair = |(key, value): &(Vec<u8>, Vec<u8>)| {
                     let start = &value[..value.len().min(24)];
@@ -161,17 +175,17 @@ fn unexpected(error: Error) -> Finding {
 
 /// Opens the database on a disk, single-threaded and repeatable.
 pub fn open(disk: &FaultyStorage) -> Result<Database, OpenError> {
-    builder(disk).open()
+    builder(disk, Sizes::PLAIN).open()
 }
 
 /// The options of a database on a disk, single-threaded and repeatable.
-pub fn builder(disk: &FaultyStorage) -> Builder {
-    Builder::in_memory()
+pub fn builder(disk: &FaultyStorage, sizes: Sizes) -> Builder {
+    let builder = Builder::in_memory()
         .storage(disk.as_storage())
         .clock(Arc::new(ManualClock::new(NOW)))
-        .segment_bytes(SEGMENT_BYTES)
         .stall_timeout(std::time::Duration::ZERO)
-        .threads(false)
+        .threads(false);
+    sizes.of(builder)
 }
 
 /// One life on a disk.
@@ -181,11 +195,13 @@ pub fn live(
     script: &Script,
     life: Life,
 ) -> Checked<Ended> {
-    let db = match open(disk) {
+    let clock = ManualClock::new(ledger.now());
+    let open = || builder(disk, life.sizes).clock(Arc::new(clock.clone())).open();
+    let db = match open() {
         Ok(db) => db,
         Err(_) if disk.has_crashed() => return Ok(Ended::Crashed),
         // A call failed while it opened: nothing may be lost by that.
-        Err(OpenError::Io { .. }) if life.faults => open(disk).map_err(reopened)?,
+        Err(OpenError::Io { .. }) if life.faults => open().map_err(reopened)?,
         Err(error) => return Err(Finding::new(format!("it does not open: {error:?}"))),
     };
     if disk.has_crashed() {
@@ -194,16 +210,15 @@ pub fn live(
     ledger.recovered(&db)?;
     let poisoned = Cell::new(false);
     let (spaces, pending) = (Vec::new(), Vec::new());
-    let mut living = Living { disk, ledger, db, spaces, pending, life, poisoned };
+    let snapshots = Vec::new();
+    let mut living = Living { disk, ledger, db, clock, spaces, pending, snapshots, life, poisoned };
     for (place, step) in script.steps.iter().enumerate() {
         living.step(step).map_err(|finding| finding.after(format!("step {place}, {step:?}")))?;
         if disk.has_crashed() {
             return Ok(Ended::Crashed);
         }
     }
-    if life.faults {
-        living.check_reads()?;
-    }
+    living.check_reads()?;
     drop(living);
     match disk.has_crashed() {
         true => Ok(Ended::Crashed),
@@ -219,8 +234,11 @@ struct Living<'a> {
     disk: &'a FaultyStorage,
     ledger: &'a mut Ledger,
     db: Database,
+    clock: ManualClock,
     /// Keyspaces that were opened in this life.
     spaces: Vec<Keyspace>,
+    /// Snapshots that are held, and the time at which they were taken.
+    snapshots: Vec<(Snapshot, u64)>,
     /// Commits that were decided, and whose acknowledgement nobody has waited for.
     pending: Vec<(Pending, Timestamp, Durability)>,
     life: Life,
@@ -292,7 +310,28 @@ impl Living<'_> {
                     self.acknowledged(self.ledger.model.newest(), Durability::Sync);
                 }
             }
+            Step::Flush => {
+                let result = self.db.flush();
+                self.accept(result)?;
+            }
+            Step::Compact => {
+                let result = self.db.compact();
+                self.accept(result)?;
+            }
+            Step::Advance(millis) => {
+                self.clock.advance(*millis);
+                self.ledger.passed += millis;
+            }
+            Step::Snapshot => {
+                let result = self.db.snapshot();
+                if let Some(snapshot) = self.accept(result)? {
+                    self.snapshots.push((snapshot, self.ledger.now()));
+                }
+            }
             Step::Reopen => self.reopen()?,
+        }
+        if !self.disk.has_crashed() {
+            self.check_snapshots()?;
         }
         if self.life.faults && !self.disk.has_crashed() {
             self.check_reads()?;
@@ -310,9 +349,12 @@ impl Living<'_> {
                 Ok(None)
             }
             // The second: a keyspace that could not be created.
-            Err(Error::Stalled { .. } | Error::KeyspaceDropped { .. }) if self.life.faults => {
-                Ok(None)
-            }
+            Err(
+                Error::Stalled { .. }
+                | Error::KeyspaceDropped { .. }
+                | Error::Files { .. }
+                | Error::Unreadable { .. },
+            ) if self.life.faults => Ok(None),
             Err(error) => Err(unexpected(error)),
         }
     }
@@ -339,8 +381,14 @@ impl Living<'_> {
             match write {
                 Write::Put(_, key, value) => transaction.put(&keyspace, key, value)?,
                 Write::Delete(_, key) => transaction.delete(&keyspace, key)?,
+                Write::PutUntil(_, key, value, at) => {
+                    transaction.put_with(&keyspace, key, value, Some(*at))?;
+                }
                 Write::Append(_, key, value) => {
-                    transaction.merge(&keyspace, key, APPEND, value)?;
+                    transaction.merge(&keyspace, key, End::Back.operator(), value)?;
+                }
+                Write::Prepend(_, key, value) => {
+                    transaction.merge(&keyspace, key, End::Front.operator(), value)?;
                 }
                 Write::DeleteRange(_, lower, upper) => {
                     transaction.delete_range(&keyspace, lower.as_str()..upper.as_str())?;
@@ -353,6 +401,10 @@ impl Living<'_> {
     /// Takes note of the commit of `writes`, if there was one.
     fn committed(&mut self, writes: &[Write]) -> Checked<Option<Timestamp>> {
         let names = self.ledger.model.names(self.ledger.model.newest());
+        let now = self.ledger.now();
+        let joined = |space: SpaceNumber, key: &String, value: &Vec<u8>, end| {
+            Change::Append(space, key.as_bytes().to_vec(), value.clone(), now, end)
+        };
         let change = |write: &Write| {
             use std::ops::Bound::{Excluded, Included};
             let space = *names.get(write.space())?;
@@ -362,9 +414,12 @@ impl Living<'_> {
                     Change::Write(space, key.as_bytes().to_vec(), Some(stored))
                 }
                 Write::Delete(_, key) => Change::Write(space, key.as_bytes().to_vec(), None),
-                Write::Append(_, key, value) => {
-                    Change::Append(space, key.as_bytes().to_vec(), value.clone(), 0)
+                Write::PutUntil(_, key, value, at) => {
+                    let stored = Stored { value: value.clone(), expires_at: Some(*at) };
+                    Change::Write(space, key.as_bytes().to_vec(), Some(stored))
                 }
+                Write::Append(_, key, value) => joined(space, key, value, End::Back),
+                Write::Prepend(_, key, value) => joined(space, key, value, End::Front),
                 Write::DeleteRange(_, lower, upper) => {
                     let ends = (lower.as_bytes().to_vec(), upper.as_bytes().to_vec());
                     Change::DeleteRange(space, (Included(ends.0), Excluded(ends.1)))
@@ -402,7 +457,21 @@ impl Living<'_> {
         ensure!(s >= promised, "S = {s} is before {promised}, which was acknowledged");
         let snapshot = self.db.snapshot().map_err(unexpected)?;
         ensure_eq!(snapshot.timestamp(), s, "a snapshot's timestamp");
-        for (name, space) in self.ledger.model.names(s) {
+        self.check_snapshot(&snapshot, self.ledger.now())
+    }
+
+    /// Snapshots that are held show what they showed.
+    fn check_snapshots(&self) -> Checked {
+        self.snapshots.iter().try_for_each(|(snapshot, now)| self.check_snapshot(snapshot, *now))
+    }
+
+    fn check_snapshot(&self, snapshot: &Snapshot, now: u64) -> Checked {
+        let s = snapshot.timestamp();
+        let model = &self.ledger.model;
+        for (name, space) in model.names(s) {
+            if model.is_dropped(space) {
+                continue; // It, and what has its name now, is not there at `s`.
+            }
             let Some(keyspace) = self.db.keyspace_if_exists(&name).map_err(unexpected)? else {
                 continue; // Its drop was decided, and is not acknowledged.
             };
@@ -411,8 +480,12 @@ impl Living<'_> {
                 .map(|pair| pair.map(|(key, value)| (key.to_vec(), value.to_vec())))
                 .collect::<Result<_, _>>()
                 .map_err(unexpected)?;
-            let expected = self.ledger.model.scan(space, &Span::All.bounds(), s, NOW);
-            ensure!(found == expected, "'{name}' at S = {s}: found {found:?}, not {expected:?}");
+            let expected = model.scan(space, &Span::All.bounds(), s, now);
+            ensure!(found == expected, "'{name}' at {s}: found {found:?}, not {expected:?}");
+            for (key, value) in &expected {
+                let got = snapshot.get(&keyspace, key).map_err(unexpected)?;
+                ensure!(got.as_deref() == Some(value.as_slice()), "get and scan differ at {key:?}");
+            }
         }
         Ok(())
     }
@@ -420,6 +493,7 @@ impl Living<'_> {
     fn reopen(&mut self) -> Checked {
         self.pending.clear();
         self.spaces.clear();
+        self.snapshots.clear();
         let closed = self.db.close();
         if self.accept(closed)?.is_some() {
             self.acknowledged(self.ledger.model.newest(), Durability::Sync);
@@ -433,8 +507,9 @@ impl Living<'_> {
         }
         // The last handle: it gives the lock back.
         self.db = Database::in_memory();
-        let opened = match open(self.disk) {
-            Err(OpenError::Io { .. }) if self.life.faults => open(self.disk),
+        let builder = builder(self.disk, self.life.sizes).clock(Arc::new(self.clock.clone()));
+        let opened = match builder.clone().open() {
+            Err(OpenError::Io { .. }) if self.life.faults => builder.open(),
             opened => opened,
         };
         match opened {

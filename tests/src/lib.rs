@@ -40,6 +40,8 @@ pub mod model;
 
 pub mod operations;
 
+pub mod sizes;
+
 pub mod machine;
 
 pub mod programs;

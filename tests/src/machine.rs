@@ -13,7 +13,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use isolith::merge::APPEND;
 use isolith::storage::memory::MemoryStorage;
 use isolith::{
     Builder, CommitMode, Database, Durability, Error, Isolation, Keyspace, ManualClock, Pending,
@@ -25,6 +24,7 @@ use crate::model::{
     Bytes, Change, Conflict, Model, ModelTransaction, SpaceNumber, Stored, is_empty,
 };
 use crate::operations::{Action, Look, NAMES, Operation, SLOTS, Span, key};
+use crate::sizes::Sizes;
 use crate::{ensure, ensure_eq};
 
 mod reading;
@@ -48,6 +48,8 @@ pub struct Setting {
     pub strict: bool,
     /// How long history is kept, in milliseconds of the machine's clock.
     pub retention_ms: u64,
+    /// How large memtables, files and segments are.
+    pub sizes: Sizes,
 }
 
 /// What a run has done.
@@ -69,6 +71,10 @@ pub struct Tally {
     pub pasts: u64,
     /// Snapshots of the past that were refused, as they had to be.
     pub forgotten: u64,
+    /// Memtables that became files.
+    pub flushes: u64,
+    /// Compactions.
+    pub compactions: u64,
 }
 
 impl Tally {
@@ -82,6 +88,8 @@ impl Tally {
         self.reopenings += other.reopenings;
         self.pasts += other.pasts;
         self.forgotten += other.forgotten;
+        self.flushes += other.flushes;
+        self.compactions += other.compactions;
     }
 }
 
@@ -209,12 +217,12 @@ impl Machine {
                 let result = keyspace.delete(&key);
                 self.autocommit(result, space, Some(Change::Write(space, key, None)))
             }
-            Operation::Append(space, key_number, value, times) => {
+            Operation::Append(space, key_number, value, times, end) => {
                 let Some((keyspace, space)) = self.handle(*space) else { return Ok(()) };
                 for _ in 0..*times {
                     let (key, value) = (key(*key_number), self.stored(*value, None).value);
-                    let result = keyspace.merge(&key, APPEND, &value);
-                    let change = Change::Append(space, key, value, self.now());
+                    let result = keyspace.merge(&key, end.operator(), &value);
+                    let change = Change::Append(space, key, value, self.now(), *end);
                     self.autocommit(result, space, Some(change))?;
                 }
                 Ok(())
@@ -308,6 +316,8 @@ impl Machine {
                 self.acknowledged = self.model.newest();
                 Ok(())
             }
+            Operation::Flush => self.db.flush().map_err(unexpected),
+            Operation::Compact => self.db.compact().map_err(unexpected),
             Operation::Reopen(orderly) if self.setting.logged => self.reopen(*orderly),
             Operation::Reopen(_) => Ok(()),
         }
@@ -512,12 +522,12 @@ impl Machine {
                 let result = running.transaction.delete(&keyspace, &key);
                 self.change(running, result, space, Change::Write(space, key, None))
             }
-            Action::Append(space, key_number, value) => {
+            Action::Append(space, key_number, value, end) => {
                 let Some((keyspace, space)) = self.handle(*space) else { return Ok(()) };
                 let (key, value) = (key(*key_number), self.stored(*value, None).value);
-                let result = running.transaction.merge(&keyspace, &key, APPEND, &value);
-                let now = running.model.now;
-                self.change(running, result, space, Change::Append(space, key, value, now))
+                let result = running.transaction.merge(&keyspace, &key, end.operator(), &value);
+                let change = Change::Append(space, key, value, running.model.now, *end);
+                self.change(running, result, space, change)
             }
             Action::DeleteRange(space, span) => {
                 let Some((keyspace, space)) = self.handle(*space) else { return Ok(()) };
@@ -739,7 +749,15 @@ impl Machine {
 
     // ---- closing
 
+    fn count_files(&mut self) {
+        if let Some(files) = self.db.stats().files {
+            self.tally.flushes += files.flushes;
+            self.tally.compactions += files.compactions;
+        }
+    }
+
     fn reopen(&mut self, orderly: bool) -> Checked {
+        self.count_files();
         self.running = [const { None }; SLOTS];
         self.pending.clear();
         self.snapshots.clear();
@@ -778,9 +796,9 @@ fn open(setting: Setting, storage: &MemoryStorage, clock: &ManualClock) -> Check
     let mut builder = Builder::in_memory()
         .commit_mode(setting.mode)
         .clock(Arc::new(clock.clone()))
-        .segment_bytes(64 << 10)
         .retention(Duration::from_millis(setting.retention_ms))
         .threads(false);
+    builder = setting.sizes.of(builder);
     if setting.logged {
         builder = builder.storage(Arc::new(storage.clone()));
     }

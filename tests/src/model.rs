@@ -43,17 +43,29 @@ pub enum Change {
     Write(SpaceNumber, Bytes, Option<Stored>),
     /// Every key within bounds goes.
     DeleteRange(SpaceNumber, Bounds),
-    /// Bytes are merged into a key's value, by a transaction that began at this time: appended to
+    /// Bytes are merged into a key's value, by a transaction that began at this time: joined to
     /// what is there when it commits, unless that had expired.
-    Append(SpaceNumber, Bytes, Bytes, u64),
+    Append(SpaceNumber, Bytes, Bytes, u64, End),
+}
+
+/// Where merged bytes go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Behind what is there: the operator that the engine brings.
+    Back,
+    /// Before it: [`crate::sizes::Prepend`].
+    Front,
 }
 
 /// What appending makes of a value.
-fn append(base: Option<Stored>, bytes: &[u8], now: u64) -> Stored {
+fn append(base: Option<Stored>, bytes: &[u8], now: u64, end: End) -> Stored {
     let base = base.filter(|base| base.is_live(now));
     let Stored { mut value, expires_at } =
         base.unwrap_or(Stored { value: Bytes::new(), expires_at: None });
-    value.extend_from_slice(bytes);
+    match end {
+        End::Back => value.extend_from_slice(bytes),
+        End::Front => value.splice(..0, bytes.iter().copied()).for_each(drop),
+    }
     Stored { value, expires_at }
 }
 
@@ -159,10 +171,10 @@ impl Model {
                     let covered: Vec<_> = keys.filter(|key| within(key, bounds)).cloned().collect();
                     covered.iter().for_each(|key| self.write(at, *space, key, None));
                 }
-                Change::Append(space, key, bytes, now) => {
+                Change::Append(space, key, bytes, now, end) => {
                     let versions = self.spaces[*space].keys.get(key);
                     let base = versions.and_then(|versions| versions.last()?.1.clone());
-                    self.write(at, *space, key, Some(append(base, bytes, *now)));
+                    self.write(at, *space, key, Some(append(base, bytes, *now, *end)));
                 }
             }
         }
@@ -228,6 +240,11 @@ impl Model {
     /// Whether a keyspace was dropped at or before `at`.
     pub fn is_dropped_at(&self, space: SpaceNumber, at: Timestamp) -> bool {
         self.spaces[space].dropped.is_some_and(|dropped| dropped <= at)
+    }
+
+    /// Every key that a keyspace ever had.
+    pub fn keys(&self, space: SpaceNumber) -> Vec<Bytes> {
+        self.spaces[space].keys.keys().cloned().collect()
     }
 
     /// Everything in a keyspace at `at`, expired values included.
@@ -342,9 +359,9 @@ impl ModelTransaction {
                 Change::DeleteRange(of, bounds) if *of == space => {
                     state.retain(|key, _| !within(key, bounds));
                 }
-                Change::Append(of, key, bytes, now) if *of == space => {
+                Change::Append(of, key, bytes, now, end) if *of == space => {
                     let base = state.remove(key);
-                    state.insert(key.clone(), append(base, bytes, *now));
+                    state.insert(key.clone(), append(base, bytes, *now, *end));
                 }
                 _ => {}
             }

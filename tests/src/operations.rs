@@ -9,7 +9,7 @@ use std::ops::Bound;
 
 use isolith::{Durability, Isolation};
 
-use crate::model::{Bounds, Bytes};
+use crate::model::{Bounds, Bytes, End};
 
 #[cfg(feature = "proptest")]
 mod random;
@@ -164,8 +164,8 @@ pub enum Action {
     Delete(u8, u8),
     /// A range delete.
     DeleteRange(u8, Span),
-    /// A merge that appends.
-    Append(u8, u8, Value),
+    /// A merge that joins bytes to one end.
+    Append(u8, u8, Value, End),
     /// A new savepoint.
     Savepoint,
     /// Back to one of the savepoints.
@@ -189,8 +189,8 @@ pub enum Operation {
     Delete(u8, u8),
     /// An autocommit range delete.
     DeleteRange(u8, Span),
-    /// An autocommit merge that appends, so many times.
-    Append(u8, u8, Value, u8),
+    /// An autocommit merge that joins bytes to one end, so many times.
+    Append(u8, u8, Value, u8, End),
     /// A compare-and-swap that expects what is there (or not), and puts or removes.
     Swap(u8, u8, bool, Option<Value>),
     /// Begins a transaction in a slot; what ran there is dropped.
@@ -215,6 +215,10 @@ pub enum Operation {
     Advance(u8),
     /// Makes everything durable.
     Sync,
+    /// Writes what is in memory to files.
+    Flush,
+    /// Writes all files anew.
+    Compact,
     /// Closes (or only drops) the database and opens it again.
     Reopen(bool),
 }

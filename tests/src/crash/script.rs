@@ -11,8 +11,12 @@ pub enum Write {
     Put(&'static str, String, Vec<u8>),
     /// A delete.
     Delete(&'static str, String),
+    /// A put of a value that expires at a time, in Unix milliseconds.
+    PutUntil(&'static str, String, Vec<u8>, u64),
     /// A merge that appends.
     Append(&'static str, String, Vec<u8>),
+    /// A merge by an operator that the engine does not bring: it prepends.
+    Prepend(&'static str, String, Vec<u8>),
     /// A delete of every key from the first, included, to the second, excluded.
     DeleteRange(&'static str, String, String),
 }
@@ -23,7 +27,9 @@ impl Write {
         match self {
             Write::Put(space, ..)
             | Write::Delete(space, _)
+            | Write::PutUntil(space, ..)
             | Write::Append(space, ..)
+            | Write::Prepend(space, ..)
             | Write::DeleteRange(space, ..) => space,
         }
     }
@@ -44,6 +50,14 @@ pub enum Step {
     Await,
     /// Makes everything durable.
     Sync,
+    /// Writes what is in memory to files.
+    Flush,
+    /// Writes all files anew.
+    Compact,
+    /// Moves the clock on, in milliseconds.
+    Advance(u64),
+    /// Takes a snapshot, which is kept until the database is closed, and looked at after every step.
+    Snapshot,
     /// Closes the database and opens it again.
     Reopen,
 }
@@ -149,6 +163,58 @@ impl Script {
         }
     }
 
+    /// What files go through: flushes and compactions of everything, by themselves and asked for, with
+    /// deletes, expiry, merges that cross files, snapshots held, keyspaces dropped in between.
+    pub fn through_files() -> Script {
+        use Durability::{Buffered, Os, Sync};
+        let text = |number: usize| format!("value {number} {}", "-".repeat(40));
+        let mut steps = vec![Step::Create("alpha"), Step::Create("beta")];
+        for number in 0..36usize {
+            let key = format!("k{}", number * 7 % 10);
+            let mut writes = vec![put("alpha", &key, &text(number)), append("beta", "m", "+a")];
+            match number % 6 {
+                0 => writes.push(Write::Prepend("beta", "m".into(), b"p".to_vec())),
+                1 => writes.push(Write::Delete("alpha", format!("k{}", number % 10))),
+                2 => writes.push(Write::DeleteRange("alpha", "k2".into(), "k5".into())),
+                3 => {
+                    let at = super::NOW + 40 * number as u64;
+                    let key = format!("e{}", number % 3);
+                    writes.push(Write::PutUntil("beta", key, text(number).into_bytes(), at));
+                }
+                4 => writes.push(append("beta", &format!("e{}", number % 3), "+e")),
+                _ => writes.push(Write::Put("beta", key, large(600, number as u8))),
+            }
+            let level = [Sync, Os, Buffered][number % 3];
+            steps.push(Step::Commit(level, writes));
+            match number {
+                5 | 20 => steps.push(Step::Snapshot),
+                8 | 15 | 27 => steps.push(Step::Flush),
+                11 => steps.extend([Step::Create("gamma"), Step::Flush]),
+                13 | 30 => steps.push(Step::Commit(Os, vec![put("gamma", "k", &text(number))])),
+                17 => steps.extend([Step::Drop("gamma"), Step::Create("gamma")]),
+                18 | 33 => steps.push(Step::Compact),
+                23 => steps.push(Step::Advance(600)),
+                25 => steps.push(Step::Reopen),
+                _ => {}
+            }
+        }
+        steps.push(Step::Decide(Os, vec![put("alpha", "open", "x")]));
+        Script { steps }
+    }
+
+    /// A short life over files that a crash has left.
+    pub fn going_on_with_files() -> Script {
+        let mut script = Script::going_on();
+        let more = (0..6u8).map(|number| {
+            let value = Write::Put("alpha", format!("more {number}"), large(700, number));
+            Step::Commit(Durability::Os, vec![value, append("alpha", "m", "+more")])
+        });
+        script.steps.extend(more);
+        script.steps.extend([Step::Flush, Step::Compact]);
+        script.steps.push(Step::Commit(Durability::Sync, vec![put("alpha", "end", "x")]));
+        script
+    }
+
     /// A script of so many steps that the seed decides.
     pub fn random(seed: u64, length: usize) -> Script {
         const SPACES: [&str; 3] = ["alpha", "beta", "gamma"];
@@ -160,7 +226,12 @@ impl Script {
             for _ in 0..=dice.below(3) {
                 let space = *dice.pick(&SPACES);
                 let key = format!("{}", dice.below(6));
-                writes.push(match dice.below(10) {
+                writes.push(match dice.below(12) {
+                    10 => Write::Prepend(space, key, format!("{place}+").into_bytes()),
+                    11 => {
+                        let at = super::NOW + dice.below(400) as u64;
+                        Write::PutUntil(space, key, format!("until {at}").into_bytes(), at)
+                    }
                     8 | 9 => Write::Append(space, key, format!("+{place}").into_bytes()),
                     0 => Write::Delete(space, key),
                     1 => Write::DeleteRange(space, key, format!("{}", dice.below(7))),
@@ -177,7 +248,11 @@ impl Script {
                 continue;
             }
             let level = *dice.pick(&LEVELS);
-            match dice.below(14) {
+            match dice.below(20) {
+                14 | 15 => steps.push(Step::Flush),
+                16 => steps.push(Step::Compact),
+                17 => steps.push(Step::Advance(dice.below(60) as u64)),
+                18 => steps.push(Step::Snapshot),
                 0 => steps.push(Step::Sync),
                 1 => steps.push(Step::Reopen),
                 2 => {
@@ -200,6 +275,12 @@ impl std::fmt::Debug for Write {
                 write!(f, "{space}/{key} = {} bytes", value.len())
             }
             Write::Put(space, key, value) => write!(f, "{space}/{key} = {}", value.escape_ascii()),
+            Write::PutUntil(space, key, value, at) => {
+                write!(f, "{space}/{key} = {} until {at}", value.escape_ascii())
+            }
+            Write::Prepend(space, key, value) => {
+                write!(f, "{} + {space}/{key}", value.escape_ascii())
+            }
             Write::Delete(space, key) => write!(f, "{space}/{key} deleted"),
             Write::Append(space, key, value) => {
                 write!(f, "{space}/{key} + {}", value.escape_ascii())

@@ -3,6 +3,8 @@
 use isolith::{Durability, Isolation};
 use proptest::prelude::*;
 
+use crate::model::End;
+
 use super::{Action, EDGES, Look, NAMES, Operation, SLOTS, Span, Value, Walk, key};
 
 fn key_number() -> impl Strategy<Value = u8> {
@@ -21,6 +23,10 @@ fn value() -> impl Strategy<Value = Value> {
             .prop_map(Value::Unique),
         1 => prop_oneof![Just(1023), Just(1024), Just(1025), Just(5000)].prop_map(Value::Unique),
     ]
+}
+
+fn end() -> impl Strategy<Value = End> {
+    prop_oneof![3 => Just(End::Back), 1 => Just(End::Front)]
 }
 
 fn lives() -> impl Strategy<Value = Option<u8>> {
@@ -75,8 +81,9 @@ fn action() -> impl Strategy<Value = Action> {
             .prop_map(|(space, key, value, lives)| Action::Put(space, key, value, lives)),
         2 => (space(), key_number()).prop_map(|(space, key)| Action::Delete(space, key)),
         3 => (space(), span()).prop_map(|(space, span)| Action::DeleteRange(space, span)),
+        // At one end only: two operators on one key make a transaction read it.
         3 => (space(), key_number(), value())
-            .prop_map(|(space, key, value)| Action::Append(space, key, value)),
+            .prop_map(|(space, key, value)| Action::Append(space, key, value, End::Back)),
         3 => Just(Action::Savepoint),
         3 => any::<u8>().prop_map(Action::RollbackTo),
     ]
@@ -104,9 +111,10 @@ pub fn operation() -> impl Strategy<Value = Operation> {
             .prop_map(|(space, key, times)| Operation::Churn(space, key, times)),
         4 => (space(), key_number()).prop_map(|(space, key)| Operation::Delete(space, key)),
         3 => (space(), span()).prop_map(|(space, span)| Operation::DeleteRange(space, span)),
-        3 => (space(), key_number(), value(), prop_oneof![4 => Just(1), 1 => 1..50u8]).prop_map(
-            |(space, key, value, times)| Operation::Append(space, key, value, times)
-        ),
+        3 => (space(), key_number(), value(), prop_oneof![4 => Just(1), 1 => 1..50u8], end())
+            .prop_map(|(space, key, value, times, end)| {
+                Operation::Append(space, key, value, times, end)
+            }),
         2 => (space(), key_number(), any::<bool>(), prop::option::of(value())).prop_map(
             |(space, key, matching, new)| Operation::Swap(space, key, matching, new)
         ),
@@ -126,6 +134,8 @@ pub fn operation() -> impl Strategy<Value = Operation> {
         1 => any::<u8>().prop_map(Operation::Forget),
         2 => (0..30u8).prop_map(Operation::Advance),
         1 => Just(Operation::Sync),
+        2 => Just(Operation::Flush),
+        1 => Just(Operation::Compact),
         1 => any::<bool>().prop_map(Operation::Reopen),
     ]
 }
