@@ -268,7 +268,7 @@ impl Keyspace {
     ///
     /// ```
     /// # fn main() -> isolith::Result<()> {
-    /// # let db = isolith::Database::in_memory()?;
+    /// # let db = isolith::Database::in_memory();
     /// use isolith::BulkLoadOptions;
     ///
     /// let words = db.keyspace("words")?;

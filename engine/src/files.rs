@@ -441,6 +441,13 @@ pub(crate) fn open_file(
     Sstable::open(Box::new(pages), database, file)
 }
 
+/// The log was durable up to here when the manifest was written: a file is never ahead of it.
+pub(crate) fn reaches(state: &ManifestState) -> Lsn {
+    let files = state.files().map(|record| record.stamp_max);
+    let flushed = state.spaces.values().map(|known| known.flushed);
+    files.chain(flushed).fold(state.log_floor, Lsn::max)
+}
+
 /// Whom a file tells that is live no more and that nobody reads.
 fn superseded(doomed: &Arc<Mutex<Vec<FileId>>>) -> Superseded {
     let doomed = Arc::clone(doomed);

@@ -132,6 +132,7 @@ pub(crate) fn recover(options: &Builder) -> Result<Recovered, OpenError> {
     let log_options = LogOptions {
         database: state.as_ref().map(|state| state.database),
         begins: state.as_ref().map_or(Lsn::ZERO, |state| state.log_floor),
+        reaches: state.as_ref().map_or(Lsn::ZERO, files::reaches),
         segment_bytes: options.log_segment_bytes(),
         depth_max: options.log_depth_max,
         buffered_delay: options.buffered_delay,
@@ -190,6 +191,7 @@ fn recover_read_only(options: &Builder) -> Result<Recovered, OpenError> {
     let log_options = LogOptions {
         database: found.as_ref().map(|found| found.state.database),
         begins: found.as_ref().map_or(Lsn::ZERO, |found| found.state.log_floor),
+        reaches: found.as_ref().map_or(Lsn::ZERO, |found| files::reaches(&found.state)),
         ..LogOptions::default()
     };
     let mut apply = |lsn, record: &[u8]| replay.apply(lsn, record);

@@ -81,6 +81,9 @@ pub struct LogOptions {
     /// and so must this one have been: a log that begins after it, or ends before it, is damaged.
     /// Default [`Lsn::ZERO`]: all are needed.
     pub begins: Lsn,
+    /// This record is known to have been durable: a log that ends before it is damaged. Default
+    /// [`Lsn::ZERO`]: none is known of but what `begins` says.
+    pub reaches: Lsn,
 }
 
 impl Default for LogOptions {
@@ -95,6 +98,7 @@ impl Default for LogOptions {
             threads: true,
             database: None,
             begins: Lsn::ZERO,
+            reaches: Lsn::ZERO,
         }
     }
 }
@@ -293,8 +297,7 @@ impl Log {
         let made = storage.create_dir(directory).and_then(|()| storage.sync_dir(Path::new("")));
         made.map_err(|error| io_error(&*storage, directory, error))?;
 
-        let wanted =
-            Wanted { database: options.database, begins: options.begins, read_only: false };
+        let wanted = Wanted::of(&options, false);
         let replayed = replay::replay(&*storage, &wanted, replay)?;
         let Replayed { tail, blank, dead, last_id, kept, report } = replayed;
         let storage_ref = &*storage;

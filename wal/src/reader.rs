@@ -67,7 +67,7 @@ impl Log {
         options: &LogOptions,
         each: &mut EachRecord<'_>,
     ) -> Result<Replayed, LogOpenError> {
-        let wanted = Wanted { database: options.database, begins: options.begins, read_only: true };
+        let wanted = Wanted::of(options, true);
         let replay::Replayed { tail, report, .. } = replay::replay(storage, &wanted, each)?;
         Ok(Replayed {
             database: tail.as_ref().map(|tail| tail.database),

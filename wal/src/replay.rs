@@ -35,6 +35,7 @@ use crate::format::{
     HeaderCrc, Place, Records, SegmentHeader, SegmentId, is_zero,
 };
 use crate::held::HeldSegment;
+use crate::log::LogOptions;
 use crate::lsn::Lsn;
 use crate::segment::{self, DIRECTORY, Segment};
 use crate::storage::{Access, BLOCK_BYTES, Storage, StorageFile};
@@ -132,8 +133,17 @@ pub(crate) struct Wanted {
     pub(crate) database: Option<DatabaseId>,
     /// Records up to here are not needed.
     pub(crate) begins: Lsn,
+    /// The log is damaged if it ends before this record.
+    reaches: Lsn,
     /// Nothing is written, not even what was read already.
     pub(crate) read_only: bool,
+}
+
+impl Wanted {
+    pub(crate) fn of(options: &LogOptions, read_only: bool) -> Wanted {
+        let LogOptions { database, begins, reaches, .. } = *options;
+        Wanted { database, begins, reaches: reaches.max(begins), read_only }
+    }
 }
 
 /// Reads the log, and makes durable what it read. `each` gets every record that is needed, in order.
@@ -143,7 +153,13 @@ pub(crate) fn replay(
     each: &mut EachRecord<'_>,
 ) -> Result<Replayed, LogOpenError> {
     let found = find(storage, wanted.read_only)?;
-    let mut reader = Reader { storage, found, begins: wanted.begins, from: Position::default() };
+    let mut reader = Reader {
+        storage,
+        found,
+        begins: wanted.begins,
+        reaches: wanted.reaches,
+        from: Position::default(),
+    };
     let last_id = reader.last_id();
     let Some(first) = reader.first(wanted.database)? else {
         return reader.nothing_yet(last_id);
@@ -199,6 +215,8 @@ struct Reader<'a> {
     found: HashMap<SegmentId, Found>,
     /// Records up to here are not needed.
     begins: Lsn,
+    /// It was durable up to here at least.
+    reaches: Lsn,
     /// Where the segment stands that is read first.
     from: Position,
 }
@@ -361,10 +379,10 @@ impl Reader<'_> {
     /// No segment has a valid header. That is a log whose making was cut short, before anything
     /// could be in it, if nothing but (torn) first blocks was written.
     fn nothing_yet(self, last_id: SegmentId) -> Result<Replayed, LogOpenError> {
-        if self.begins > Lsn::ZERO {
+        if self.reaches > Lsn::ZERO {
             let file = self.storage.display(Path::new(DIRECTORY));
             let what =
-                format!("no segment of the log is there, but record {} was durable", self.begins);
+                format!("no segment of the log is there, but record {} was durable", self.reaches);
             return Err(LogOpenError::Corrupt { file, offset: 0, what });
         }
         let mut blank = Vec::new();
@@ -417,8 +435,8 @@ impl Reader<'_> {
                 return Err(self.blame(id, Some((end, visited))));
             }
         }
-        if end.last < self.begins {
-            let what = format!("the log ends with record {}, but {} was", end.last, self.begins);
+        if end.last < self.reaches {
+            let what = format!("the log ends with record {}, but {} was", end.last, self.reaches);
             return Err(self.corrupt(end.segment, end.offset, what + " durable"));
         }
         let mut rest = Rest::default();

@@ -511,8 +511,10 @@ impl Closed {
             Err(OpenError::Corrupt { file, offset, what }) => {
                 let name = file.rsplit(':').next().unwrap_or_default();
                 let known = image.files.get(name).or_else(|| self.image.files.get(name));
-                // A file that a stale manifest names.
-                if known.is_none() && name.starts_with("sst/") {
+                // A file that a stale manifest names, or a segment that was released and that a manifest
+                // that is gone knew not to be needed.
+                let missing = name.starts_with("sst/") || what.contains("missing");
+                if known.is_none() && missing {
                     return Ok(Told::Corrupt);
                 }
                 let Some(bytes) = known else {
