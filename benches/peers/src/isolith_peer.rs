@@ -26,7 +26,13 @@ pub(crate) fn open(directory: &Path, memory_bytes: u64) -> Box<dyn Peer> {
 
 impl Peer for Isolith {
     fn load_sorted(&self, records: Records<'_>) {
-        self.load(records);
+        let options = isolith::BulkLoadOptions::default();
+        let mut load = self.records.bulk_load(options).expect("a load");
+        for (key, value) in records {
+            load.add(key, value).expect("in order");
+        }
+        load.finish().expect("a load's end");
+        self.database.sync().expect("a sync");
     }
 
     fn load(&self, records: Records<'_>) {
