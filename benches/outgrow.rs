@@ -166,13 +166,12 @@ fn check_all(data: &Keyspace, keys: u64, generation: u64) -> u64 {
 
 fn settle(db: &Database) {
     let done = || db.stats().files.map(|files| (files.flushes, files.compactions, files.frozen));
-    let mut last = done();
-    loop {
-        std::thread::sleep(Duration::from_millis(1000));
+    let (mut last, mut quiet) = (done(), 0);
+    // A compaction may take some seconds.
+    while quiet < 10 {
+        std::thread::sleep(Duration::from_secs(1));
         let now = done();
-        if now == last {
-            return;
-        }
+        quiet = if now == last { quiet + 1 } else { 0 };
         last = now;
     }
 }

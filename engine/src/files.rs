@@ -633,6 +633,11 @@ impl Files {
         if Self::active_memtables(core).0 > REPLAY_BYTES {
             let _ = self.flush_everything(core);
         }
+        // What was superseded goes now, if nobody reads it any more; else at the next open.
+        for _ in 0..EPOCH_TURNS / 8 {
+            pin().flush();
+        }
+        self.remove_doomed();
         self.end();
     }
 
