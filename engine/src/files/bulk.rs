@@ -18,10 +18,9 @@ use isolith_index::{Beneath, Kind, Memtable, OpenFile, ReadError, pin};
 use isolith_txn::Space;
 use isolith_wal::{Durability, Lsn};
 
+use super::opening::{ingest_edits, ingest_level, superseded};
 use super::sink::Sink;
-use super::{
-    Done, Files, WorkError, changed, file_name, ingest_edits, ingest_level, open_file, superseded,
-};
+use super::{Done, Files, WorkError, changed, file_name, open_file};
 use crate::commit::Ingest;
 use crate::core::Core;
 use crate::error::{Error, Result, StallReason};
