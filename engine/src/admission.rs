@@ -107,6 +107,7 @@ impl Admission {
 
     /// How many had to wait here so far.
     pub(crate) fn waits(&self) -> u64 {
+        // Relaxed: a statistic.
         self.waits.load(Ordering::Relaxed)
     }
 
@@ -118,6 +119,7 @@ impl Admission {
             inside.count += 1;
             return pass;
         }
+        // Relaxed: a statistic.
         self.waits.fetch_add(1, Ordering::Relaxed);
         let waiter = Waiter { thread: thread::current(), let_in: AtomicBool::new(false) };
         let waiter = Arc::new(waiter);
@@ -136,7 +138,9 @@ impl Admission {
                 continue;
             }
             let mut inside = self.inside.lock();
+            // Acquire: as above; under the mutex nobody lets it in any more.
             if inside.ends - ends < SWAP_ENDS && !waiter.let_in.load(Ordering::Acquire) {
+                // Relaxed: a measure that orders nothing.
                 self.strife.store(SLOW, Ordering::Relaxed);
                 inside.queue.retain(|other| !Arc::ptr_eq(other, &waiter));
                 inside.count += 1;

@@ -25,6 +25,14 @@ impl Catalog {
         Self { by_name: BTreeMap::new(), all: HashMap::new(), next: SYSTEM_SPACE + 1 }
     }
 
+    /// A number for a new keyspace. It is taken before the keyspace is named: whoever writes the names to a
+    /// file meanwhile knows that it was given.
+    pub(crate) fn next_number(&mut self) -> SpaceId {
+        let next = self.next;
+        self.next = next.saturating_add(1);
+        next
+    }
+
     pub(crate) fn insert(&mut self, name: &str, space: Arc<Space>) {
         let name: Arc<str> = name.into();
         self.next = self.next.max(space.id.saturating_add(1));

@@ -436,8 +436,10 @@ impl Core {
     /// the budget.
     pub(crate) fn hold_for_transactions(&self, bytes: usize) -> Result<()> {
         let bytes_max = self.memory_bytes_max / TRANSACTIONS_SHARE;
+        // Relaxed, here and below: a count that orders nothing.
         let held = self.transaction_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
         if held > bytes_max {
+            // Relaxed: see above.
             self.transaction_bytes.fetch_sub(bytes, Ordering::Relaxed);
             let reason = StallReason::Transactions { bytes: held, bytes_max };
             return Err(Error::Stalled { reason });
@@ -447,6 +449,7 @@ impl Core {
 
     /// A transaction is over, or its writes are counted elsewhere.
     pub(crate) fn release_of_transactions(&self, bytes: usize) {
+        // Relaxed: see `hold_for_transactions`.
         self.transaction_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
@@ -721,7 +724,7 @@ impl Core {
         if let Some(named) = self.named(name) {
             return Ok(named);
         }
-        let id = self.catalog.read().next;
+        let id = self.catalog.write().next_number();
         let memtable = Arc::new(Memtable::new(self.seed ^ u64::from(id)));
         let space = Arc::new(Space::new(id, memtable));
         let write = Write::Put { value: Value::new(&id.to_le_bytes()), expires_at: 0 };

@@ -28,7 +28,7 @@
 //! 5. What fails (a full disk) leaves everything as it was, is told to writers that wait for memory, and is
 //!    tried again.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::io;
 use std::path::Path;
@@ -150,6 +150,8 @@ pub(crate) struct Files {
     flushing: Mutex<()>,
     /// Held by the one who compacts.
     compacting: Mutex<()>,
+    /// Files that compaction found damaged: it leaves them alone, and goes on with the others.
+    damaged: Mutex<BTreeSet<u64>>,
     /// Oldest first.
     frozen: Mutex<VecDeque<Frozen>>,
     /// Memtables that are in files by now, until nobody looks at them.
@@ -187,8 +189,8 @@ pub(crate) enum WorkError {
     Io { what: String, source: io::Error },
     /// The manifest did.
     Manifest(ManifestError),
-    /// A file that was to be compacted is damaged.
-    Damaged(Error),
+    /// A file that was to be compacted, or was just written, cannot be read.
+    Damaged(ReadError),
     /// The log is not, and will not be, durable up to what was to be flushed.
     Log(String),
     /// The database is being closed.
@@ -210,7 +212,7 @@ impl fmt::Display for WorkError {
 impl From<WorkError> for Error {
     fn from(error: WorkError) -> Self {
         match error {
-            WorkError::Damaged(error) => error,
+            WorkError::Damaged(error) => error.into(),
             WorkError::Over => Error::Closed,
             other => Error::Files { cause: other.to_string() },
         }
@@ -252,6 +254,7 @@ impl Files {
             changing: Mutex::new(()),
             flushing: Mutex::new(()),
             compacting: Mutex::new(()),
+            damaged: Mutex::default(),
             frozen: Mutex::default(),
             retired: Mutex::default(),
             work: Mutex::default(),
@@ -329,8 +332,7 @@ impl Files {
         // What fails from here on leaves an orphan, for the next open.
         self.storage.sync_dir(Path::new(DIRECTORY)).map_err(|source| self.io(DIRECTORY, source))?;
         let table = open_file(&*self.storage, self.database, file);
-        let table =
-            table.map_err(|error| WorkError::Damaged(Error::from(ReadError { file, error })))?;
+        let table = table.map_err(|error| WorkError::Damaged(ReadError { file, error }))?;
         Ok(Some(OpenFile::new(table, superseded(&self.doomed))))
     }
 

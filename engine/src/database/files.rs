@@ -1,23 +1,20 @@
 //! A database whose data goes to files all the time, against a map.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use isolith_index::Slice;
+use isolith_index::sstable::FileId;
 
+use super::tests::small_files;
+use crate::files::file_name;
 use crate::storage::memory::MemoryStorage;
-use crate::{Builder, Database, Durability, Keyspace};
+use crate::storage::{Access, Storage};
+use crate::{Builder, Database, Durability, Error, Keyspace};
 
 fn small(storage: &Arc<MemoryStorage>) -> Database {
-    Builder::new(None)
-        .storage(Arc::clone(storage) as _)
-        .memtable_bytes(16 << 10)
-        .file_bytes(8 << 10)
-        .segment_bytes(64 << 10)
-        .durability(Durability::Buffered)
-        .threads(false)
-        .open()
-        .expect("it opens")
+    small_files(storage).open().expect("it opens")
 }
 
 struct Dice(u64);
@@ -181,4 +178,46 @@ fn files_that_were_asked_for_one_by_one_do_not_stop_writers_without_threads() {
         keyspace.put(round.to_be_bytes(), "v").expect("there is nobody else who compacts");
         db.flush().expect("flushed");
     }
+}
+
+#[test]
+fn a_damaged_file_is_told_and_holds_up_nobody_else() {
+    let storage = Arc::new(MemoryStorage::new());
+    let db = small(&storage);
+    let (bad, good) = (db.keyspace("bad").expect("made"), db.keyspace("good").expect("made"));
+    for number in 0..200 {
+        bad.put(format!("k{number:03}"), [b'v'; 100]).expect("put");
+    }
+    db.flush().expect("flushed");
+    let guard = isolith_index::pin();
+    let file = bad.space().view(&guard).levels().files().map(|file| file.meta().id).last();
+    let name = file_name(FileId(file.expect("a file")));
+    drop((guard, bad, good));
+    db.close().expect("closed");
+    drop(db);
+    let file = storage.open(Path::new(&name), Access::ReadWrite).expect("there");
+    let mut byte = [0];
+    file.read_at(100, &mut byte).expect("readable");
+    file.write_at(100, &[byte[0] ^ 1]).expect("writable");
+    let db = small(&storage);
+    let (bad, good) = (db.keyspace("bad").expect("there"), db.keyspace("good").expect("there"));
+    let told = bad.get("k000").expect_err("its block is damaged");
+    assert!(matches!(&told, Error::Corrupt { file, .. } if *file == name), "{told}");
+    for number in 0..20_000u32 {
+        let value = [7; 50];
+        good.put(format!("k{:03}", number % 500), value).expect("others are not held up");
+        if number % 10 == 0 {
+            bad.put(format!("k{:03}", number % 500), value).expect("nor is it");
+        }
+        if number % 2_000 == 0 {
+            db.flush().expect("flushed");
+        }
+    }
+    let stats = db.stats().files.expect("files");
+    assert!(stats.compactions > 3, "{stats:?}");
+    let guard = isolith_index::pin();
+    let level0 = good.space().view(&guard).levels().levels().levels[0].len();
+    assert!(level0 <= 8, "{level0} files of level 0");
+    assert_eq!(good.len().expect("readable"), 500);
+    assert!(bad.get("k000").expect("written anew").is_some());
 }

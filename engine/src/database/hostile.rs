@@ -251,6 +251,7 @@ impl Clock for Trap {
     fn unix_millis(&self) -> u64 {
         if std::thread::current().name() == Some("isolith-upkeep") {
             let mut armed = self.armed.lock();
+            // SeqCst, here and below: a test's flag, in the plainest order.
             self.caught.store(*armed, Ordering::SeqCst);
             while *armed {
                 self.changed.wait(&mut armed);

@@ -1,21 +1,12 @@
-//! What is done to a database as a whole: checking it, opening it for reading only, copying it.
+//! What is done to a database as a whole: checking it, opening it for reading only, compacting it.
 
 use std::path::Path;
 use std::sync::Arc;
 
+use super::tests::small_files;
 use crate::storage::memory::MemoryStorage;
 use crate::storage::{Access, Storage};
-use crate::{Builder, Database, Durability, Error, OpenError, Verify, VerifyReport};
-
-fn small(storage: &Arc<MemoryStorage>) -> Builder {
-    Builder::new(None)
-        .storage(Arc::clone(storage) as _)
-        .memtable_bytes(16 << 10)
-        .file_bytes(8 << 10)
-        .segment_bytes(64 << 10)
-        .durability(Durability::Buffered)
-        .threads(false)
-}
+use crate::{Database, Durability, Error, OpenError, Verify, VerifyReport};
 
 /// Some thousand writes to two keyspaces, the last of them in the log only.
 fn fill(db: &Database, from: u32) {
@@ -44,7 +35,7 @@ fn all(db: &Database) -> Vec<(String, Vec<u8>, Vec<u8>)> {
 }
 
 fn verify(storage: &Arc<MemoryStorage>, how: Verify) -> VerifyReport {
-    small(storage).verify(how, &mut |_, _| {}).expect("it can be looked at")
+    small_files(storage).verify(how, &mut |_, _| {}).expect("it can be looked at")
 }
 
 /// Every name and the bytes under it.
@@ -68,7 +59,7 @@ fn bytes(storage: &MemoryStorage) -> Vec<(String, Vec<u8>)> {
 #[test]
 fn a_sound_database_is_found_sound_open_and_closed() {
     let storage = Arc::new(MemoryStorage::new());
-    let db = small(&storage).open().expect("opens");
+    let db = small_files(&storage).open().expect("opens");
     fill(&db, 0);
     db.keyspace("gone").expect("made").put("k", "v").expect("put");
     db.drop_keyspace("gone").expect("dropped");
@@ -83,7 +74,7 @@ fn a_sound_database_is_found_sound_open_and_closed() {
     }
     // Nobody else looks at it meanwhile.
     assert!(matches!(
-        small(&storage).verify(Verify::Quick, &mut |_, _| {}),
+        small_files(&storage).verify(Verify::Quick, &mut |_, _| {}),
         Err(OpenError::Locked { .. })
     ));
     db.close().expect("closed");
@@ -99,7 +90,7 @@ fn a_sound_database_is_found_sound_open_and_closed() {
 #[test]
 fn every_damaged_file_is_named_and_the_others_are_looked_at() {
     let storage = Arc::new(MemoryStorage::new());
-    let db = small(&storage).open().expect("opens");
+    let db = small_files(&storage).open().expect("opens");
     fill(&db, 0);
     db.flush().expect("flushed");
     fill(&db, 10_000);
@@ -132,7 +123,7 @@ fn every_damaged_file_is_named_and_the_others_are_looked_at() {
 #[test]
 fn no_flipped_byte_of_a_small_database_gives_a_wrong_answer_unnoticed() {
     let storage = Arc::new(MemoryStorage::new());
-    let db = small(&storage).segment_bytes(32 << 10).open().expect("opens");
+    let db = small_files(&storage).segment_bytes(32 << 10).open().expect("opens");
     let keyspace = db.keyspace("k").expect("made");
     for number in 0..40 {
         keyspace.put(format!("{number}"), "v".repeat(number)).expect("put");
@@ -141,7 +132,7 @@ fn no_flipped_byte_of_a_small_database_gives_a_wrong_answer_unnoticed() {
     keyspace.put("last", "in the log").expect("put");
     db.close().expect("closed");
     drop((keyspace, db));
-    let before = all(&small(&storage).read_only(true).open().expect("opens"));
+    let before = all(&small_files(&storage).read_only(true).open().expect("opens"));
     let mut found = 0;
     for (name, content) in bytes(&storage) {
         let file = storage.open(Path::new(&name), Access::ReadWrite).expect("opened");
@@ -152,10 +143,10 @@ fn no_flipped_byte_of_a_small_database_gives_a_wrong_answer_unnoticed() {
                 continue;
             }
             file.write_at(at as u64, &[byte ^ 1 << (at % 8)]).expect("written");
-            let report = small(&storage).verify(Verify::Full, &mut |_, _| {});
+            let report = small_files(&storage).verify(Verify::Full, &mut |_, _| {});
             match report {
                 Ok(report) if report.is_sound() => {
-                    let opened = small(&storage).read_only(true).open();
+                    let opened = small_files(&storage).read_only(true).open();
                     let now = all(&opened.unwrap_or_else(|error| panic!("{name} {at}: {error}")));
                     // What is torn at the end of the log was not to be told from what never was there.
                     assert!(
@@ -179,16 +170,16 @@ fn no_flipped_byte_of_a_small_database_gives_a_wrong_answer_unnoticed() {
 #[test]
 fn several_read_a_database_that_nobody_writes_and_change_nothing() {
     let storage = Arc::new(MemoryStorage::new());
-    let db = small(&storage).open().expect("opens");
+    let db = small_files(&storage).open().expect("opens");
     fill(&db, 0);
     let expected = all(&db);
-    let reader = || small(&storage).read_only(true).open();
+    let reader = || small_files(&storage).read_only(true).open();
     assert!(matches!(reader(), Err(OpenError::Locked { .. })));
     db.close().expect("closed");
     drop(db);
     let before = bytes(&storage);
     let readers = [reader().expect("opens"), reader().expect("opens")];
-    assert!(matches!(small(&storage).open(), Err(OpenError::Locked { .. })));
+    assert!(matches!(small_files(&storage).open(), Err(OpenError::Locked { .. })));
     for db in &readers {
         assert_eq!(all(db), expected);
         let snapshot = db.snapshot().expect("taken");
@@ -212,13 +203,13 @@ fn several_read_a_database_that_nobody_writes_and_change_nothing() {
     }
     drop(readers);
     assert!(before == bytes(&storage), "something was written");
-    assert_eq!(all(&small(&storage).open().expect("opens")), expected);
+    assert_eq!(all(&small_files(&storage).open().expect("opens")), expected);
 }
 
 #[test]
 fn a_crashed_database_is_read_as_it_lies_there() {
     let storage = Arc::new(MemoryStorage::new());
-    let db = small(&storage).durability(Durability::Os).open().expect("opens");
+    let db = small_files(&storage).durability(Durability::Os).open().expect("opens");
     fill(&db, 0);
     let (expected, copy) = (all(&db), Arc::new(MemoryStorage::new()));
     for (name, content) in bytes(&storage) {
@@ -226,9 +217,9 @@ fn a_crashed_database_is_read_as_it_lies_there() {
         copy.create_dir(path.parent().expect("below the root")).expect("made");
         copy.create_new(path).expect("made").write_at(0, &content).expect("written");
     }
-    assert_eq!(all(&small(&copy).read_only(true).open().expect("opens")), expected);
+    assert_eq!(all(&small_files(&copy).read_only(true).open().expect("opens")), expected);
     assert!(verify(&copy, Verify::Full).is_sound());
-    assert_eq!(all(&small(&copy).open().expect("opens")), expected);
+    assert_eq!(all(&small_files(&copy).open().expect("opens")), expected);
 }
 
 #[test]
@@ -238,7 +229,7 @@ fn what_is_not_there_is_not_made() {
     assert!(Database::builder(&missing).read_only(true).open().is_err());
     assert!(crate::verify(&missing, Verify::Full, &mut |_, _| {}).is_err());
     let storage = Arc::new(MemoryStorage::new());
-    let opened = small(&storage).read_only(true).open();
+    let opened = small_files(&storage).read_only(true).open();
     assert!(matches!(opened, Err(OpenError::NotADatabase { .. })));
     assert!(!missing.exists() && storage.list(Path::new("")).expect("listed").is_empty());
 }

@@ -8,6 +8,18 @@ use isolith_wal::{Durability, ManualClock, MemoryStorage};
 use crate::error::ConflictOn;
 use crate::*;
 
+/// A database whose memtables, files and segments are so small that data is in files soon, and whose callers
+/// do all the work.
+pub(super) fn small_files(storage: &Arc<MemoryStorage>) -> Builder {
+    Builder::new(None)
+        .storage(Arc::clone(storage) as _)
+        .memtable_bytes(16 << 10)
+        .file_bytes(8 << 10)
+        .segment_bytes(64 << 10)
+        .durability(Durability::Buffered)
+        .threads(false)
+}
+
 /// A database in memory that can be closed and opened again, and its clock.
 pub(super) fn reopenable() -> (Builder, Arc<ManualClock>) {
     let clock = Arc::new(ManualClock::new(1_000));

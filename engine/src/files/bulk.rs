@@ -211,7 +211,7 @@ impl std::fmt::Debug for Loaded {
 impl Files {
     fn reopen(&self, file: FileId) -> Done<Arc<Sstable>> {
         let table = open_file(&*self.storage, self.database, file);
-        table.map_err(|error| WorkError::Damaged(Error::from(ReadError { file, error })))
+        table.map_err(|error| WorkError::Damaged(ReadError { file, error }))
     }
 
     /// Commits files without stamps, and tells the manifest of them.

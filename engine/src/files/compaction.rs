@@ -8,13 +8,12 @@ use isolith_index::compact::{CompactError, Compacted, CompactionRules, Outputs, 
 use isolith_index::levels::{Plan, pick};
 use isolith_index::manifest::Edit;
 use isolith_index::sstable::{Properties, Sstable, SstableWriter};
-use isolith_index::{Beneath, LevelSet, OpenFile, PruneView, pin};
+use isolith_index::{Beneath, LevelSet, OpenFile, PruneView, ReadError, pin};
 use isolith_txn::Space;
 
 use super::sink::Sink;
 use super::{Counters, Done, Files, WorkError, add_edit, changed};
 use crate::core::Core;
-use crate::error::Error;
 use crate::merge::Calm;
 
 /// The files that a flush or a compaction writes. What was finished and is not taken away is removed.
@@ -40,9 +39,7 @@ impl<'a> NewFiles<'a> {
             return failed;
         }
         match error {
-            CompactError::Input { file, error } => {
-                WorkError::Damaged(Error::from(isolith_index::ReadError { file, error }))
-            }
+            CompactError::Input { file, error } => WorkError::Damaged(ReadError { file, error }),
             CompactError::Output(source) => self.files.io(super::DIRECTORY, source),
             CompactError::Cancelled => WorkError::Over,
         }
@@ -127,8 +124,12 @@ impl Files {
         self.settle_first()?;
         self.remove_doomed();
         let Some(picked) = self.pick(core) else { return Ok(false) };
-        self.carry_out(core, &picked)?;
-        Ok(true)
+        let done = self.carry_out(core, &picked);
+        if let Err(WorkError::Damaged(error)) = &done {
+            self.damaged.lock().insert(error.file.0);
+            self.count_level0(core);
+        }
+        done.map(|()| true)
     }
 
     /// Compacts a keyspace to its lowest level, whatever there is.
@@ -144,10 +145,11 @@ impl Files {
     }
 
     fn pick(&self, core: &Core) -> Option<Picked> {
-        let guard = pin();
+        let (guard, damaged) = (pin(), self.damaged.lock());
+        let damaged: Vec<u64> = damaged.iter().copied().collect();
         core.all_spaces().into_iter().filter(|space| !space.is_dropped()).find_map(|space| {
             let levels = Arc::clone(space.view(&guard).levels());
-            let plan = pick(levels.levels(), &self.options.levels, &[])?;
+            let plan = pick(levels.levels(), &self.options.levels, &damaged)?;
             Some(Picked { space, plan, levels })
         })
     }

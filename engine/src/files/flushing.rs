@@ -262,8 +262,13 @@ impl Files {
     }
 
     pub(super) fn count_level0(&self, core: &Core) {
-        let guard = pin();
-        let files = |space: &Arc<Space>| space.view(&guard).levels().levels().levels[0].len();
+        let (guard, damaged) = (pin(), self.damaged.lock());
+        let files = |space: &Arc<Space>| {
+            let levels = space.view(&guard).levels();
+            // Where a file is damaged nothing is gained by waiting for its compaction.
+            let waits = !levels.files().any(|file| damaged.contains(&file.meta().id));
+            if waits { levels.levels().levels[0].len() } else { 0 }
+        };
         let most = core.all_spaces().iter().map(files).max().unwrap_or(0);
         // Relaxed: a hint.
         self.level0.store(most as u64, Ordering::Relaxed);

@@ -269,6 +269,7 @@ fn mix(builder: Builder) {
                 1..=3 => tx.commit().map(drop),
                 4 | 5 => block_on(tx.commit_steps(), 20).map_or_else(
                     || {
+                        // Relaxed: read once all threads have ended.
                         unsure.fetch_add(adds, Ordering::Relaxed);
                         Err(Error::WouldWait)
                     },
