@@ -17,6 +17,7 @@ use isolith::{
 };
 use isolith_testkit::dice::{Dice, effort, run_seed};
 use isolith_testkit::executor::{Alarm, block_on, join_all};
+use isolith_testkit::freezes::across_a_freeze;
 use isolith_testkit::threads::{self, Load, Protection, REPEATABLE_READ, SERIALIZABLE};
 use isolith_testkit::{Checked, contention};
 
@@ -34,6 +35,11 @@ fn each_mix(mix: &[Protection], mut check: impl FnMut(&Load) -> Checked, load: &
         let alone = Load { mix, transactions, ..load.clone() };
         check(&alone).unwrap_or_else(|finding| panic!("{control}: {finding}"));
     }
+}
+
+#[test]
+fn commits_are_judged_right_across_a_freeze() {
+    across_a_freeze().unwrap();
 }
 
 fn with_mode(mode: CommitMode) -> Database {

@@ -24,6 +24,7 @@ mod planted {
     use isolith_testkit::dice::{Dice, run_seed};
     use isolith_testkit::explorer::{Beginning, Explorer, protections};
     use isolith_testkit::finding::catching;
+    use isolith_testkit::freezes::across_a_freeze;
     use isolith_testkit::machine::{self, Setting};
     use isolith_testkit::operations::operation;
     use isolith_testkit::programs::{Act, Keys, Program, sequences};
@@ -48,14 +49,15 @@ mod planted {
         Bank,
         Counters,
         Overwriting,
+        Freezes,
     }
 
     use Finder::{
-        Acknowledgements, Bank, Circles, Counters, Crashes, Damage, Failures, Interleavings, Model,
-        Overwriting,
+        Acknowledgements, Bank, Circles, Counters, Crashes, Damage, Failures, Freezes,
+        Interleavings, Model, Overwriting,
     };
 
-    const FINDERS: [Finder; 10] = [
+    const FINDERS: [Finder; 11] = [
         Model,
         Interleavings,
         Circles,
@@ -66,10 +68,11 @@ mod planted {
         Bank,
         Counters,
         Overwriting,
+        Freezes,
     ];
 
     /// Each bug, and who must find it.
-    const BUGS: [(&str, Finder); 58] = [
+    const BUGS: [(&str, Finder); 61] = [
         ("acknowledge-before-sync", Crashes),
         ("missing-directory-sync", Crashes),
         ("unsynced-batch-counted-durable", Crashes),
@@ -128,6 +131,9 @@ mod planted {
         ("read-without-recheck", Overwriting),
         ("batch-cut-beyond-visible", Overwriting),
         ("visible-before-installed", Counters),
+        ("frozen-memtable-written", Freezes),
+        ("frozen-not-validated", Freezes),
+        ("ring-trusted-past-a-freeze", Freezes),
     ];
 
     fn model(seed: u64) -> Checked {
@@ -249,6 +255,7 @@ mod planted {
             Failures => failures(seed),
             Damage => damages(seed),
             Circles => circles(seed),
+            Freezes => across_a_freeze(),
             Bank => threads::bank(&Database::in_memory(), &load(4, 6_000, 4)),
             Counters => threads::counters(&threaded()?, &load(4, 3_000, 2)),
             Overwriting => threads::overwriting(&threaded()?, &load(2, 6_000, 10), 8 << 20),

@@ -56,6 +56,8 @@ pub mod explorer;
 
 pub mod acknowledged;
 
+pub mod freezes;
+
 pub mod crash;
 
 pub mod laboratory;
