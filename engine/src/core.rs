@@ -421,7 +421,7 @@ impl Core {
         let held = |space: &Arc<Space>| {
             let guard = pin();
             let view = space.view(&guard);
-            view.bytes() + view.retired_bytes()
+            view.bytes() + view.retired_bytes() + view.file_memory_bytes()
         };
         let retired = self.files.as_ref().map_or(0, |files| files.retired_bytes());
         let bytes = held(&self.system) + catalog.all().map(|space| held(&space)).sum::<usize>();

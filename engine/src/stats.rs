@@ -15,7 +15,7 @@ pub struct Stats {
     /// Requests sent back: to validate again because their evidence had left the ring, or to lock
     /// what they write because somebody else's lock stood in the way.
     pub sent_back: u64,
-    /// Bytes of keys, versions and index.
+    /// Bytes of keys, versions and index, and of what open files hold in memory.
     pub memory_bytes: usize,
     /// Bytes of the reads and writes of open transactions, those of less than 64 KiB left out.
     pub transaction_bytes: usize,

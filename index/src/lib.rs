@@ -86,7 +86,7 @@ pub mod parts;
 #[cfg(all(test, not(loom)))]
 mod testing;
 
-pub use flush::{flush, flush_memtable};
+pub use flush::flush_memtable;
 pub use memtable::{Beneath, Found, Lookup, Memtable, MemtableStats, NodeRef, Prepared, Watched};
 pub use merge::{
     Base, LentValue, MergeError, MergeFailure, MergeOperators, MergeRun, Merged, MergedValue,

@@ -389,28 +389,7 @@ impl MergeRun {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-
-    /// Operator 0 appends, operator 1 appends in brackets and cannot combine, operator 2 never can.
-    struct Letters;
-
-    impl MergeOperators for Letters {
-        fn merge(
-            &self,
-            operator: u16,
-            existing: Option<&[u8]>,
-            operand: &[u8],
-        ) -> Result<Vec<u8>, MergeError> {
-            match operator {
-                0 => Ok([existing.unwrap_or(b"-"), operand].concat()),
-                1 => Ok([b"(", existing.unwrap_or(b"-"), operand, b")"].concat()),
-                _ => Err(MergeError::new("never")),
-            }
-        }
-
-        fn combine(&self, operator: u16, a: &[u8], b: &[u8]) -> Result<Vec<u8>, MergeError> {
-            if operator == 0 { Ok([a, b].concat()) } else { Err(MergeError::new("never")) }
-        }
-    }
+    use crate::testing::Letters;
 
     /// Text in, text out: a base `value` or `value@expiry` or nothing, then merges `operator:operand` or
     /// `operator:operand@time`, oldest first.

@@ -1,4 +1,15 @@
-//! What the crate's random tests share: seeded numbers that can be replayed.
+//! What the crate's tests share: seeded numbers that can be replayed, merge operators, files of memtables.
+
+use std::io;
+use std::ops::{Bound, ControlFlow};
+
+use isolith_wal::Lsn;
+
+use crate::Direction;
+use crate::memtable::Memtable;
+use crate::merge::{MergeError, MergeOperators};
+use crate::sstable::{FileSink, SstableWriter};
+use crate::sync::pin;
 
 /// A small generator (SplitMix64): the same seed gives the same run.
 pub(crate) struct Random(u64);
@@ -42,4 +53,55 @@ pub(crate) fn assert_same<T: PartialEq + std::fmt::Debug>(seen: &[T], expected: 
         seen.get(at),
         expected.get(at)
     );
+}
+
+/// Operator 0 appends, operator 1 appends in brackets and cannot combine, operator 2 never can.
+pub(crate) struct Letters;
+
+impl MergeOperators for Letters {
+    fn merge(
+        &self,
+        operator: u16,
+        existing: Option<&[u8]>,
+        operand: &[u8],
+    ) -> Result<Vec<u8>, MergeError> {
+        match operator {
+            0 => Ok([existing.unwrap_or(b"-"), operand].concat()),
+            1 => Ok([b"(", existing.unwrap_or(b"-"), operand, b")"].concat()),
+            _ => Err(MergeError::new("never")),
+        }
+    }
+
+    fn combine(&self, operator: u16, a: &[u8], b: &[u8]) -> Result<Vec<u8>, MergeError> {
+        if operator == 0 { Ok([a, b].concat()) } else { Err(MergeError::new("never")) }
+    }
+}
+
+/// Adds all that a memtable holds to a file, whoever needs it.
+pub(crate) fn write_all<S: FileSink>(
+    memtable: &Memtable,
+    writer: &mut SstableWriter<S>,
+) -> io::Result<()> {
+    let (guard, mut result) = (pin(), Ok(()));
+    let all = (Bound::Unbounded, Bound::Unbounded);
+    memtable.scan(all, Direction::Forward, &guard, |node| {
+        let mut above: Option<Lsn> = None;
+        for version in node.versions() {
+            let stamp = version.stamp();
+            // One commit may have written a key twice: what came later hides the other.
+            if above.replace(stamp) != Some(stamp) {
+                let (kind, time) = (version.kind(), version.expires_at());
+                result = writer.add(node.key(), stamp, kind, time, version.value());
+                if result.is_err() {
+                    return ControlFlow::Break(());
+                }
+            }
+        }
+        ControlFlow::Continue(())
+    });
+    result?;
+    memtable.range_deletes.each(&guard, |start, end, stamp| {
+        writer.add_range_delete(start, end, stamp);
+    });
+    Ok(())
 }

@@ -265,7 +265,7 @@ impl View {
     ///
     /// # Errors
     /// The file that cannot be read.
-    pub fn newer_below_in(
+    fn newer_below_in(
         &self,
         range: KeyRange<'_>,
         above: Lsn,

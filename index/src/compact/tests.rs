@@ -10,8 +10,9 @@ use isolith_wal::DatabaseId;
 use super::*;
 use crate::levels::{CompactionOptions, LevelFile, Levels, Plan, pick};
 use crate::memtable::{Beneath, Found, Lookup};
-use crate::merge::{self, Base, MergeError, MergedValue, NoOperators, Operand};
+use crate::merge::{self, Base, MergedValue, NoOperators, Operand};
 use crate::sstable::{FileCursor, FileRangeDelete, SstableOptions};
+use crate::testing::Letters;
 use crate::testing::Random;
 use crate::version::Kind;
 use crate::{LevelSet, Memtable, OpenFile, Tree, Value, flush_memtable, pin};
@@ -21,28 +22,6 @@ const EVERYTHING: KeyRange<'static> = (Bound::Unbounded, Bound::Unbounded);
 
 fn lsn(counter: u64) -> Lsn {
     Lsn::new(0, counter)
-}
-
-/// Operator 0 appends, 1 appends in brackets and cannot combine, 2 never can.
-struct Letters;
-
-impl MergeOperators for Letters {
-    fn merge(
-        &self,
-        operator: u16,
-        existing: Option<&[u8]>,
-        operand: &[u8],
-    ) -> Result<Vec<u8>, MergeError> {
-        match operator {
-            0 => Ok([existing.unwrap_or(b"-"), operand].concat()),
-            1 => Ok([b"(", existing.unwrap_or(b"-"), operand, b")"].concat()),
-            _ => Err(MergeError::new("never")),
-        }
-    }
-
-    fn combine(&self, operator: u16, a: &[u8], b: &[u8]) -> Result<Vec<u8>, MergeError> {
-        if operator == 0 { Ok([a, b].concat()) } else { Err(MergeError::new("never")) }
-    }
 }
 
 /// Where the tests' files go.

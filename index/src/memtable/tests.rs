@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use super::*;
-use crate::merge::{MergeError, NoOperators};
+use crate::merge::NoOperators;
 use crate::scan::contains;
-use crate::testing::{Random, assert_same};
+use crate::testing::{Letters, Random, assert_same};
 use crate::version::{Kind, Value};
 
 fn at(counter: u64) -> Lsn {
@@ -145,23 +145,11 @@ fn conflicts_are_found_on_keys_and_under_range_deletes() {
     assert_eq!(newer(b"x", b"y", 6), Some(at(7)));
 }
 
-/// Appends.
-struct Append;
-
-impl MergeOperators for Append {
-    fn merge(&self, _: u16, below: Option<&[u8]>, operand: &[u8]) -> Result<Vec<u8>, MergeError> {
-        Ok([below.unwrap_or_default(), operand].concat())
-    }
-
-    fn combine(&self, _: u16, earlier: &[u8], later: &[u8]) -> Result<Vec<u8>, MergeError> {
-        Ok([earlier, later].concat())
-    }
-}
-
 #[test]
 fn merges_whose_base_may_lie_in_an_older_layer_do_not_become_puts() {
     for (beneath, expected) in [
-        (Beneath::Nothing, (true, 0)),
+        // The operator begins with a dash.
+        (Beneath::Nothing, (true, 1)),
         (Beneath::Values, (false, 1)),
         (Beneath::Expiring, (false, 100)),
     ] {
@@ -174,7 +162,7 @@ fn merges_whose_base_may_lie_in_an_older_layer_do_not_become_puts() {
         let guard = pin();
         let all = (Bound::Unbounded, Bound::Unbounded);
         let view = PruneView::new(at(100), [at(100)]);
-        memtable.prune_range(all, &view, &Append, &guard);
+        memtable.prune_range(all, &view, &Letters, &guard);
         let lookup = memtable.lookup(b"k", at(100), &guard);
         let seen = match lookup.found {
             Found::Put(version) => (true, version.value().len() - 100),
@@ -194,11 +182,11 @@ fn merges_whose_base_may_lie_in_an_older_layer_do_not_become_puts() {
         let mut write = memtable.prepare(1);
         write.add(b"k", Kind::Merge { operator: 0 }, Value::new(b"z"), 0);
         write.install(at(102));
-        memtable.prune_range(all, &PruneView::new(at(102), []), &Append, &guard);
+        memtable.prune_range(all, &PruneView::new(at(102), []), &Letters, &guard);
         let lookup = memtable.lookup(b"k", at(102), &guard);
         assert_eq!(
             lookup.put().map(|put| put.value().to_vec()),
-            Some(b"yz".to_vec()),
+            Some(b"-yz".to_vec()),
             "{beneath:?}"
         );
     }

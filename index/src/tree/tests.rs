@@ -9,9 +9,8 @@ use super::*;
 use crate::levels::Levels;
 use crate::sstable::{Compression, FileId, Sstable, SstableOptions, SstableWriter};
 use crate::testing::Random;
-use crate::{
-    Beneath, Direction, Kind, MergeError, MergeOperators, MergedValue, NodeRef, Value, flush,
-};
+use crate::testing::write_all;
+use crate::{Beneath, Direction, Kind, MergeError, MergeOperators, MergedValue, NodeRef, Value};
 
 const DATABASE: DatabaseId = DatabaseId(7);
 
@@ -155,7 +154,7 @@ fn file_bytes(memtable: &Memtable, id: u64, random: &mut Random) -> Option<Vec<u
     };
     let writer = SstableWriter::new(Vec::new(), DATABASE, FileId(id), options);
     let mut writer = writer.expect("memory");
-    flush(memtable, &mut writer).expect("memory");
+    write_all(memtable, &mut writer).expect("memory");
     let (bytes, properties) = writer.finish().expect("memory");
     (properties.entries + properties.range_deletes > 0).then_some(bytes)
 }
@@ -344,7 +343,7 @@ fn over_one_file(history: &History) -> (Vec<u8>, impl Fn(Vec<u8>) -> Option<Tree
     let options = SstableOptions { block_bytes: 200, ..SstableOptions::default() };
     let writer = SstableWriter::new(Vec::new(), DATABASE, FileId(9), options);
     let mut writer = writer.expect("memory");
-    flush(&written, &mut writer).expect("memory");
+    write_all(&written, &mut writer).expect("memory");
     let (bytes, _) = writer.finish().expect("memory");
     let tree = |bytes: Vec<u8>| {
         let table = Sstable::open(Box::new(bytes), DATABASE, FileId(9)).ok()?;

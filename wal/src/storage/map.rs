@@ -78,14 +78,6 @@ impl FileMap {
             let _ = map.advise_range(Advice::WillNeed, start, bytes);
         }
     }
-
-    /// Tells the system that the whole file is going to be read from front to back.
-    pub fn will_be_scanned(&self) {
-        if let Bytes::Mapped(map) = &self.0 {
-            // A hint: nothing is lost without it.
-            let _ = map.advise(Advice::Sequential);
-        }
-    }
 }
 
 impl Deref for FileMap {
