@@ -288,7 +288,6 @@ fn every_anomaly_that_a_level_allows_is_witnessed() {
 #[test]
 fn readers_see_what_is_acknowledged_and_no_more() {
     let schedules = acknowledged::schedules();
-    let mut stage = Stage::new().unwrap();
     let mut runs = 0u64;
     let every = stride(7);
     let offset = if every > 1 {
@@ -299,6 +298,7 @@ fn readers_see_what_is_acknowledged_and_no_more() {
     for first in LEVELS {
         for second in LEVELS {
             for reader in READERS {
+                let mut stage = Stage::new().unwrap();
                 for schedule in schedules.iter().skip(offset).step_by(every) {
                     runs += 1;
                     stage.run([first, second], reader, schedule).unwrap_or_else(|finding| {

@@ -245,9 +245,9 @@ impl Builder {
 
     /// Whether the engine may start threads: one that drives the log for futures and delayed
     /// batches, one that prepares segments and sweeps. Without them all is done by the callers, in
-    /// an order that a test can repeat, hashes included; futures then make progress only while somebody
-    /// waits or
-    /// writes, and nobody wakes one whose wait for a lock has taken too long. Default: true.
+    /// an order that a test can repeat, hashes included; futures then make progress only while
+    /// somebody waits or writes, and nobody wakes one whose wait for a lock has taken too long.
+    /// Default: true.
     pub fn threads(mut self, threads: bool) -> Self {
         self.threads = threads;
         self

@@ -117,7 +117,8 @@ pub fn schedules() -> Vec<Vec<Move>> {
     all
 }
 
-/// A logged database whose rounds are stepped.
+/// A logged database whose rounds are stepped. For some thousand runs: where its log grows long, a flush
+/// makes more durable than the few lines predict.
 pub struct Stage {
     db: Database,
     steps: Steps,
