@@ -400,6 +400,8 @@ mod hostile_levels;
 #[cfg(test)]
 mod levels;
 #[cfg(test)]
+mod many;
+#[cfg(test)]
 mod operations;
 #[cfg(test)]
 mod tests;

@@ -350,8 +350,7 @@ impl Keyspace {
 
     /// The number of keys at the last acknowledged commit. Exact, and linear in the number of keys.
     pub fn len(&self) -> Result<usize> {
-        let mut range = self.range(..);
-        range.try_fold(0, |count, pair| pair.map(|_| count + 1))
+        Ok(usize::try_from(self.count(..)?).unwrap_or(usize::MAX))
     }
 
     /// Whether there is no key.

@@ -55,6 +55,7 @@ mod catalog;
 mod commit;
 mod core;
 mod files;
+mod many;
 mod pending;
 mod scan;
 mod snapshot;

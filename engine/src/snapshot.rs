@@ -40,12 +40,8 @@ impl Snapshot {
 
     /// The value of a key and when it expires, if there is one.
     pub fn get_entry(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Entry>> {
-        self.check_open()?;
-        keyspace.check(&self.open)?;
+        self.check_keyspace(keyspace)?;
         let read = self.timestamp();
-        if !keyspace.space().exists_at(read) {
-            return Err(keyspace.dropped());
-        }
         let (key, guard) = (key.as_ref(), pin());
         let found = keyspace.space().view(&guard).lookup(key, read, &guard)?;
         self.believe()?;
@@ -83,6 +79,21 @@ impl Snapshot {
             return Range::failed(keyspace, error);
         }
         Range::new(self.clone(), keyspace, read, self.now, bounds)
+    }
+
+    /// The time that expiry is judged against, in Unix milliseconds: when it was made.
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.now
+    }
+
+    /// Refuses what cannot be read any more, and a keyspace that is not there at the timestamp.
+    pub(crate) fn check_keyspace(&self, keyspace: &Keyspace) -> Result<()> {
+        self.check_open()?;
+        keyspace.check(&self.open)?;
+        if !keyspace.space().exists_at(self.timestamp()) {
+            return Err(keyspace.dropped());
+        }
+        Ok(())
     }
 
     pub(crate) fn check_open(&self) -> Result<(), Error> {

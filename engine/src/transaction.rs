@@ -60,6 +60,7 @@ use crate::scan::{Range, prefix_interval};
 
 mod committing;
 mod locking;
+mod many;
 mod reading;
 
 pub use committing::CommitSteps;

@@ -97,7 +97,7 @@ pub use slice::{SHARED_BYTES_MIN, Slice};
 #[cfg(loom)]
 pub use sync::collect;
 pub use sync::{Guard, pin};
-pub use tree::{FileCursors, LevelSet, OpenFile, ReadError, Superseded, Tree, View};
+pub use tree::{Estimate, FileCursors, LevelSet, OpenFile, ReadError, Superseded, Tree, View};
 pub use version::{Kind, Value, VersionRef};
 
 /// An interval of keys.

@@ -196,6 +196,32 @@ impl Skiplist {
         }
     }
 
+    /// About which part of the nodes lies to the left of the target, between 0 and 1: where the way from
+    /// the top down comes by in each page, as if all pages of a level were equally full.
+    pub(crate) fn fraction(&self, target: Target<'_>, _: &Guard) -> f64 {
+        let mut at = self.height().saturating_sub(1);
+        let mut cell = self.head(at);
+        let (mut left, mut width) = (0.0, 1.0);
+        loop {
+            // SAFETY: `_` keeps this thread pinned, since before the page is loaded.
+            let Place { page, probe, .. } = unsafe { settle(cell, target) };
+            let entries = page.count().max(1) as f64;
+            if at == 0 {
+                let before = match target {
+                    Target::At(key) | Target::Below(key) => page.rank(key, probe).0,
+                    Target::First => 0,
+                    Target::Last => page.count(),
+                };
+                return left + width * before as f64 / entries;
+            }
+            let child = target.child(page, probe);
+            left += width * child as f64 / entries;
+            width /= entries;
+            cell = page.child(child);
+            at -= 1;
+        }
+    }
+
     /// The node of `key`: the one that is there, or a new one.
     ///
     /// `tag` is 16 bits of the key's hash, always the same for the same key.

@@ -29,10 +29,12 @@ use crate::sync::{AtomicPtr, Guard, Ordering, Published, defer, pin};
 
 mod files;
 mod gather;
+mod many;
 mod scan;
 
 pub use files::{LevelSet, OpenFile, ReadError, Superseded};
 use gather::Gathered;
+pub use many::Estimate;
 pub use scan::FileCursors;
 
 /// One keyspace: a pointer to its [`View`] of the moment.

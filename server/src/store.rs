@@ -151,6 +151,16 @@ impl Cx<'_> {
         }
     }
 
+    /// How many live keys there are.
+    pub(crate) fn count(&mut self) -> Result<u64, Failure> {
+        let keyspace = self.shared.keyspace(self.session.db);
+        match &mut self.store {
+            Store::Nothing | Store::Latest => Ok(0),
+            Store::Snapshot(snapshot) => Ok(snapshot.count(keyspace, ..)?),
+            Store::Transaction(txn) => Ok(txn.count(keyspace, ..)?),
+        }
+    }
+
     /// Visits the live keys within `bounds`, in order or in reverse, until `visit` breaks.
     pub(crate) fn scan(
         &mut self,

@@ -17,6 +17,7 @@ use crate::hash::Hasher;
 use crate::version::Kind;
 
 mod ahead;
+mod estimate;
 mod inspect;
 mod lookup;
 
@@ -431,6 +432,8 @@ pub(crate) struct Cursor {
     data: DataBlock,
     /// Of the data block.
     offset: u64,
+    /// Which file's and which block `data` is; none: none.
+    loaded: Option<(FileId, u64)>,
     position: Position,
     ahead: Ahead,
 }
@@ -443,10 +446,17 @@ impl Cursor {
         let indexed = Indexed::decode(entry.value).map_err(|Malformed| file.index_damaged())?;
         self.offset = indexed.section.offset;
         self.position.reset();
+        let block = (file.id(), indexed.number);
+        if self.loaded == Some(block) {
+            return Ok(());
+        }
         if let Some((offset, bytes)) = self.ahead.enter(indexed.number, indexed.section) {
             file.pages.will_need(offset, bytes);
         }
-        file.load(indexed, &mut self.data)
+        self.loaded = None;
+        file.load(indexed, &mut self.data)?;
+        self.loaded = Some(block);
+        Ok(())
     }
 
     /// Moves within the data block.
@@ -468,6 +478,11 @@ impl Cursor {
     ) -> Result<T, FileError> {
         let block = file.index_block()?;
         go(&mut self.index, &block).map_err(|Malformed| file.index_damaged())
+    }
+
+    /// Reads the block that it is entered into next, whichever it is.
+    pub(crate) fn forget(&mut self) {
+        self.loaded = None;
     }
 
     /// Bytes that its buffers take.

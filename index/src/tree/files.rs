@@ -107,7 +107,7 @@ impl OpenFile {
         result.map_err(|error| self.failed(error))
     }
 
-    fn gather(
+    pub(super) fn gather(
         &self,
         probe: &mut Probe,
         key: &[u8],
@@ -259,7 +259,7 @@ impl LevelSet {
     }
 
     /// The file of a run that may say something of a key.
-    fn file_at<'f>(files: &'f [Arc<OpenFile>], key: &[u8]) -> Option<&'f Arc<OpenFile>> {
+    pub(super) fn file_at<'f>(files: &'f [Arc<OpenFile>], key: &[u8]) -> Option<&'f Arc<OpenFile>> {
         let behind = files.partition_point(|file| *file.meta.smallest <= *key);
         files.get(behind.checked_sub(1)?).filter(|file| file.spans(key))
     }

@@ -247,6 +247,19 @@ fn layers_say_what_one_memtable_would() {
                 assert!(if below > above { seen == below } else { seen <= above });
             }
         }
+        for _ in 0..40 {
+            let mut keys: Vec<_> = (0..random.below(40)).map(|_| key(random.below(KEYS))).collect();
+            if random.below(4) > 0 {
+                keys.sort();
+            }
+            let read = at(random.below(history.len() + 2) as u64);
+            let mut seen = Vec::new();
+            let told = |number, lookup| seen.push((number, outcome(lookup)));
+            view.lookup_many(&keys, read, &guard, told).expect("sound files");
+            let one = |key: &Vec<u8>| outcome(oracle.lookup(key, read, &guard));
+            let expected: Vec<_> = keys.iter().map(one).enumerate().collect();
+            assert_eq!(seen, expected, "{keys:?} at {read}");
+        }
         for _ in 0..200 {
             let (lower, upper) = (bound(&mut random), bound(&mut random));
             let range = (lower.as_ref().map(|key| &**key), upper.as_ref().map(|key| &**key));
@@ -471,4 +484,67 @@ fn readers_find_what_was_there_while_views_change() {
             reader.join().expect("a reader");
         }
     });
+}
+
+/// Keys in memory, in files, or in both: `keys` ascending ones, of which some are written last.
+fn spread(keys: usize, in_memory: impl Fn(usize) -> bool, random: &mut Random) -> Tree {
+    let put = |number: usize| {
+        let value = vec![b'v'; 10 + number % 20];
+        vec![What::Write(format!("{number:06}").into_bytes(), Kind::Put, value, 0)]
+    };
+    // Not in order: pages are as full as chance has them.
+    let mut numbers: Vec<_> = (0..keys).collect();
+    for at in 0..keys {
+        numbers.swap(at, random.below(keys));
+    }
+    let (active, filed): (Vec<_>, Vec<_>) = numbers.into_iter().partition(|key| in_memory(*key));
+    let [active, filed] = [active, filed].map(|keys| {
+        let history: History = keys.into_iter().map(put).collect();
+        memtable(&history, (0, history.len()), b"", None)
+    });
+    let mut levels = Levels::default();
+    levels.levels[2].extend(file_bytes(&filed, 5, random).map(|bytes| open(bytes, 5)));
+    Tree::new(active, Arc::new(LevelSet::new(levels)))
+}
+
+#[test]
+fn estimates_come_near_what_is_there() {
+    const COUNT: usize = 20_000;
+    let mut random = Random::from_environment("estimates_come_near_what_is_there");
+    let places: [fn(usize) -> bool; 3] = [|_| true, |_| false, |number| number % 3 == 0];
+    for (place, in_memory) in places.into_iter().enumerate() {
+        let tree = spread(COUNT, in_memory, &mut random);
+        let guard = pin();
+        let view = tree.view(&guard);
+        for _ in 0..300 {
+            let from = random.below(COUNT);
+            let to = from + random.below(COUNT - from);
+            let (lower, upper) = (format!("{from:06}"), format!("{to:06}"));
+            let (mut lower, mut upper) =
+                (Bound::Included(lower.as_bytes()), Bound::Excluded(upper.as_bytes()));
+            let (mut first, mut end) = (from, to);
+            if random.below(5) == 0 {
+                (lower, first) = (Bound::Unbounded, 0);
+            }
+            if random.below(5) == 0 {
+                (upper, end) = (Bound::Unbounded, COUNT);
+            }
+            let keys = (end - first) as f64;
+            let bytes: usize = (first..end).map(|number| 6 + 10 + number % 20).sum();
+            let found = view.estimate((lower, upper), &guard).expect("a sound file");
+            // Blocks of less than 1.5 KiB hold at most 70 of these; pages are at least half full.
+            let near = |found: f64, is: f64, one: f64| {
+                found >= 0.5 * is - 80.0 * one && found <= 2.0 * is + 80.0 * one
+            };
+            assert!(near(found.keys, keys, 1.0), "{place}: {found:?} of {keys} from {first}");
+            assert!(near(found.bytes, bytes as f64, 30.0), "{place}: {found:?} of {bytes}");
+            if place == 0 && keys < 1024.0 {
+                assert_eq!((found.keys, found.bytes), (keys, bytes as f64), "few are counted");
+            }
+        }
+        let all = view.estimate((Bound::Unbounded, Bound::Unbounded), &guard).expect("sound");
+        assert!((all.keys - COUNT as f64).abs() < 0.5, "all is known: {all:?}");
+        let none = (Bound::Included(&b"9"[..]), Bound::Unbounded);
+        assert_eq!(view.estimate(none, &guard).expect("sound"), Estimate::default());
+    }
 }

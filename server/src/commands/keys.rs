@@ -362,12 +362,8 @@ pub(super) fn range(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> O
 
 /// `DBSIZE`
 pub(super) fn dbsize(cx: &mut Cx<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
-    let mut count = 0;
-    cx.scan((Bound::Unbounded, Bound::Unbounded), false, |_, _| {
-        count += 1;
-        ControlFlow::Continue(())
-    })?;
-    reply.count(count);
+    let count = cx.count()?;
+    reply.count(usize::try_from(count).unwrap_or(usize::MAX));
     Ok(())
 }
 

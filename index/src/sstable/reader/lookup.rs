@@ -202,6 +202,12 @@ impl Probe {
         Probe { hash: filter::hasher().hash(key), cursor: spare.unwrap_or_default() }
     }
 
+    /// Goes on to another key, best a later one of the same file: what lies in the same block is not read
+    /// again.
+    pub(crate) fn aim(&mut self, key: &[u8]) {
+        self.hash = filter::hasher().hash(key);
+    }
+
     /// Goes to the newest version of the key at or below `read`. Gives whether there is one, and whether
     /// there is one above.
     pub(crate) fn find(
@@ -253,7 +259,9 @@ impl Probe {
 
 impl Drop for Probe {
     fn drop(&mut self) {
-        let cursor = std::mem::take(&mut self.cursor);
+        let mut cursor = std::mem::take(&mut self.cursor);
+        // The next one may be for another database's file of the same number.
+        cursor.forget();
         if cursor.buffer_bytes() <= SPARE_BYTES_MAX {
             // A thread that is ending keeps nothing.
             let _ = SPARE.try_with(|spare| spare.set(Some(cursor)));
