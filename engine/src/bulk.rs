@@ -9,6 +9,7 @@
 use std::sync::Arc;
 
 use isolith_index::Value;
+use isolith_index::sstable::SstableOptions;
 use isolith_txn::{Isolation, Request, Space, SpaceWrites, Write};
 use isolith_wal::{Durability, Lsn};
 
@@ -132,11 +133,12 @@ impl Buffer {
 
 impl BulkLoad {
     pub(crate) fn new(open: &Arc<Open>, space: &Arc<Space>, options: BulkLoadOptions) -> Self {
+        let of_files = SstableOptions { space: space.id, ..SstableOptions::default() };
         Self {
             open: Arc::clone(open),
             space: Arc::clone(space),
             options,
-            loaded: open.files().map(Loaded::new),
+            loaded: open.files().map(|files| Loaded::new(files, of_files)),
             last_key: Vec::new(),
             buffer: Buffer::default(),
             entries: 0,

@@ -309,11 +309,7 @@ impl Files {
         WorkError::Io { what: self.storage.display(Path::new(path)), source }
     }
 
-    fn new_file(&self) -> Done<SstableWriter<Sink>> {
-        self.new_file_with(SstableOptions::default())
-    }
-
-    fn new_file_with(&self, options: SstableOptions) -> Done<SstableWriter<Sink>> {
+    fn new_file(&self, options: SstableOptions) -> Done<SstableWriter<Sink>> {
         // Relaxed: distinct numbers are all that is wanted.
         let file = FileId(self.next_file.fetch_add(1, Ordering::Relaxed));
         let name = file_name(file);

@@ -43,6 +43,8 @@ const KIND_DELETE: u8 = 1;
 const KIND_MERGE: u8 = 2;
 const KIND_BITS: u8 = 3;
 const HAS_TIME: u8 = 4;
+/// In every entry of an index, and in no other: the two are not to be taken for each other.
+const IN_INDEX: u8 = 8;
 
 /// The order of versions: by key, and newest first.
 pub(crate) fn order(left: (&[u8], Lsn), right: (&[u8], Lsn)) -> Ordering {
@@ -59,9 +61,15 @@ pub(crate) struct BlockBuilder {
     last_key: Vec<u8>,
     base: Lsn,
     restart_every: usize,
+    in_index: bool,
 }
 
 impl BlockBuilder {
+    /// An index: every entry is a restart.
+    pub(crate) fn of_index() -> Self {
+        Self { in_index: true, ..Self::new(1) }
+    }
+
     /// A block with a restart every so many entries.
     pub(crate) fn new(restart_every: usize) -> Self {
         Self {
@@ -71,6 +79,7 @@ impl BlockBuilder {
             last_key: Vec::new(),
             base: Lsn::ZERO,
             restart_every,
+            in_index: false,
         }
     }
 
@@ -106,7 +115,8 @@ impl BlockBuilder {
         };
         let bytes = &mut self.bytes;
         bytes.reserve(HEAD_BYTES_MAX + key.len() - shared + entry.value.len());
-        bytes.push(kind | if entry.time != 0 { HAS_TIME } else { 0 });
+        let time = if entry.time != 0 { HAS_TIME } else { 0 };
+        bytes.push(kind | time | if self.in_index { IN_INDEX } else { 0 });
         put_number(bytes, shared as u64);
         put_number(bytes, (key.len() - shared) as u64);
         put_number(bytes, entry.value.len() as u64);
@@ -205,7 +215,7 @@ impl<'b> Block<'b> {
             }
             _ => return Err(Malformed),
         };
-        if flags & !(KIND_BITS | HAS_TIME) != 0 {
+        if flags & !(KIND_BITS | HAS_TIME | IN_INDEX) != 0 {
             return Err(Malformed);
         }
         let time = if flags & HAS_TIME == 0 { 0 } else { number(&mut input)? };
@@ -271,6 +281,11 @@ impl Position {
     /// The key of the entry that it is at.
     pub(crate) fn key(&self) -> &[u8] {
         &self.key
+    }
+
+    /// Whether the entry that it is at is one of an index.
+    pub(crate) fn is_of_index(&self, block: &Block<'_>) -> bool {
+        block.entries.get(self.at).is_some_and(|flags| flags & IN_INDEX != 0)
     }
 
     fn forget_passed(&mut self) {

@@ -19,6 +19,7 @@
 mod filter;
 mod format;
 mod reader;
+mod salvage;
 mod writer;
 
 #[cfg(test)]
@@ -27,4 +28,5 @@ mod tests;
 pub use format::{Compression, FORMAT_NUMBER, FileError, FileId, Properties};
 pub(crate) use reader::{Cursor, Probe, is_above, is_below};
 pub use reader::{FileCursor, FileRangeDelete, FileSource, Pages, Sstable, VersionAt};
+pub use salvage::{Lost, LostPart, SalvageCursor, Salvaged, SalvagedVersion, claimed};
 pub use writer::{FileSink, SstableOptions, SstableWriter};

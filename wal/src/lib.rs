@@ -65,6 +65,8 @@ mod replay;
 
 mod reader;
 
+mod salvage;
+
 mod log;
 
 #[cfg(test)]
@@ -81,6 +83,7 @@ pub use log::{Durability, Horizon, Log, LogOptions, LogStats, Opened, Preparatio
 pub use lsn::{AtomicLsn, Lsn};
 pub use reader::{LogReader, Replayed};
 pub use replay::{EachRecord, ReplayReport, TornTail};
+pub use salvage::{LogRemains, log_remains};
 pub use space::Credit;
 pub use storage::backend::{BackendChoice, BackendKind, IoBackend, open_storage};
 pub use storage::faulty;

@@ -35,6 +35,7 @@ type Head = Reverse<(Vec<u8>, Reverse<usize>)>;
 /// Files that are written and not live: gone with it unless they are taken.
 pub(crate) struct Loaded {
     files: Arc<Files>,
+    options: SstableOptions,
     writer: Option<(FileId, SstableWriter<Sink>)>,
     finished: Vec<OpenFile>,
     /// Sorted runs that are to be merged, oldest first.
@@ -42,9 +43,9 @@ pub(crate) struct Loaded {
 }
 
 impl Loaded {
-    pub(crate) fn new(files: &Arc<Files>) -> Self {
+    pub(crate) fn new(files: &Arc<Files>, options: SstableOptions) -> Self {
         let files = Arc::clone(files);
-        Self { files, writer: None, finished: Vec::new(), runs: Vec::new() }
+        Self { files, options, writer: None, finished: Vec::new(), runs: Vec::new() }
     }
 
     /// Adds the next pair, whose key is above all before.
@@ -54,7 +55,7 @@ impl Loaded {
             self.end_file()?;
         }
         if self.writer.is_none() {
-            self.writer = Some(self.files.begin_file(SstableOptions::default())?);
+            self.writer = Some(self.files.begin_file(self.options)?);
         }
         let Some((file, writer)) = &mut self.writer else { return Ok(()) };
         let added = writer.add(key, Lsn::ZERO, Kind::Put, expires_at, value);
@@ -84,7 +85,7 @@ impl Loaded {
         let plain = SstableOptions {
             compression: Compression::None,
             filter_bits_per_key: 0,
-            ..SstableOptions::default()
+            ..self.options
         };
         let (file, mut writer) = self.files.begin_file(plain)?;
         let io = |source| self.files.io(&file_name(file), source);
@@ -294,7 +295,7 @@ impl Files {
     }
 
     fn begin_file(&self, options: SstableOptions) -> Done<(FileId, SstableWriter<Sink>)> {
-        let writer = self.new_file_with(options)?;
+        let writer = self.new_file(options)?;
         Ok((writer.file(), writer))
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use isolith_index::compact::{CompactError, Compacted, CompactionRules, Outputs, compact};
 use isolith_index::levels::{Plan, pick};
 use isolith_index::manifest::Edit;
-use isolith_index::sstable::{Properties, Sstable, SstableWriter};
+use isolith_index::sstable::{Properties, Sstable, SstableOptions, SstableWriter};
 use isolith_index::{Beneath, LevelSet, OpenFile, PruneView, ReadError, pin};
 use isolith_txn::Space;
 
@@ -19,13 +19,15 @@ use crate::merge::Calm;
 /// The files that a flush or a compaction writes. What was finished and is not taken away is removed.
 pub(super) struct NewFiles<'a> {
     files: &'a Files,
+    options: SstableOptions,
     finished: Vec<OpenFile>,
     failed: Option<WorkError>,
 }
 
 impl<'a> NewFiles<'a> {
-    pub(super) fn new(files: &'a Files) -> Self {
-        Self { files, finished: Vec::new(), failed: None }
+    pub(super) fn new(files: &'a Files, space: &Space) -> Self {
+        let options = SstableOptions { space: space.id, ..SstableOptions::default() };
+        Self { files, options, finished: Vec::new(), failed: None }
     }
 
     /// The files; from here on they are the caller's.
@@ -59,7 +61,7 @@ impl Outputs for NewFiles<'_> {
     type Sink = Sink;
 
     fn begin(&mut self) -> io::Result<SstableWriter<Sink>> {
-        let begun = self.files.new_file();
+        let begun = self.files.new_file(self.options);
         self.told(begun)
     }
 
@@ -223,7 +225,7 @@ impl Files {
         let rules = self.rules(space, &view, &operators, expired_before);
         let beneath = if plan.bottom { Beneath::Nothing } else { rules.beneath };
         let rules = CompactionRules { beneath, fences: &fences, ..rules };
-        let mut outputs = NewFiles::new(self);
+        let mut outputs = NewFiles::new(self, space);
         let all = (Bound::Unbounded, Bound::Unbounded);
         match compact(&tables, all, &rules, &mut outputs) {
             Ok(compacted) => Ok((outputs.take(), compacted)),

@@ -85,6 +85,12 @@ pub enum Compression {
 
 const COMPRESSION_NONE: u8 = 0;
 const COMPRESSION_LZ4: u8 = 1;
+/// No compression has a larger number.
+const COMPRESSION_MAX: u8 = 15;
+/// Bytes of a frame behind what it holds: compression, length, checksum.
+pub(crate) const FRAME_END_BYTES: usize = 9;
+/// Where in the footer the keyspace's number lies.
+const SPACE_IN_FOOTER: usize = 80;
 
 /// Where in all databases a block lies.
 #[derive(Clone, Copy, Debug)]
@@ -95,11 +101,16 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    fn checksum(self, parts: &[&[u8]]) -> u32 {
+    fn hasher(self) -> crc32fast::Hasher {
         let mut hasher = crc32fast::Hasher::new();
         hasher.update(&self.database.0.to_le_bytes());
         hasher.update(&self.file.0.to_le_bytes());
         hasher.update(&self.offset.to_le_bytes());
+        hasher
+    }
+
+    fn checksum(self, parts: &[&[u8]]) -> u32 {
+        let mut hasher = self.hasher();
         for part in parts {
             hasher.update(part);
         }
@@ -180,13 +191,60 @@ pub(crate) fn decompress(
     }
 }
 
+/// What a whole frame holds, as a copy.
+pub(crate) fn unpack(framed: &[u8], place: Place) -> Result<Vec<u8>, FileError> {
+    let mut bytes = Vec::new();
+    match unframe(framed, place)? {
+        Framed::Plain(plain) => bytes.extend_from_slice(plain),
+        Framed::Lz4(packed, raw) => decompress(packed, raw, place.offset, &mut bytes)?,
+    }
+    Ok(bytes)
+}
+
+// ---- frames that nothing leads to
+
+/// The places where a frame may end, by the few bytes that tell its compression and length: all places
+/// where one does, and few others.
+pub(crate) fn frame_ends(bytes: &[u8]) -> Vec<usize> {
+    let ends = bytes.windows(FRAME_END_BYTES).enumerate().filter(|&(at, window)| {
+        let raw = number_at(window, 1) as usize;
+        match window[0] {
+            COMPRESSION_NONE => raw <= at,
+            // Other compressions are no denser than this by far.
+            tag => tag <= COMPRESSION_MAX && raw / 255 <= at,
+        }
+    });
+    ends.map(|(at, _)| at + FRAME_END_BYTES).collect()
+}
+
+/// Where the frame ends that begins at `place`, if one does: at the first of the `ends`, which ascend, at
+/// which the checksum is right.
+pub(crate) fn frame_from(
+    bytes: &[u8],
+    place: Place,
+    ends: impl Iterator<Item = usize>,
+) -> Option<usize> {
+    let mut reached = usize::try_from(place.offset).ok()?;
+    let mut hasher = place.hasher();
+    for end in ends {
+        let body_end = end.checked_sub(4)?;
+        hasher.update(bytes.get(reached..body_end)?);
+        reached = body_end;
+        if hasher.clone().finalize() == number_at(bytes, body_end) {
+            return Some(end);
+        }
+    }
+    None
+}
+
 /// The first bytes of a file.
-pub(crate) fn header(database: DatabaseId, file: FileId) -> [u8; HEADER_BYTES] {
+pub(crate) fn header(database: DatabaseId, file: FileId, space: u32) -> [u8; HEADER_BYTES] {
     let mut header = [0; HEADER_BYTES];
     header[..8].copy_from_slice(&HEADER_MAGIC);
     header[8..12].copy_from_slice(&FORMAT_NUMBER.to_le_bytes());
     header[16..32].copy_from_slice(&database.0.to_le_bytes());
     header[32..40].copy_from_slice(&file.0.to_le_bytes());
+    header[40..44].copy_from_slice(&space.to_le_bytes());
     let checksum = checksum_around(&header, 12);
     header[12..16].copy_from_slice(&checksum.to_le_bytes());
     header
@@ -218,10 +276,25 @@ pub(crate) fn check_header(
     if number_at(header, 12) != checksum_around(header, 12) {
         return Err(damaged(0, "the header's checksum does not match"));
     }
-    if *header != self::header(database, file) {
+    if *header != self::header(database, file, number_at(header, 40)) {
         return Err(damaged(0, "the file belongs to another place"));
     }
     Ok(())
+}
+
+/// The database and the keyspace that a file's first bytes name, if they are whole.
+pub(crate) fn claimed_by_header(bytes: &[u8]) -> Option<(DatabaseId, u32)> {
+    let header: &[u8; HEADER_BYTES] = bytes.first_chunk()?;
+    let whole = header[..8] == HEADER_MAGIC
+        && number_at(header, 8) <= FORMAT_NUMBER
+        && number_at(header, 12) == checksum_around(header, 12);
+    let database = header[16..].first_chunk().map(|bytes| u128::from_le_bytes(*bytes))?;
+    whole.then(|| (DatabaseId(database), number_at(header, 40)))
+}
+
+/// The keyspace that a whole footer names.
+pub(crate) fn space_in_footer(footer: &[u8]) -> u32 {
+    number_at(footer, SPACE_IN_FOOTER)
 }
 
 fn number_at(bytes: &[u8], at: usize) -> u32 {
@@ -249,8 +322,9 @@ pub(crate) struct Footer {
 }
 
 impl Footer {
-    pub(crate) fn encode(&self, place: Place) -> [u8; FOOTER_BYTES] {
+    pub(crate) fn encode(&self, place: Place, space: u32) -> [u8; FOOTER_BYTES] {
         let mut footer = [0; FOOTER_BYTES];
+        footer[SPACE_IN_FOOTER..][..4].copy_from_slice(&space.to_le_bytes());
         let sections = [self.filter, self.range_deletes, self.index, self.properties];
         for (section, field) in sections.iter().zip(footer.chunks_exact_mut(16)) {
             field[..8].copy_from_slice(&section.offset.to_le_bytes());

@@ -100,15 +100,15 @@ pub struct VersionAt {
 
 /// What the index says of a data block.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Indexed {
+pub(super) struct Indexed {
     number: u64,
-    section: Section,
+    pub(super) section: Section,
     stamp_min: Lsn,
     stamp_max: Lsn,
 }
 
 impl Indexed {
-    fn decode(mut value: &[u8]) -> Result<Self, Malformed> {
+    pub(super) fn decode(mut value: &[u8]) -> Result<Self, Malformed> {
         let value = &mut value;
         let mut next = || block::number(value);
         let (number, offset, bytes) = (next()?, next()?, next()?);
@@ -409,7 +409,7 @@ impl Sstable {
     }
 }
 
-fn decode_range_deletes(mut input: &[u8]) -> Result<Vec<FileRangeDelete>, Malformed> {
+pub(super) fn decode_range_deletes(mut input: &[u8]) -> Result<Vec<FileRangeDelete>, Malformed> {
     let input = &mut input;
     let mut range_deletes = Vec::new();
     while !input.is_empty() {

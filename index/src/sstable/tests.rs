@@ -71,6 +71,7 @@ fn every_option() -> impl Iterator<Item = SstableOptions> {
     [Compression::None, Compression::Lz4].into_iter().flat_map(|compression| {
         [64, 4096].into_iter().flat_map(move |block_bytes| {
             [0, 10].map(|filter_bits_per_key| SstableOptions {
+                space: 7,
                 block_bytes,
                 compression,
                 filter_bits_per_key,
@@ -227,8 +228,12 @@ fn every_flipped_bit_and_every_cut_is_found() {
 
 #[test]
 fn blocks_that_changed_places_are_found() {
-    let options =
-        SstableOptions { block_bytes: 256, compression: Compression::None, filter_bits_per_key: 0 };
+    let options = SstableOptions {
+        space: 0,
+        block_bytes: 256,
+        compression: Compression::None,
+        filter_bits_per_key: 0,
+    };
     let mut writer = SstableWriter::new(Vec::new(), DATABASE, FILE, options).expect("memory");
     let mut ends = vec![writer.bytes()];
     for number in 0..200u64 {

@@ -13,6 +13,9 @@ use crate::version::Kind;
 /// How a file is written.
 #[derive(Clone, Copy, Debug)]
 pub struct SstableOptions {
+    /// The number of the keyspace that the file is of. Readers go by the manifest: it is for who has lost
+    /// that.
+    pub space: u32,
     /// A data block is ended once it has so many bytes before compression.
     pub block_bytes: usize,
     /// How data blocks are compressed.
@@ -23,7 +26,7 @@ pub struct SstableOptions {
 
 impl Default for SstableOptions {
     fn default() -> Self {
-        Self { block_bytes: 4096, compression: Compression::Lz4, filter_bits_per_key: 10 }
+        Self { space: 0, block_bytes: 4096, compression: Compression::Lz4, filter_bits_per_key: 10 }
     }
 }
 
@@ -102,7 +105,7 @@ impl<S: FileSink> SstableWriter<S> {
         file: FileId,
         options: SstableOptions,
     ) -> io::Result<Self> {
-        let header = format::header(database, file);
+        let header = format::header(database, file, options.space);
         sink.append(&header)?;
         Ok(Self {
             sink,
@@ -110,7 +113,7 @@ impl<S: FileSink> SstableWriter<S> {
             options,
             hasher: filter::hasher(),
             data: BlockBuilder::new(RESTART_EVERY),
-            index: BlockBuilder::new(1),
+            index: BlockBuilder::of_index(),
             ended: None,
             blocks: 0,
             zone: Zone::EMPTY,
@@ -290,7 +293,7 @@ impl<S: FileSink> SstableWriter<S> {
         let mut raw = Vec::new();
         self.properties.encode(&mut raw);
         footer.properties = self.section(&raw, Compression::None)?;
-        self.sink.append(&footer.encode(self.place))?;
+        self.sink.append(&footer.encode(self.place, self.options.space))?;
         self.place.offset += FOOTER_BYTES as u64;
         Ok((self.sink, self.properties))
     }

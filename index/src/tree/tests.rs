@@ -148,6 +148,7 @@ fn memtable(
 
 fn file_bytes(memtable: &Memtable, id: u64, random: &mut Random) -> Option<Vec<u8>> {
     let options = SstableOptions {
+        space: 0,
         block_bytes: 40 << random.below(6),
         compression: [Compression::None, Compression::Lz4][random.below(2)],
         filter_bits_per_key: [0, 10][random.below(2)],

@@ -1,0 +1,179 @@
+//! A file is damaged in every way that a test can think of: what is left is right, and what is not left is
+//! told.
+
+use std::collections::BTreeMap;
+
+use super::super::{Compression, FileId, SstableOptions, SstableWriter};
+use super::*;
+use crate::testing::Random;
+
+const DATABASE: DatabaseId = DatabaseId(9);
+const FILE: FileId = FileId(4);
+const SPACE: u32 = 6;
+
+type Versions = BTreeMap<(Vec<u8>, std::cmp::Reverse<Lsn>), (Kind, u64, Vec<u8>)>;
+
+fn versions(random: &mut Random) -> Versions {
+    let mut versions = Versions::new();
+    for number in 0..70 {
+        let key = format!("key{:03}{}", number, "x".repeat(random.below(20))).into_bytes();
+        for _ in 0..1 + random.below(3) {
+            let stamp = std::cmp::Reverse(Lsn::new(0, 1 + random.below(10_000) as u64));
+            let value = vec![b'a' + random.below(26) as u8; random.below(60)];
+            let kind = [Kind::Put, Kind::Delete, Kind::Merge { operator: 3 }][random.below(3)];
+            versions.insert((key.clone(), stamp), (kind, random.below(2) as u64, value));
+        }
+    }
+    versions
+}
+
+fn written(versions: &Versions, random: &mut Random, range_deletes: bool) -> Vec<u8> {
+    let options = SstableOptions {
+        space: SPACE,
+        block_bytes: 60 << random.below(4),
+        compression: [Compression::None, Compression::Lz4][random.below(2)],
+        filter_bits_per_key: [0, 10][random.below(2)],
+    };
+    let mut writer = SstableWriter::new(Vec::new(), DATABASE, FILE, options).expect("memory");
+    for ((key, stamp), (kind, time, value)) in versions {
+        writer.add(key, stamp.0, *kind, *time, value).expect("memory");
+    }
+    if range_deletes {
+        writer.add_range_delete(b"key01", Some(b"key02"), Lsn::new(0, 77));
+    }
+    writer.finish().expect("memory").0
+}
+
+fn lies_in(key: &[u8], lost: &LostPart) -> bool {
+    let Lost::Versions(after, through) = &lost.lost else { return false };
+    let after = after.as_ref().is_none_or(|(after, with)| key > &**after || *with && key == after);
+    after && through.as_deref().is_none_or(|through| key <= through)
+}
+
+/// Checks what is left of a file; gives how many versions are not.
+fn check(bytes: Vec<u8>, versions: &Versions, range_deletes: bool, when: &str) -> usize {
+    let salvaged = Salvaged::of(Box::new(bytes), DATABASE, FILE);
+    let mut left = versions.clone();
+    let mut cursor = SalvageCursor::new(&salvaged);
+    let (mut entries, mut last) = (0, None);
+    while cursor.advance() {
+        let (key, stamp, kind, time, value) = cursor.version().expect("at a version");
+        let at = (key.to_vec(), std::cmp::Reverse(stamp));
+        let was = left.remove(&at);
+        assert_eq!(was, Some((kind, time, value.to_vec())), "{when}: never written, or twice");
+        assert!(last.as_ref() < Some(&at), "{when}: out of order");
+        last = Some(at);
+        entries += 1;
+    }
+    assert_eq!(entries, salvaged.entries());
+    for (key, _) in left.keys() {
+        let told = salvaged.lost().iter().any(|lost| lies_in(key, lost));
+        assert!(told, "{when}: {} is lost and not told: {salvaged:?}", key.escape_ascii());
+    }
+    match salvaged.range_deletes() {
+        [] if range_deletes => {
+            let told = |lost: &LostPart| {
+                matches!(lost.lost, Lost::RangeDeletes | Lost::Versions(None, None))
+            };
+            assert!(salvaged.lost().iter().any(told), "{when}: {salvaged:?}");
+        }
+        [] => {}
+        found => assert_eq!(found.len(), usize::from(range_deletes), "{when}"),
+    }
+    if left.is_empty() || salvaged.entries() > 0 {
+        assert_eq!(salvaged.space(), Some(SPACE), "{when}: {salvaged:?}");
+    }
+    left.len()
+}
+
+#[test]
+fn a_sound_file_loses_nothing() {
+    let mut random = Random::from_environment("a_sound_file_loses_nothing");
+    for range_deletes in [false, true] {
+        let versions = versions(&mut random);
+        let bytes = written(&versions, &mut random, range_deletes);
+        assert_eq!(claimed(&bytes), Some((DATABASE, SPACE)));
+        let salvaged = Salvaged::of(Box::new(bytes.clone()), DATABASE, FILE);
+        assert_eq!(salvaged.lost(), []);
+        assert_eq!(check(bytes.clone(), &versions, range_deletes, "sound"), 0);
+        // Another database's, or another file's: nothing of it is believed.
+        for (database, file) in [(DatabaseId(1), FILE), (DATABASE, FileId(5))] {
+            let foreign = Salvaged::of(Box::new(bytes.clone()), database, file);
+            assert_eq!(foreign.entries(), 0);
+            assert_eq!(foreign.lost()[0].lost, Lost::Versions(None, None));
+        }
+    }
+}
+
+#[test]
+fn a_bit_costs_a_block_at_most() {
+    let mut random = Random::from_environment("a_bit_costs_a_block_at_most");
+    for range_deletes in [false, true] {
+        let versions = versions(&mut random);
+        let bytes = written(&versions, &mut random, range_deletes);
+        let mut lost = 0;
+        for place in 0..bytes.len() {
+            let mut bytes = bytes.clone();
+            bytes[place] ^= 1 << random.below(8);
+            let when = format!("a bit at {place} of {}", bytes.len());
+            let told = Salvaged::of(Box::new(bytes.clone()), DATABASE, FILE).lost().to_vec();
+            assert!(!told.is_empty(), "{when}");
+            let gone = check(bytes, &versions, range_deletes, &when);
+            // A version may have 100 bytes, and a block not quite 600.
+            assert!(gone <= 60, "{when}: {gone} versions");
+            lost += gone;
+        }
+        assert!(lost > 0);
+    }
+}
+
+#[test]
+fn a_file_that_is_cut_short_keeps_what_lies_before() {
+    let mut random = Random::from_environment("a_file_that_is_cut_short_keeps_what_lies_before");
+    for range_deletes in [false, true] {
+        let versions = versions(&mut random);
+        let bytes = written(&versions, &mut random, range_deletes);
+        let gone = |length: usize| {
+            let when = format!("cut at {length} of {}", bytes.len());
+            check(bytes[..length].to_vec(), &versions, range_deletes, &when)
+        };
+        let mut before = versions.len();
+        for length in HEADER_BYTES..bytes.len() {
+            let now = gone(length);
+            assert!(now <= before, "more is lost of {length} bytes than of fewer");
+            before = now;
+        }
+        assert_eq!(before, 0, "only the footer is cut");
+        for length in 0..HEADER_BYTES {
+            assert_eq!(gone(length), versions.len());
+        }
+    }
+}
+
+#[test]
+fn whatever_is_overwritten_nothing_wrong_is_read() {
+    let mut random = Random::from_environment("whatever_is_overwritten_nothing_wrong_is_read");
+    let (mut most, mut all) = (0, 0);
+    for round in 0..400 {
+        let range_deletes = random.below(2) == 0;
+        let versions = versions(&mut random);
+        let whole = written(&versions, &mut random, range_deletes);
+        let mut bytes = whole.clone();
+        for _ in 0..1 + random.below(4) {
+            let (from, long) = (random.below(bytes.len()), 1 + random.below(200));
+            let to = (from + long).min(bytes.len());
+            // The header's claim is checked by itself.
+            let fill = random.below(256) as u8;
+            bytes[from.max(HEADER_BYTES).min(to)..to].fill(fill);
+        }
+        if random.below(3) == 0 {
+            // As if the end were another file's.
+            let end = bytes.len() - FOOTER_BYTES;
+            bytes[end..].fill(0);
+        }
+        let gone = check(bytes, &versions, range_deletes, &format!("round {round}"));
+        most += usize::from(gone < versions.len());
+        all += usize::from(gone == versions.len());
+    }
+    assert!(most > 300, "{most} files kept something, {all} nothing");
+}
