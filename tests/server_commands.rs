@@ -648,3 +648,47 @@ fn every_durability_answers() {
         );
     }
 }
+
+#[test]
+fn keyspaces_and_their_options() {
+    check(
+        r#"
+        KEYSPACE OPTIONS none => nil
+        KEYSPACE OPTIONS db3 => ["compression", "lz4", "filter", "10", "prefix", "none", "ttl", "0", "merge", "none", "block", "4096"]
+        KEYSPACE SET db3 COMPRESSION zstd:9 TTL 60000 PREFIX upto:: MERGE add-i64 => +OK
+        KEYSPACE OPTIONS db3 => ["compression", "zstd:9", "filter", "10", "prefix", "upto::", "ttl", "60000", "merge", "add-i64", "block", "4096"]
+        KEYSPACE SET db3 FILTER 0 => -ERR a keyspace's options: a filter of prefixes contradicts filters of no bits
+        KEYSPACE SET db3 PREFIX none FILTER 0 => +OK
+        KEYSPACE SET db3 TTL soon => -ERR 'soon' is no value of the option 'TTL'
+        KEYSPACE SET db3 SIZE 3 => -ERR '3' is no value of the option 'SIZE'
+        KEYSPACE SET db3 MERGE mine => -ERR the merge operator 'mine' is not registered: open the database with it
+        KEYSPACE SET db3 TTL => -ERR wrong number of arguments for 'keyspace|set' command
+        KEYSPACE SET db3 TTL 1 BLOCK => -ERR syntax error
+        KEYSPACE SET none TTL 1 => -ERR no such keyspace
+        KEYSPACE CREATE logs COMPRESSION zstd PREFIX length:4 BLOCK 65536 => +OK
+        KEYSPACE CREATE logs COMPRESSION zstd PREFIX length:4 BLOCK 65536 => +OK
+        KEYSPACE CREATE logs => -ERR keyspace 'logs' is there already, with other options
+        KEYSPACE OPTIONS logs => ["compression", "zstd:3", "filter", "10", "prefix", "length:4", "ttl", "0", "merge", "none", "block", "65536"]
+        KEYSPACE LIST => ["db0", "db1", "db10", "db11", "db12", "db13", "db14", "db15", "db2", "db3", "db4", "db5", "db6", "db7", "db8", "db9", "logs"]
+        SELECT 3 => +OK
+        SET k 1 => +OK
+        EXPIRETIME none => :-2
+        PERSIST k => :1
+        TTL k => :-1
+        INCR k => :2
+        APPEND k 0 => :2
+        TTL k => :-1
+        RENAME k l => +OK
+        TTL l => :-1
+        SET l 5 KEEPTTL => +OK
+        TTL l => :-1
+        INCR n => :1
+        PERSIST n => :1
+        MERGE n "" 4 => +OK
+        GET n => "5"
+        SET m 1 EX 100000 => +OK
+        GETEX m PERSIST => "1"
+        TTL m => :-1
+        "#,
+    );
+}

@@ -9,17 +9,16 @@
 use std::sync::Arc;
 
 use isolith_index::Value;
-use isolith_index::sstable::SstableOptions;
 use isolith_txn::{Isolation, Request, Space, SpaceWrites, Write};
 use isolith_wal::{Durability, Lsn};
 
+use crate::catalog::put_expiry;
 use crate::commit::Commit;
 use crate::core::Core;
 use crate::database::Open;
 use crate::error::{Error, Result};
 use crate::files::Loaded;
 use crate::keyspace::Keyspace;
-use crate::options::stored_expiry;
 use crate::pending::CommitInfo;
 use crate::transaction::{Queued, add, check_key, check_value};
 
@@ -133,7 +132,7 @@ impl Buffer {
 
 impl BulkLoad {
     pub(crate) fn new(open: &Arc<Open>, space: &Arc<Space>, options: BulkLoadOptions) -> Self {
-        let of_files = SstableOptions { space: space.id, ..SstableOptions::default() };
+        let of_files = open.keyspace_options(space.id).of_files(space.id);
         Self {
             open: Arc::clone(open),
             space: Arc::clone(space),
@@ -155,7 +154,8 @@ impl BulkLoad {
         self.add_expiring(key, value, None)
     }
 
-    /// Adds a pair that expires, in Unix milliseconds.
+    /// Adds a pair that expires, in Unix milliseconds: see
+    /// [`PutOptions::expires_at`](crate::PutOptions::expires_at).
     ///
     /// # Errors
     /// As [`BulkLoad::add`].
@@ -168,7 +168,7 @@ impl BulkLoad {
         let (key, value) = (key.as_ref(), value.as_ref());
         check_key(key)?;
         check_value(value)?;
-        let expires_at = stored_expiry(expires_at);
+        let expires_at = put_expiry(&self.space, expires_at, || self.open.now());
         if self.options.sorted {
             if self.entries > 0 && *key <= *self.last_key {
                 let (key, after) = (key.into(), self.last_key.as_slice().into());

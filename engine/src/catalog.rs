@@ -1,4 +1,4 @@
-//! The keyspaces of a database, by name and by number.
+//! The keyspaces of a database, by name and by number, and what each was asked for.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
@@ -6,6 +6,11 @@ use std::sync::{Arc, Weak};
 use isolith_txn::{Space, SpaceId};
 
 use crate::core::SYSTEM_SPACE;
+
+mod options;
+
+pub use options::KeyspaceOptions;
+pub(crate) use options::{Definition, put_expiry};
 
 /// Dropped keyspaces that may be remembered without a look whether anybody uses them.
 const DROPPED_KEPT: usize = 32;
@@ -16,13 +21,20 @@ pub(crate) struct Catalog {
     pub(crate) by_name: BTreeMap<Arc<str>, Arc<Space>>,
     /// Those that were dropped and that somebody still uses included.
     pub(crate) all: HashMap<SpaceId, (Arc<str>, Weak<Space>)>,
+    /// Those of living keyspaces that are not the defaults.
+    options: HashMap<SpaceId, Arc<KeyspaceOptions>>,
     /// The number of the next keyspace: never given twice.
     pub(crate) next: SpaceId,
 }
 
 impl Catalog {
     pub(crate) fn new() -> Self {
-        Self { by_name: BTreeMap::new(), all: HashMap::new(), next: SYSTEM_SPACE + 1 }
+        Self {
+            by_name: BTreeMap::new(),
+            all: HashMap::new(),
+            options: HashMap::new(),
+            next: SYSTEM_SPACE + 1,
+        }
     }
 
     /// A number for a new keyspace. It is taken before the keyspace is named: whoever writes the names to a
@@ -33,8 +45,9 @@ impl Catalog {
         next
     }
 
-    pub(crate) fn insert(&mut self, name: &str, space: Arc<Space>) {
+    pub(crate) fn insert(&mut self, name: &str, space: Arc<Space>, options: KeyspaceOptions) {
         let name: Arc<str> = name.into();
+        self.set_options(&space, options);
         self.next = self.next.max(space.id.saturating_add(1));
         if self.all.len() > 2 * self.by_name.len() + DROPPED_KEPT {
             self.all.retain(|_, (_, space)| space.strong_count() > 0);
@@ -45,7 +58,24 @@ impl Catalog {
 
     /// Removes a name; its number keeps it while somebody uses the keyspace, for messages.
     pub(crate) fn remove(&mut self, name: &str) -> Option<Arc<Space>> {
-        self.by_name.remove(name)
+        let removed = self.by_name.remove(name)?;
+        self.options.remove(&removed.id);
+        Some(removed)
+    }
+
+    /// Gives a keyspace other options.
+    pub(crate) fn set_options(&mut self, space: &Space, options: KeyspaceOptions) {
+        space.set_ttl_ms(options.ttl_ms());
+        if options == KeyspaceOptions::default() {
+            self.options.remove(&space.id);
+        } else {
+            self.options.insert(space.id, Arc::new(options));
+        }
+    }
+
+    /// The options of a keyspace; the defaults once it is dropped.
+    pub(crate) fn options(&self, space: SpaceId) -> Arc<KeyspaceOptions> {
+        self.options.get(&space).map(Arc::clone).unwrap_or_default()
     }
 
     pub(crate) fn space(&self, name: &str) -> Option<&Arc<Space>> {

@@ -13,6 +13,7 @@ use isolith_index::Slice;
 use isolith_txn::{Interval, KeyBound, SpaceId};
 use isolith_wal::{LogHold, LogReadError, LogReader, Lsn};
 
+use crate::catalog::Definition;
 use crate::core::SYSTEM_SPACE;
 use crate::database::{Database, Open};
 use crate::error::{Error, Result};
@@ -48,6 +49,8 @@ pub struct ChangedKeyspace {
 pub enum Change {
     /// A keyspace was created.
     Created(ChangedKeyspace),
+    /// A keyspace was given other options.
+    OptionsSet(ChangedKeyspace),
     /// The keyspace of this name was dropped, with all that was in it.
     Dropped {
         /// Its name.
@@ -167,10 +170,14 @@ impl Changes {
                     let name: Arc<str> = std::str::from_utf8(key)
                         .map_err(|_| "a keyspace's name is not UTF-8")?
                         .into();
-                    let id = value.try_into().map(u32::from_le_bytes);
-                    let id = id.map_err(|_| "a keyspace's number is not four bytes long")?;
-                    self.names.push((id, Arc::clone(&name)));
-                    Change::Created(ChangedKeyspace { id, name: Some(name) })
+                    let Definition { id, changes, .. } = Definition::decode(value)?;
+                    let keyspace = ChangedKeyspace { id, name: Some(Arc::clone(&name)) };
+                    if changes {
+                        Change::OptionsSet(keyspace)
+                    } else {
+                        self.names.push((id, name));
+                        Change::Created(keyspace)
+                    }
                 }
                 Operation::Delete { space: SYSTEM_SPACE, key } => {
                     let name =

@@ -25,7 +25,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::admission::Admission;
 use crate::background::Background;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Definition, KeyspaceOptions};
 use crate::commit::{Commit, Pipeline};
 use crate::error::{Error, LockHolder, Result, StallReason};
 use crate::files::{self, Files};
@@ -718,8 +718,17 @@ impl Core {
         Some((Arc::clone(name), Arc::clone(space)))
     }
 
+    /// The options of a keyspace.
+    pub(crate) fn keyspace_options(&self, space: SpaceId) -> Arc<KeyspaceOptions> {
+        self.catalog.read().options(space)
+    }
+
     /// The keyspace of a name, created durably if there is none.
-    pub(crate) fn define(&self, name: &str) -> Result<(Arc<str>, Arc<Space>)> {
+    pub(crate) fn define(
+        &self,
+        name: &str,
+        options: KeyspaceOptions,
+    ) -> Result<(Arc<str>, Arc<Space>)> {
         let _definition = self.definition.lock();
         if let Some(named) = self.named(name) {
             return Ok(named);
@@ -727,10 +736,32 @@ impl Core {
         let id = self.catalog.write().next_number();
         let memtable = Arc::new(Memtable::new(self.seed ^ u64::from(id)));
         let space = Arc::new(Space::new(id, memtable));
-        let write = Write::Put { value: Value::new(&id.to_le_bytes()), expires_at: 0 };
-        self.commit_one(&self.system, name.as_bytes(), write, Some(Durability::Sync))?;
-        self.catalog.write().insert(name, Arc::clone(&space));
+        let definition = Definition { id, options, changes: false };
+        self.commit_definition(name, &definition)?;
+        self.catalog.write().insert(name, Arc::clone(&space), definition.options);
         Ok((name.into(), space))
+    }
+
+    fn commit_definition(&self, name: &str, definition: &Definition) -> Result<()> {
+        let write = Write::Put { value: Value::new(&definition.encode()), expires_at: 0 };
+        self.commit_one(&self.system, name.as_bytes(), write, Some(Durability::Sync))
+    }
+
+    /// Gives a keyspace other options, durably.
+    pub(crate) fn redefine(
+        &self,
+        name: &str,
+        space: &Arc<Space>,
+        options: KeyspaceOptions,
+    ) -> Result<()> {
+        let _definition = self.definition.lock();
+        if !self.named(name).is_some_and(|(_, named)| Arc::ptr_eq(&named, space)) {
+            return Err(self.dropped(space.id));
+        }
+        let definition = Definition { id: space.id, options, changes: true };
+        self.commit_definition(name, &definition)?;
+        self.catalog.write().set_options(space, definition.options);
+        Ok(())
     }
 
     /// Drops the keyspace of a name; false if there is none.

@@ -9,6 +9,7 @@ use isolith_txn::{Concurrency, DeadlockPolicy, Watermarks};
 use isolith_wal::{BackendChoice, Lsn, ReplayReport};
 
 use crate::background::Background;
+use crate::catalog::KeyspaceOptions;
 use crate::core::{Core, Recovered, log_error, thread_hint};
 use crate::error::{Error, OpenError, Result, Retry};
 use crate::keyspace::{Entry, Keyspace};
@@ -143,15 +144,62 @@ impl Database {
         self.open.core()
     }
 
-    /// Opens a keyspace, creating it durably if there is none of this name.
+    /// Opens a keyspace, creating it durably if there is none of this name, with the default options. One
+    /// that is there has the options that it has.
     pub fn keyspace(&self, name: &str) -> Result<Keyspace> {
-        if let Some(keyspace) = self.keyspace_if_exists(name)? {
+        match self.keyspace_if_exists(name)? {
+            Some(keyspace) => Ok(keyspace),
+            None => self.define(name, KeyspaceOptions::default()),
+        }
+    }
+
+    /// Opens a keyspace that has these options, creating it durably with them if there is none of this name.
+    /// They are as durable as the keyspace, and need not be told again.
+    ///
+    /// ```
+    /// # fn main() -> isolith::Result<()> {
+    /// # let db = isolith::Database::in_memory();
+    /// use isolith::{KeyspaceOptions, PrefixExtractor};
+    /// use std::time::Duration;
+    ///
+    /// // Keys like `user:17`; a scan of one user's passes by files that have nothing of that user.
+    /// let sessions = db.keyspace_with(
+    ///     "sessions",
+    ///     KeyspaceOptions {
+    ///         prefix_filter: Some(PrefixExtractor::UpTo(b':')),
+    ///         ttl: Some(Duration::from_secs(3600)),
+    ///         ..KeyspaceOptions::default()
+    ///     },
+    /// )?;
+    /// sessions.put("user:17", "here")?;
+    /// assert!(sessions.get_entry("user:17")?.unwrap().expires_at.is_some());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::KeyspaceOptionsDiffer`] if it is there with others; [`Error::InvalidKeyspaceOptions`],
+    /// [`Error::UnknownOperator`], [`Error::NeedsFeature`].
+    pub fn keyspace_with(&self, name: &str, options: KeyspaceOptions) -> Result<Keyspace> {
+        options.check(self.open.operators())?;
+        let keyspace = match self.keyspace_if_exists(name)? {
+            Some(keyspace) => keyspace,
+            None => self.define(name, options.clone())?,
+        };
+        // Another thread may have been faster.
+        let known = keyspace.options();
+        if known == options {
             return Ok(keyspace);
         }
+        let (keyspace, options) = (name.to_owned(), Box::new(known));
+        Err(Error::KeyspaceOptionsDiffer { keyspace, options })
+    }
+
+    fn define(&self, name: &str, options: KeyspaceOptions) -> Result<Keyspace> {
         if name.is_empty() || name.len() > 255 {
             return Err(Error::InvalidKeyspaceName);
         }
-        let (name, space) = self.open.core().define(name)?;
+        let (name, space) = self.open.core().define(name, options)?;
         Ok(Keyspace::new(Arc::clone(&self.open), space, name))
     }
 
@@ -403,5 +451,7 @@ mod levels;
 mod many;
 #[cfg(test)]
 mod operations;
+#[cfg(test)]
+mod options;
 #[cfg(test)]
 mod tests;

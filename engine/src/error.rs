@@ -12,6 +12,7 @@ use isolith_index::{MergeError, ReadError, Slice};
 use isolith_txn::{Age, ConflictKind, Interval, LockMode};
 use isolith_wal::Lsn;
 
+use crate::catalog::KeyspaceOptions;
 use crate::files::file_name;
 
 /// The result of an operation on a database.
@@ -130,6 +131,26 @@ pub enum Error {
     },
     /// A keyspace's name is empty or longer than 255 bytes.
     InvalidKeyspaceName,
+    /// Options of a keyspace are out of bounds, or contradict each other.
+    InvalidKeyspaceOptions {
+        /// What is wrong with them.
+        what: String,
+    },
+    /// The keyspace is there already, with other options:
+    /// [`Keyspace::set_options`](crate::Keyspace::set_options) changes them.
+    KeyspaceOptionsDiffer {
+        /// Its name.
+        keyspace: String,
+        /// The options that it has.
+        options: Box<KeyspaceOptions>,
+    },
+    /// This build leaves out what is asked for, or what a file needs: isolith is to be built with a feature.
+    NeedsFeature {
+        /// What needs it.
+        what: String,
+        /// The feature.
+        feature: &'static str,
+    },
     /// The keyspace was dropped.
     KeyspaceDropped {
         /// Its name.
@@ -428,6 +449,14 @@ impl fmt::Display for Error {
             Error::InvalidKeyspaceName => {
                 write!(f, "a keyspace's name has 1 to 255 bytes")
             }
+            Error::InvalidKeyspaceOptions { what } => write!(f, "a keyspace's options: {what}"),
+            Error::KeyspaceOptionsDiffer { keyspace, .. } => {
+                write!(f, "keyspace '{keyspace}' is there already, with other options")
+            }
+            Error::NeedsFeature { what, feature } => write!(
+                f,
+                "{what} needs the feature `{feature}`, which this build of isolith leaves out"
+            ),
             Error::KeyspaceDropped { keyspace } => write!(f, "keyspace '{keyspace}' was dropped"),
             Error::ForeignKeyspace { keyspace } => {
                 write!(f, "keyspace '{keyspace}' belongs to another database")
@@ -485,6 +514,7 @@ impl From<ReadError> for Error {
             FileError::Damaged { offset, what } => {
                 Error::Corrupt { file, offset, what: what.into() }
             }
+            FileError::NeedsFeature { feature, .. } => Error::NeedsFeature { what: file, feature },
             other => Error::Unreadable { file, cause: other.to_string() },
         }
     }
@@ -567,6 +597,21 @@ pub enum OpenError {
         /// What is wrong with it.
         what: String,
     },
+    /// A keyspace's merges are by an operator that is not registered
+    /// ([`KeyspaceOptions::merge_operator`](crate::KeyspaceOptions::merge_operator)).
+    UnknownOperator {
+        /// The keyspace.
+        keyspace: String,
+        /// The operator's name.
+        name: String,
+    },
+    /// This build leaves out what a keyspace or a file needs: isolith is to be built with a feature.
+    NeedsFeature {
+        /// What needs it.
+        what: String,
+        /// The feature.
+        feature: &'static str,
+    },
     /// The operating system refused.
     Io {
         /// What was attempted.
@@ -595,6 +640,14 @@ impl fmt::Display for OpenError {
             OpenError::InvalidOperator { name, what } => {
                 write!(f, "the merge operator '{name}': {what}")
             }
+            OpenError::UnknownOperator { keyspace, name } => write!(
+                f,
+                "keyspace '{keyspace}' merges by '{name}', which is not registered: open the database with it"
+            ),
+            OpenError::NeedsFeature { what, feature } => write!(
+                f,
+                "{what} needs the feature `{feature}`, which this build of isolith leaves out"
+            ),
             OpenError::Io { what, source } => write!(f, "{what}: {source}"),
         }
     }

@@ -10,10 +10,11 @@ use isolith_index::{Found, Slice, Value, VersionRef, pin};
 use isolith_txn::{Interval, KeyBound, SnapshotSlot, Space, Watermarks, Write};
 use isolith_wal::Lsn;
 
+use crate::catalog::{KeyspaceOptions, put_expiry};
 use crate::database::Open;
 use crate::error::{Error, Result};
 use crate::merge::Seen;
-use crate::options::{PutOptions, TransactionOptions, stored_expiry};
+use crate::options::{PutOptions, TransactionOptions};
 use crate::scan::{Range, prefix_interval};
 use crate::snapshot::Snapshot;
 use crate::transaction::{check_key, check_value};
@@ -118,6 +119,24 @@ impl Keyspace {
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Its options. (Of one that was dropped: the defaults.)
+    pub fn options(&self) -> KeyspaceOptions {
+        KeyspaceOptions::clone(&self.open.keyspace_options(self.space.id))
+    }
+
+    /// Gives it other options, durably: for puts, and for files that are written from now on. Files that are
+    /// there stay as they are until they are compacted ([`Database::compact`](crate::Database::compact)
+    /// compacts all), values keep the expiry that they were put with.
+    ///
+    /// # Errors
+    /// [`Error::InvalidKeyspaceOptions`], [`Error::UnknownOperator`], [`Error::NeedsFeature`];
+    /// [`Error::KeyspaceDropped`].
+    pub fn set_options(&self, options: KeyspaceOptions) -> Result<()> {
+        self.open.check_open()?;
+        options.check(self.open.operators())?;
+        self.open.redefine(&self.name, &self.space, options)
     }
 
     pub(crate) fn open(&self) -> &Arc<Open> {
@@ -267,7 +286,7 @@ impl Keyspace {
         let (key, value) = (key.as_ref(), value.as_ref());
         check_key(key)?;
         check_value(value)?;
-        let expires_at = stored_expiry(options.expires_at);
+        let expires_at = put_expiry(&self.space, options.expires_at, || self.open.now());
         let write = Write::Put { value: Value::new(value), expires_at };
         self.open.core().commit_one(&self.space, key, write, options.durability)
     }
@@ -280,7 +299,7 @@ impl Keyspace {
     }
 
     /// Merges `operand` into the value of a key, by the operator of this name (see
-    /// [`merge`](crate::merge)). It reads nothing, and conflicts with nobody but those who hold a lock
+    /// [`merge`](crate::merge)); by that of the keyspace's options where the name is empty. It reads nothing, and conflicts with nobody but those who hold a lock
     /// on the key.
     ///
     /// # Errors

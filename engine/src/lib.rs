@@ -76,13 +76,14 @@ mod verify;
 pub mod steps;
 
 pub use bulk::{BulkLoad, BulkLoadOptions, BulkLoaded};
+pub use catalog::KeyspaceOptions;
 pub use changes::{Change, ChangedKeyspace, Changes, Commit};
 pub use database::Database;
 pub use error::{ConflictOn, Error, LockHolder, OpenError, Result, Retry, StallReason};
 pub use keyspace::{Entry, KeyRange, Keyspace};
 pub use merge::{MergeError, MergeOperator};
 pub use options::{
-    Builder, CommitMode, KEY_BYTES_MAX, PutOptions, TransactionOptions, VALUE_BYTES_MAX,
+    Builder, CommitMode, KEY_BYTES_MAX, NEVER, PutOptions, TransactionOptions, VALUE_BYTES_MAX,
 };
 pub use pending::{CommitInfo, Pending};
 pub use scan::{Pair, Range};
@@ -96,6 +97,7 @@ pub use verify::{Damage, Verify, VerifyProgress, VerifyReport, verify};
 pub use isolith_wal::planted;
 
 pub use isolith_index::Slice;
+pub use isolith_index::sstable::{Compression, PrefixExtractor};
 pub use isolith_txn::{
     Age, BlockedBy, Concurrency, ConflictKind, DeadlockPolicy, Interval, Isolation, KeyBound,
     LockMode, LockStats, Reader, Savepoint, Step, UnknownWord, Victim,

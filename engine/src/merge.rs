@@ -557,6 +557,11 @@ impl Core {
         operand: &[u8],
     ) -> Result<u16> {
         let operators = self.operators();
+        let own = match name.is_empty() {
+            true => self.keyspace_options(space.id).merge_operator.clone(),
+            false => None,
+        };
+        let name = own.as_deref().unwrap_or(name);
         let number = operators.number(name);
         let found = number.and_then(|number| Some((number, operators.find(number)?)));
         let Some((number, operator)) = found else {

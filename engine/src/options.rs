@@ -306,16 +306,21 @@ pub struct TransactionOptions {
     pub bytes_max: Option<usize>,
 }
 
+/// An expiry that never comes: for a value that is to live for ever in a keyspace whose values expire unless
+/// they are put otherwise ([`KeyspaceOptions::ttl`](crate::KeyspaceOptions::ttl)).
+pub const NEVER: u64 = u64::MAX;
+
 /// An expiry as versions store it: 0 is never. The first millisecond of Unix time is taken for the
 /// second one.
 pub(crate) fn stored_expiry(expires_at: Option<u64>) -> u64 {
-    expires_at.map_or(0, |at| at.max(1))
+    expires_at.filter(|at| *at != NEVER).map_or(0, |at| at.max(1))
 }
 
 /// What a single put is asked for.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PutOptions {
-    /// When the value expires, in Unix milliseconds. Default: never.
+    /// When the value expires, in Unix milliseconds; [`NEVER`] if it does not. Default: what the keyspace
+    /// says ([`KeyspaceOptions::ttl`](crate::KeyspaceOptions::ttl)), which is never, unless it says otherwise.
     pub expires_at: Option<u64>,
     /// When the put is acknowledged. Default: the database's.
     pub durability: Option<Durability>,

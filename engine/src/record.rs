@@ -157,7 +157,7 @@ fn bytes(into: &mut Vec<u8>, bytes: &[u8]) {
     into.extend_from_slice(bytes);
 }
 
-fn varint(into: &mut Vec<u8>, mut number: u64) {
+pub(crate) fn varint(into: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
         into.push(number as u8 | 0x80);
         number >>= 7;
@@ -173,6 +173,11 @@ pub(crate) struct Operations<'a> {
 impl<'a> Operations<'a> {
     pub(crate) fn new(record: &'a [u8]) -> Self {
         Self { rest: record }
+    }
+
+    /// Whether nothing is left.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rest.is_empty()
     }
 
     /// The next operation; `Ok(None)` at the end. After an error the rest is not to be read.
@@ -236,7 +241,7 @@ impl<'a> Operations<'a> {
         })
     }
 
-    fn bytes(&mut self) -> Result<&'a [u8], &'static str> {
+    pub(crate) fn bytes(&mut self) -> Result<&'a [u8], &'static str> {
         let length = usize::try_from(self.varint()?).map_err(|_| "a length is too large")?;
         let (bytes, rest) = self.rest.split_at_checked(length).ok_or("bytes are cut short")?;
         self.rest = rest;
@@ -249,7 +254,7 @@ impl<'a> Operations<'a> {
         Ok(u64::from_le_bytes(*bytes))
     }
 
-    fn varint(&mut self) -> Result<u64, &'static str> {
+    pub(crate) fn varint(&mut self) -> Result<u64, &'static str> {
         let mut number = 0u64;
         for shift in (0..64).step_by(7) {
             let (&byte, rest) = self.rest.split_first().ok_or("a number is cut short")?;

@@ -2,7 +2,8 @@
 //!
 //! Replay installs each record as the commit that it was, in LSN order, with its own timestamp; what
 //! no one can see any more is pruned on the way. Keyspace 0 holds the names of all others: key = the
-//! name, value = the number (u32, little endian); its puts and deletes create and drop keyspaces.
+//! name, value = the number (u32, little endian), and options; its puts and deletes create, change and drop
+//! keyspaces.
 
 use std::collections::HashMap;
 use std::io;
@@ -18,7 +19,7 @@ use isolith_wal::{
     Log, LogOpenError, LogOptions, Lsn, Storage, StorageLock, open_storage, random_seed,
 };
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Definition};
 use crate::core::{Recovered, SYSTEM_SPACE};
 use crate::error::{Error, OpenError};
 use crate::files::{self, FileOptions, Files, OpenedFiles};
@@ -37,8 +38,8 @@ fn memtable(seed: u64, id: SpaceId) -> Arc<Space> {
     Arc::new(Space::new(id, Arc::new(Memtable::new(seed ^ u64::from(id)))))
 }
 
-/// The keyspaces that the system keyspace names.
-pub(crate) fn names(system: &Space) -> Result<Vec<(String, SpaceId)>, OpenError> {
+/// The keyspaces that the system keyspace names, and their options.
+pub(crate) fn names(system: &Space) -> Result<Vec<(String, Definition)>, OpenError> {
     let (guard, mut cursors) = (pin(), FileCursors::default());
     let mut names = Vec::new();
     let all = (Bound::Unbounded, Bound::Unbounded);
@@ -56,9 +57,8 @@ pub(crate) fn names(system: &Space) -> Result<Vec<(String, SpaceId)>, OpenError>
             Found::Lent(lent) => Slice::from(lent.value),
             Found::Merged(_) | Found::Run(_) => Slice::from(&b""[..]),
         };
-        let id = (&*value).try_into().map(u32::from_le_bytes);
-        match (std::str::from_utf8(key), id) {
-            (Ok(name), Ok(id)) => names.push((name.to_owned(), id)),
+        match (std::str::from_utf8(key), Definition::decode(&value)) {
+            (Ok(name), Ok(definition)) => names.push((name.to_owned(), definition)),
             _ => bad = true,
         }
         ControlFlow::Continue(())
@@ -149,6 +149,7 @@ pub(crate) fn recover(options: &Builder) -> Result<Recovered, OpenError> {
         return Err(OpenError::Corrupt { file, offset: 0, what });
     }
     ingested.retain(|(id, _)| spaces.contains_key(id));
+    check_options(&catalog, &operators)?;
     let mut found = match found {
         Some(found) => found,
         None => files::create(&storage, opened.database)?,
@@ -173,6 +174,25 @@ pub(crate) fn recover(options: &Builder) -> Result<Recovered, OpenError> {
         operators,
         seed,
     })
+}
+
+/// Refuses a database of whose keyspaces one asks for what is not registered, or what this build leaves out.
+fn check_options(catalog: &Catalog, operators: &Operators) -> Result<(), OpenError> {
+    for (keyspace, space) in &catalog.by_name {
+        let checked = catalog.options(space.id).check(operators);
+        let what = format!("keyspace '{keyspace}'");
+        checked.map_err(|error| match error {
+            Error::UnknownOperator { name } => {
+                OpenError::UnknownOperator { keyspace: keyspace.to_string(), name }
+            }
+            Error::NeedsFeature { feature, .. } => OpenError::NeedsFeature { what, feature },
+            other => {
+                let what = format!("{what}: {other}");
+                OpenError::Corrupt { file: MANIFEST.into(), offset: 0, what }
+            }
+        })?;
+    }
+    Ok(())
 }
 
 /// Opens what `options` name, and writes nothing: files are read where they are, the log is replayed into
@@ -326,10 +346,10 @@ impl<'f> Replay<'f> {
             };
             let known = found.state.operators.iter().map(|(number, name)| (*number, name.clone()));
             operators.number_as(known).map_err(damaged)?;
-            for (name, id) in names(&system)? {
+            for (name, Definition { id, options, .. }) in names(&system)? {
                 let space = space(id);
                 spaces.insert(id, Arc::clone(&space));
-                catalog.insert(&name, space);
+                catalog.insert(&name, space, options);
             }
             catalog.next = catalog.next.max(found.state.next_space);
             flushed = found.state.spaces.iter().map(|(id, known)| (*id, known.flushed)).collect();
@@ -433,8 +453,13 @@ impl<'f> Replay<'f> {
         match operation {
             Operation::Put { key, value, .. } => {
                 let name = name(key)?;
-                let id = value.try_into().map(u32::from_le_bytes);
-                let id = id.map_err(|_| "a keyspace's number is not four bytes long")?;
+                let Definition { id, options, changes } = Definition::decode(value)?;
+                if changes {
+                    let space = self.catalog.space(name).filter(|space| space.id == id).cloned();
+                    let space = space.ok_or("a keyspace is given options that does not exist")?;
+                    self.catalog.set_options(&space, options);
+                    return Ok(());
+                }
                 if self.spaces.contains_key(&id) {
                     return Err("a keyspace's number is given twice".into());
                 }
@@ -444,7 +469,7 @@ impl<'f> Replay<'f> {
                     None => memtable(self.seed, id),
                 };
                 self.spaces.insert(id, Arc::clone(&space));
-                self.catalog.insert(name, space);
+                self.catalog.insert(name, space, options);
             }
             Operation::Delete { key, .. } => {
                 let dropped = self.catalog.remove(name(key)?);

@@ -51,6 +51,7 @@ use isolith_txn::{
 };
 use isolith_wal::{Durability, Lsn};
 
+use crate::catalog::put_expiry;
 use crate::database::Open;
 use crate::error::{ConflictOn, Error, Result};
 use crate::keyspace::{Entry, KeyRange, Keyspace};
@@ -473,7 +474,8 @@ impl Transaction {
         self.put_with(keyspace, key, value, None)
     }
 
-    /// Gives a key a value that expires, in Unix milliseconds.
+    /// Gives a key a value that expires, in Unix milliseconds: see
+    /// [`PutOptions::expires_at`](crate::PutOptions::expires_at).
     pub fn put_with(
         &mut self,
         keyspace: &Keyspace,
@@ -484,7 +486,7 @@ impl Transaction {
         let (key, value) = (key.as_ref(), value.as_ref());
         check_key(key)?;
         check_value(value)?;
-        let expires_at = stored_expiry(expires_at);
+        let expires_at = put_expiry(keyspace.space(), expires_at, || self.now);
         self.write(keyspace, key, Write::Put { value: Value::new(value), expires_at })
     }
 
@@ -496,7 +498,7 @@ impl Transaction {
     }
 
     /// Merges `operand` into the value of a key, by the operator of this name (see
-    /// [`merge`](crate::merge)). It reads nothing: unless this transaction reads the key as well, it
+    /// [`merge`](crate::merge)); by that of the keyspace's options where the name is empty. It reads nothing: unless this transaction reads the key as well, it
     /// conflicts with nobody, and waits only for those who hold a lock on the key, at the commit.
     ///
     /// # Errors

@@ -20,6 +20,7 @@ use isolith_index::{LevelSet, Memtable, OpenFile};
 use isolith_txn::{Space, SpaceId};
 use isolith_wal::{Log, LogOpenError, LogOptions, LogReadError, Lsn, Storage, TornTail};
 
+use crate::catalog::Definition;
 use crate::core::{Core, SYSTEM_SPACE};
 use crate::error::{Error, OpenError, Result};
 use crate::files::{self, file_name};
@@ -312,7 +313,7 @@ impl<'p> Check<'p> {
         let system = Space::over(SYSTEM_SPACE, memtable, Arc::new(system));
         match recovery::names(&system) {
             Ok(names) => {
-                for (name, id) in names {
+                for (name, Definition { id, .. }) in names {
                     if id >= state.next_space || id == SYSTEM_SPACE {
                         let what =
                             format!("keyspace '{name}' has number {id}, which was not given");
@@ -389,9 +390,8 @@ impl<'p> Check<'p> {
                 match operation {
                     Operation::Put { key, value, .. } if is_system => {
                         let name = String::from_utf8(key.to_vec());
-                        let id = value.try_into().map(u32::from_le_bytes);
-                        match (name, id) {
-                            (Ok(name), Ok(id)) => drop(names.insert(name, id)),
+                        match (name, Definition::decode(value)) {
+                            (Ok(name), Ok(defined)) => drop(names.insert(name, defined.id)),
                             _ => return Err("it does not name a keyspace".into()),
                         }
                     }

@@ -1,7 +1,7 @@
 //! SSTables: one immutable file of versions, in order.
 //!
 //! ```text
-//! file     │ header, 64 bytes │ data block │ … │ filter │ range deletes │ index │ properties │ footer, 96 bytes │
+//! file     │ header, 64 bytes │ data block │ … │ filter │ prefix filter │ range deletes │ index │ properties │ footer, 96 bytes │
 //! block    │ bytes, compressed or not │ compression, 1 │ length of the bytes before compression, 4 │ checksum, 4 │
 //! ```
 //!
@@ -16,8 +16,10 @@
 //! 4. Nothing that is read is believed before its checksum was; nothing that was written wrongly makes a
 //!    reader panic: it is [`FileError::Damaged`], with the place.
 
+mod compress;
 mod filter;
 mod format;
+mod prefix;
 mod reader;
 mod salvage;
 mod writer;
@@ -26,6 +28,7 @@ mod writer;
 mod tests;
 
 pub use format::{Compression, FORMAT_NUMBER, FileError, FileId, Properties};
+pub use prefix::PrefixExtractor;
 pub(crate) use reader::{Cursor, Probe, is_above, is_below};
 pub use reader::{FileCursor, FileRangeDelete, FileSource, Pages, Sstable, VersionAt};
 pub use salvage::{Lost, LostPart, SalvageCursor, Salvaged, SalvagedVersion, claimed};

@@ -13,6 +13,7 @@ use std::sync::OnceLock;
 
 mod connection;
 mod keys;
+mod keyspaces;
 pub(crate) mod reference;
 mod server;
 mod strings;

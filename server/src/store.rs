@@ -115,7 +115,8 @@ impl Cx<'_> {
         }
     }
 
-    /// Writes a value; it is gone from `expires_at` (unix milliseconds) on.
+    /// Writes a value; it is gone from `expires_at` (unix milliseconds) on. `None`: as the keyspace says;
+    /// [`isolith::NEVER`]: never.
     pub(crate) fn put(
         &mut self,
         key: &[u8],

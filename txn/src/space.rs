@@ -27,6 +27,8 @@ pub struct Space {
     expiring: AtomicBool,
     /// Set once somebody merged; never cleared.
     merging: AtomicBool,
+    /// What a put lives that says nothing of it, in milliseconds; 0: for ever.
+    ttl_ms: AtomicU64,
     /// The largest stamp that went from the files without leaving a trace on its key.
     forgotten: AtomicU64,
     /// Transactions that hold a lock here, or wait for one.
@@ -49,6 +51,7 @@ impl Space {
             dirty_since: AtomicU64::new(0),
             expiring: AtomicBool::new(false),
             merging: AtomicBool::new(false),
+            ttl_ms: AtomicU64::new(0),
             forgotten: AtomicU64::new(0),
             lockers: AtomicU64::new(0),
         }
@@ -159,6 +162,18 @@ impl Space {
     pub fn may_expire(&self) -> bool {
         // Relaxed: see `note_expiring`.
         self.expiring.load(Ordering::Relaxed)
+    }
+
+    /// Says what a put from now on lives that says nothing of it, in milliseconds; 0: for ever.
+    pub fn set_ttl_ms(&self, ttl_ms: u64) {
+        // Relaxed: a put beside this goes by one or the other.
+        self.ttl_ms.store(ttl_ms, Ordering::Relaxed);
+    }
+
+    /// What a put lives that says nothing of it, in milliseconds; 0: for ever.
+    pub fn ttl_ms(&self) -> u64 {
+        // Relaxed: see `set_ttl_ms`.
+        self.ttl_ms.load(Ordering::Relaxed)
     }
 
     /// Notes that a value here may be made of merges.

@@ -31,6 +31,7 @@ fn text(commit: &Commit) -> String {
     };
     let changes = commit.changes.iter().map(|change| match change {
         Change::Created(keyspace) => format!("create {}", name(keyspace)),
+        Change::OptionsSet(keyspace) => format!("options of {}", name(keyspace)),
         Change::Dropped { name } => format!("drop {name}"),
         Change::Put { keyspace, key, value, expires_at } => {
             let expiry = expires_at.map_or(String::new(), |at| format!(" until {at}"));

@@ -25,8 +25,8 @@ pub(super) struct NewFiles<'a> {
 }
 
 impl<'a> NewFiles<'a> {
-    pub(super) fn new(files: &'a Files, space: &Space) -> Self {
-        let options = SstableOptions { space: space.id, ..SstableOptions::default() };
+    pub(super) fn new(files: &'a Files, core: &Core, space: &Space) -> Self {
+        let options = core.keyspace_options(space.id).of_files(space.id);
         Self { files, options, finished: Vec::new(), failed: None }
     }
 
@@ -225,7 +225,7 @@ impl Files {
         let rules = self.rules(space, &view, &operators, expired_before);
         let beneath = if plan.bottom { Beneath::Nothing } else { rules.beneath };
         let rules = CompactionRules { beneath, fences: &fences, ..rules };
-        let mut outputs = NewFiles::new(self, space);
+        let mut outputs = NewFiles::new(self, core, space);
         let all = (Bound::Unbounded, Bound::Unbounded);
         match compact(&tables, all, &rules, &mut outputs) {
             Ok(compacted) => Ok((outputs.take(), compacted)),

@@ -172,7 +172,7 @@ impl Files {
         let rules = self.rules(space, &view, &operators, expired_before);
         // A file of level 0 has all of its memtable: the files of that level overlap anyway.
         let rules = CompactionRules { file_bytes: u64::MAX, ..rules };
-        let mut outputs = NewFiles::new(self, space);
+        let mut outputs = NewFiles::new(self, core, space);
         match flush_memtable(memtable, &rules, &mut outputs) {
             Ok(_) => {
                 let files = outputs.take();

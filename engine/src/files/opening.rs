@@ -157,6 +157,7 @@ pub(super) fn read_error(storage: &dyn Storage, file: FileId, error: FileError) 
         FileError::Damaged { offset, what } => {
             OpenError::Corrupt { file: name, offset, what: what.into() }
         }
+        FileError::NeedsFeature { feature, .. } => OpenError::NeedsFeature { what: name, feature },
         FileError::TooNew { format } => OpenError::FormatTooNew {
             path: name,
             found: format,

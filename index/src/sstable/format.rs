@@ -4,6 +4,7 @@ use std::fmt;
 
 use isolith_wal::{DatabaseId, Lsn};
 
+use super::compress::{self, Packed};
 use crate::block::{self, Malformed};
 
 /// The format number in every header. A reader refuses what is newer than itself.
@@ -39,6 +40,14 @@ pub enum FileError {
         /// The number in the file.
         format: u32,
     },
+    /// Bytes at an offset are compressed in a way that this build leaves out: it is to be built with the
+    /// feature of this name.
+    NeedsFeature {
+        /// Where, from the beginning of the file.
+        offset: u64,
+        /// The feature.
+        feature: &'static str,
+    },
 }
 
 impl fmt::Display for FileError {
@@ -49,6 +58,11 @@ impl fmt::Display for FileError {
             FileError::TooNew { format } => {
                 write!(f, "written in format {format}, and this build knows {FORMAT_NUMBER}")
             }
+            FileError::NeedsFeature { offset, feature } => write!(
+                f,
+                "compressed at offset {offset} in a way that this build leaves out: build isolith with \
+                 the feature `{feature}`"
+            ),
         }
     }
 }
@@ -81,12 +95,11 @@ pub enum Compression {
     /// LZ4: fast both ways.
     #[default]
     Lz4,
+    /// Zstandard, at a level: smaller, and slower to read. In a build without the feature `zstd` it is
+    /// as [`Compression::None`].
+    Zstd(i32),
 }
 
-const COMPRESSION_NONE: u8 = 0;
-const COMPRESSION_LZ4: u8 = 1;
-/// No compression has a larger number.
-const COMPRESSION_MAX: u8 = 15;
 /// Bytes of a frame behind what it holds: compression, length, checksum.
 pub(crate) const FRAME_END_BYTES: usize = 9;
 /// Where in the footer the keyspace's number lies.
@@ -122,21 +135,18 @@ impl Place {
 /// an eighth at least.
 pub(crate) fn frame(raw: &[u8], compression: Compression, place: Place, into: &mut Vec<u8>) {
     let start = into.len();
-    let mut tag = COMPRESSION_NONE;
-    if compression == Compression::Lz4 {
-        into.resize(start + lz4_flex::block::get_maximum_output_size(raw.len()), 0);
-        let compressed = lz4_flex::block::compress_into(raw, &mut into[start..]);
-        match compressed {
-            Ok(bytes) if bytes < raw.len() - raw.len() / 8 => {
-                into.truncate(start + bytes);
-                tag = COMPRESSION_LZ4;
-            }
-            _ => into.truncate(start),
+    let pays = |bytes: &usize| *bytes < raw.len() - raw.len() / 8;
+    let tag = match compress::compress(raw, compression, into).filter(pays) {
+        Some(bytes) => {
+            into.truncate(start + bytes);
+            compress::tag(compression)
         }
-    }
-    if tag == COMPRESSION_NONE {
-        into.extend_from_slice(raw);
-    }
+        None => {
+            into.truncate(start);
+            into.extend_from_slice(raw);
+            compress::NONE
+        }
+    };
     into.push(tag);
     into.extend_from_slice(&u32::try_from(raw.len()).unwrap_or(u32::MAX).to_le_bytes());
     let checksum = place.checksum(&[&into[start..]]);
@@ -147,8 +157,8 @@ pub(crate) fn frame(raw: &[u8], compression: Compression, place: Place, into: &m
 pub(crate) enum Framed<'f> {
     /// The bytes as they lie there.
     Plain(&'f [u8]),
-    /// Compressed bytes, and what they come to.
-    Lz4(&'f [u8], usize),
+    /// Compressed bytes.
+    Packed(Packed<'f>),
 }
 
 /// Checks a frame.
@@ -170,24 +180,11 @@ pub(crate) fn open_checked(framed: &[u8], offset: u64) -> Result<Framed<'_>, Fil
     let (tag, body) = body.split_last().ok_or_else(short)?;
     let raw = u32::from_le_bytes(*raw) as usize;
     match *tag {
-        COMPRESSION_NONE if raw == body.len() => Ok(Framed::Plain(body)),
-        // LZ4 makes at most 255 bytes of one.
-        COMPRESSION_LZ4 if raw / 255 <= body.len() => Ok(Framed::Lz4(body, raw)),
+        compress::NONE if raw == body.len() => Ok(Framed::Plain(body)),
+        tag if compress::may_become(tag, body.len(), raw) => {
+            Ok(Framed::Packed(Packed { tag, bytes: body, raw, offset }))
+        }
         _ => Err(damaged(offset, "a block's frame does not hold together")),
-    }
-}
-
-/// Undoes the compression.
-pub(crate) fn decompress(
-    compressed: &[u8],
-    raw: usize,
-    offset: u64,
-    into: &mut Vec<u8>,
-) -> Result<(), FileError> {
-    into.resize(raw, 0);
-    match lz4_flex::block::decompress_into(compressed, into) {
-        Ok(bytes) if bytes == raw => Ok(()),
-        _ => Err(damaged(offset, "a block does not decompress")),
     }
 }
 
@@ -196,7 +193,7 @@ pub(crate) fn unpack(framed: &[u8], place: Place) -> Result<Vec<u8>, FileError> 
     let mut bytes = Vec::new();
     match unframe(framed, place)? {
         Framed::Plain(plain) => bytes.extend_from_slice(plain),
-        Framed::Lz4(packed, raw) => decompress(packed, raw, place.offset, &mut bytes)?,
+        Framed::Packed(packed) => packed.unpack(&mut bytes)?,
     }
     Ok(bytes)
 }
@@ -209,9 +206,8 @@ pub(crate) fn frame_ends(bytes: &[u8]) -> Vec<usize> {
     let ends = bytes.windows(FRAME_END_BYTES).enumerate().filter(|&(at, window)| {
         let raw = number_at(window, 1) as usize;
         match window[0] {
-            COMPRESSION_NONE => raw <= at,
-            // Other compressions are no denser than this by far.
-            tag => tag <= COMPRESSION_MAX && raw / 255 <= at,
+            compress::NONE => raw <= at,
+            tag => compress::may_become(tag, at, raw),
         }
     });
     ends.map(|(at, _)| at + FRAME_END_BYTES).collect()
@@ -319,13 +315,15 @@ pub(crate) struct Footer {
     pub(crate) range_deletes: Section,
     pub(crate) index: Section,
     pub(crate) properties: Section,
+    pub(crate) prefix_filter: Section,
 }
 
 impl Footer {
     pub(crate) fn encode(&self, place: Place, space: u32) -> [u8; FOOTER_BYTES] {
         let mut footer = [0; FOOTER_BYTES];
         footer[SPACE_IN_FOOTER..][..4].copy_from_slice(&space.to_le_bytes());
-        let sections = [self.filter, self.range_deletes, self.index, self.properties];
+        let Footer { filter, range_deletes, index, properties, prefix_filter } = *self;
+        let sections = [filter, range_deletes, index, properties, prefix_filter];
         for (section, field) in sections.iter().zip(footer.chunks_exact_mut(16)) {
             field[..8].copy_from_slice(&section.offset.to_le_bytes());
             field[8..].copy_from_slice(&section.bytes.to_le_bytes());
@@ -366,6 +364,7 @@ impl Footer {
             range_deletes: section()?,
             index: section()?,
             properties: section()?,
+            prefix_filter: section()?,
         })
     }
 }

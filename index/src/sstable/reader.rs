@@ -12,6 +12,8 @@ use super::format::{
     self, FOOTER_BYTES, FileError, FileId, Footer, Framed, HEADER_BYTES, Place, Properties,
     Section, damaged,
 };
+use super::prefix::{self, PrefixExtractor};
+use crate::KeyRange;
 use crate::block::{self, Block, Entry, Malformed, Position};
 use crate::hash::Hasher;
 use crate::version::Kind;
@@ -70,6 +72,8 @@ pub struct Sstable {
     /// The index and the filter: checked at open, read where they lie.
     index: (usize, usize),
     filter: (usize, usize),
+    /// The lines of the prefix filter, and whose prefixes they are.
+    prefix_filter: Option<(PrefixExtractor, (usize, usize))>,
     hasher: Hasher,
     /// A bit for each data block whose checksum was found right. Relaxed: the bytes are the file's, and
     /// whoever does not see the bit checks once more.
@@ -161,6 +165,7 @@ impl Sstable {
             furthest: Box::default(),
             index: (0, 0),
             filter: (0, 0),
+            prefix_filter: None,
             hasher: filter::hasher(),
             checked: Box::default(),
         };
@@ -169,7 +174,7 @@ impl Sstable {
     }
 
     fn read_ends(&mut self) -> Result<(), FileError> {
-        let Footer { filter, range_deletes, index, properties } = self.footer;
+        let Footer { filter, range_deletes, index, properties, prefix_filter } = self.footer;
         let malformed = |at: Section| move |Malformed| damaged(at.offset, "it was written wrongly");
         let bytes = self.whole(properties)?;
         self.properties = Properties::decode(&bytes).map_err(malformed(properties))?;
@@ -182,6 +187,12 @@ impl Sstable {
         }
         if filter.bytes > 0 {
             self.filter = self.plain(filter)?;
+        }
+        if prefix_filter.bytes > 0 {
+            let place = self.plain(prefix_filter)?;
+            let raw = self.slice(place);
+            let extractor = prefix::extractor_of(raw).ok_or(malformed(prefix_filter)(Malformed))?;
+            self.prefix_filter = Some((extractor, (place.0, prefix::lines(raw).len())));
         }
         if index.bytes > 0 {
             self.index = self.plain(index)?;
@@ -226,9 +237,7 @@ impl Sstable {
         let mut bytes = Vec::new();
         match self.checked_section(section)? {
             Framed::Plain(plain) => bytes.extend_from_slice(plain),
-            Framed::Lz4(packed, raw) => {
-                format::decompress(packed, raw, section.offset, &mut bytes)?;
-            }
+            Framed::Packed(packed) => packed.unpack(&mut bytes)?,
         }
         Ok(bytes)
     }
@@ -238,7 +247,7 @@ impl Sstable {
         match self.checked_section(section)? {
             // In the file, since it was found there.
             Framed::Plain(plain) => Ok((section.offset as usize, plain.len())),
-            Framed::Lz4(..) => Err(damaged(section.offset, "it was written wrongly")),
+            Framed::Packed(_) => Err(damaged(section.offset, "it was written wrongly")),
         }
     }
 
@@ -293,6 +302,21 @@ impl Sstable {
     pub fn may_have(&self, key: &[u8]) -> bool {
         let filter = self.slice(self.filter);
         filter.is_empty() || filter::may_have(filter, self.hasher.hash(key))
+    }
+
+    /// False if no version of a key in the range is in the file; true if there may be one. Range deletes are
+    /// not looked at.
+    pub(crate) fn may_have_in(&self, range: KeyRange<'_>) -> bool {
+        let Some((extractor, lines)) = self.prefix_filter else { return true };
+        let Some(prefix) = extractor.of_range(range) else { return true };
+        filter::may_have(self.slice(lines), self.hasher.hash(prefix))
+    }
+
+    /// Whether the prefix filter lets a key of the file pass: it has to.
+    fn prefix_passes(&self, key: &[u8]) -> bool {
+        let Some((extractor, lines)) = self.prefix_filter else { return true };
+        let prefix = extractor.prefix(key);
+        prefix.is_none_or(|prefix| filter::may_have(self.slice(lines), self.hasher.hash(prefix)))
     }
 
     /// The newest version of a key at or below `read`.
@@ -352,7 +376,7 @@ impl Sstable {
             let in_order = last.as_ref().is_none_or(|(last, stamp)| {
                 block::order((last, *stamp), (key, entry.stamp)).is_lt()
             });
-            if !in_order || !self.may_have(key) {
+            if !in_order || !self.may_have(key) || !self.prefix_passes(key) {
                 return Err(damaged(cursor.cursor.offset, "the versions are not in order"));
             }
             let (known, stamp) = last.get_or_insert_default();
@@ -387,12 +411,12 @@ impl Sstable {
                 let offset = section.offset as usize;
                 *into = DataBlock::Plain { offset, bytes: plain.len() };
             }
-            Framed::Lz4(packed, raw) => {
+            Framed::Packed(packed) => {
                 let mut bytes = match std::mem::take(into) {
                     DataBlock::Unpacked(bytes) => bytes,
                     _ => Vec::new(),
                 };
-                format::decompress(packed, raw, section.offset, &mut bytes)?;
+                packed.unpack(&mut bytes)?;
                 *into = DataBlock::Unpacked(bytes);
             }
         }

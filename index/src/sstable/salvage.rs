@@ -179,10 +179,12 @@ impl Salvaged {
         if footer.properties.bytes > 0 {
             self.take_properties(footer.properties);
         }
-        if footer.filter.bytes > 0
-            && let Err(what) = self.section(footer.filter)
-        {
-            self.lose(footer.filter.offset, what, Lost::Nothing);
+        for filter in [footer.filter, footer.prefix_filter] {
+            if filter.bytes > 0
+                && let Err(what) = self.section(filter)
+            {
+                self.lose(filter.offset, what, Lost::Nothing);
+            }
         }
         if footer.range_deletes.bytes > 0 {
             self.take_range_deletes(footer.range_deletes);
@@ -194,7 +196,8 @@ impl Salvaged {
             Ok(index) => self.by_index(&index),
             Err(what) => {
                 self.lose(footer.index.offset, what, Lost::Nothing);
-                let behind = [footer.filter, footer.range_deletes, footer.index];
+                let behind =
+                    [footer.filter, footer.prefix_filter, footer.range_deletes, footer.index];
                 let behind = behind.iter().filter(|section| section.bytes > 0);
                 let end = behind.map(|section| section.offset).min().unwrap_or(end);
                 let frames = self.frames(end);

@@ -68,13 +68,13 @@ fn open(bytes: Vec<u8>) -> Result<std::sync::Arc<Sstable>, FileError> {
 }
 
 fn every_option() -> impl Iterator<Item = SstableOptions> {
-    [Compression::None, Compression::Lz4].into_iter().flat_map(|compression| {
+    let prefixes = Some(PrefixExtractor::Length(2));
+    let compressions = [Compression::None, Compression::Lz4, Compression::Zstd(3)];
+    compressions.into_iter().flat_map(move |compression| {
         [64, 4096].into_iter().flat_map(move |block_bytes| {
-            [0, 10].map(|filter_bits_per_key| SstableOptions {
-                space: 7,
-                block_bytes,
-                compression,
-                filter_bits_per_key,
+            [(0, None), (10, None), (10, prefixes)].map(|(filter_bits_per_key, prefixes)| {
+                let space = 7;
+                SstableOptions { space, block_bytes, compression, filter_bits_per_key, prefixes }
             })
         })
     })
@@ -233,6 +233,7 @@ fn blocks_that_changed_places_are_found() {
         block_bytes: 256,
         compression: Compression::None,
         filter_bits_per_key: 0,
+        prefixes: None,
     };
     let mut writer = SstableWriter::new(Vec::new(), DATABASE, FILE, options).expect("memory");
     let mut ends = vec![writer.bytes()];

@@ -6,6 +6,7 @@ use isolith_wal::{DatabaseId, Lsn};
 
 use super::filter;
 use super::format::{self, Compression, FOOTER_BYTES, FileId, Footer, Place, Properties, Section};
+use super::prefix::{self, PrefixExtractor};
 use crate::block::{self, BlockBuilder, Entry, RESTART_EVERY, order};
 use crate::hash::Hasher;
 use crate::version::Kind;
@@ -22,11 +23,19 @@ pub struct SstableOptions {
     pub compression: Compression,
     /// Bits of the filter for each key; 0: no filter.
     pub filter_bits_per_key: usize,
+    /// What is a prefix, for a filter of those; it has so many bits for each prefix as the other for each key.
+    pub prefixes: Option<PrefixExtractor>,
 }
 
 impl Default for SstableOptions {
     fn default() -> Self {
-        Self { space: 0, block_bytes: 4096, compression: Compression::Lz4, filter_bits_per_key: 10 }
+        Self {
+            space: 0,
+            block_bytes: 4096,
+            compression: Compression::Lz4,
+            filter_bits_per_key: 10,
+            prefixes: None,
+        }
     }
 }
 
@@ -57,6 +66,8 @@ pub struct SstableWriter<S> {
     zone: Zone,
     last_stamp: Lsn,
     hashes: Vec<u64>,
+    /// Of prefixes.
+    prefix_hashes: Vec<u64>,
     range_deletes: Vec<u8>,
     reach: Reach,
     properties: Properties,
@@ -119,6 +130,7 @@ impl<S: FileSink> SstableWriter<S> {
             zone: Zone::EMPTY,
             last_stamp: Lsn::MAX,
             hashes: Vec::new(),
+            prefix_hashes: Vec::new(),
             range_deletes: Vec::new(),
             reach: Reach::Nowhere,
             properties: Properties { stamp_min: Lsn::MAX, ..Properties::default() },
@@ -164,6 +176,13 @@ impl<S: FileSink> SstableWriter<S> {
             self.properties.keys += 1;
             if self.options.filter_bits_per_key > 0 {
                 self.hashes.push(self.hasher.hash(key));
+            }
+            if let Some(prefix) = self.options.prefixes.and_then(|of| of.prefix(key)) {
+                let hash = self.hasher.hash(prefix);
+                // Keys of one prefix come one after the other.
+                if self.prefix_hashes.last() != Some(&hash) {
+                    self.prefix_hashes.push(hash);
+                }
             }
         }
         self.data.add(key, Entry { stamp, kind, time, value });
@@ -280,6 +299,14 @@ impl<S: FileSink> SstableWriter<S> {
             let mut raw = Vec::new();
             filter::build(&self.hashes, self.options.filter_bits_per_key, &mut raw);
             footer.filter = self.section(&raw, Compression::None)?;
+        }
+        let bits = self.options.filter_bits_per_key;
+        if let Some(extractor) = self.options.prefixes.filter(|_| bits > 0)
+            && self.properties.entries > 0
+        {
+            let mut raw = Vec::new();
+            prefix::build(extractor, &self.prefix_hashes, bits, &mut raw);
+            footer.prefix_filter = self.section(&raw, Compression::None)?;
         }
         if !self.range_deletes.is_empty() {
             let raw = std::mem::take(&mut self.range_deletes);

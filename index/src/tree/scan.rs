@@ -390,7 +390,16 @@ impl RunCursor {
         let from = near.first().map_or(0, |first| {
             files.partition_point(|file| file.meta().smallest < first.meta().smallest)
         });
-        let to = from + near.len();
+        let (mut from, mut to) = (from, from + near.len());
+        // What lies between two files with keys of one prefix has no others: only the ends are asked.
+        let passed_by =
+            |file: usize| files.get(file).is_some_and(|file| !file.table().may_have_in(range));
+        while from < to && passed_by(from) {
+            from += 1;
+        }
+        while from < to && passed_by(to - 1) {
+            to -= 1;
+        }
         let mut at = RunCursor {
             run,
             from,

@@ -7,7 +7,9 @@ use isolith_wal::DatabaseId;
 
 use super::*;
 use crate::levels::Levels;
-use crate::sstable::{Compression, FileId, Sstable, SstableOptions, SstableWriter};
+use crate::sstable::{
+    Compression, FileId, PrefixExtractor, Sstable, SstableOptions, SstableWriter,
+};
 use crate::testing::Random;
 use crate::testing::write_all;
 use crate::{Beneath, Direction, Kind, MergeError, MergeOperators, MergedValue, NodeRef, Value};
@@ -85,6 +87,11 @@ fn key(number: usize) -> Vec<u8> {
     format!("k{number:02}{}", "x".repeat(number % 3)).into_bytes()
 }
 
+/// Ten keys have one prefix, one, or a third of them.
+const TENS: PrefixExtractor = PrefixExtractor::Length(2);
+const EACH: PrefixExtractor = PrefixExtractor::Length(3);
+const LONG: PrefixExtractor = PrefixExtractor::UpTo(b'x');
+
 fn history(random: &mut Random, commits: usize) -> History {
     let commit = |random: &mut Random, stamp: usize| {
         let mut writes: Vec<What> = Vec::new();
@@ -152,6 +159,7 @@ fn file_bytes(memtable: &Memtable, id: u64, random: &mut Random) -> Option<Vec<u
         block_bytes: 40 << random.below(6),
         compression: [Compression::None, Compression::Lz4][random.below(2)],
         filter_bits_per_key: [0, 10][random.below(2)],
+        prefixes: [None, Some(TENS), Some(EACH), Some(LONG)][random.below(4)],
     };
     let writer = SstableWriter::new(Vec::new(), DATABASE, FileId(id), options);
     let mut writer = writer.expect("memory");
@@ -262,7 +270,7 @@ fn layers_say_what_one_memtable_would() {
             assert_eq!(seen, expected, "{keys:?} at {read}");
         }
         for _ in 0..200 {
-            let (lower, upper) = (bound(&mut random), bound(&mut random));
+            let (lower, upper) = bounds(&mut random);
             let range = (lower.as_ref().map(|key| &**key), upper.as_ref().map(|key| &**key));
             let above = at(random.below(history.len() + 1) as u64);
             let newer = view.newer_in(range, above, &guard).expect("sound files");
@@ -285,10 +293,26 @@ fn bound(random: &mut Random) -> Bound<Vec<u8>> {
     }
 }
 
+/// The two ends of a range: any, or those of a prefix, or of a part of it.
+fn bounds(random: &mut Random) -> (Bound<Vec<u8>>, Bound<Vec<u8>>) {
+    if random.below(2) == 0 {
+        return (bound(random), bound(random));
+    }
+    let mut prefix = key(random.below(KEYS + 2));
+    prefix.truncate(2 + random.below(3));
+    let mut end = prefix.clone();
+    *end.last_mut().expect("not empty") += 1;
+    if random.below(3) == 0 {
+        prefix.push(b'0' + random.below(10) as u8);
+    }
+    let lower = [Bound::Included, Bound::Excluded][random.below(2)](prefix);
+    (lower, Bound::Excluded(end))
+}
+
 #[test]
 fn scans_go_over_all_layers_in_order() {
     let mut random = Random::from_environment("scans_go_over_all_layers_in_order");
-    let mut lent = 0;
+    let (mut lent, mut passed_by) = (0, 0);
     for round in 0..45 {
         let commits = random.below(150);
         let mut history = history(&mut random, commits);
@@ -301,7 +325,7 @@ fn scans_go_over_all_layers_in_order() {
         // The same in several ways: files change while a scan is between two chunks.
         let trees: Vec<_> = (0..3).map(|_| layered(&history, &mut random)).collect();
         for _ in 0..150 {
-            let (lower, upper) = (bound(&mut random), bound(&mut random));
+            let (lower, upper) = bounds(&mut random);
             let direction = [Direction::Forward, Direction::Reverse][random.below(2)];
             let read = at(random.below(history.len() + 2) as u64);
             let mut expected = Vec::new();
@@ -311,6 +335,10 @@ fn scans_go_over_all_layers_in_order() {
                 expected.push((node.key().to_vec(), outcome(node.lookup(read))));
                 ControlFlow::Continue(())
             });
+            for tree in &trees {
+                let files = tree.tree.view(&guard).levels().files();
+                passed_by += files.filter(|file| !file.table().may_have_in(range)).count();
+            }
             drop(guard);
             let (mut lower, mut upper) = (lower.clone(), upper.clone());
             let chunk = 1 + random.below(20);
@@ -349,6 +377,7 @@ fn scans_go_over_all_layers_in_order() {
         }
     }
     assert!(lent > 0, "no value was lent");
+    assert!(passed_by > 1000, "{passed_by} files were passed by");
 }
 
 /// A tree with an empty memtable over one file of level 3, and the file's bytes.

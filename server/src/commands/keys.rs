@@ -9,6 +9,7 @@ use crate::resp::{Args, Reply};
 use crate::scans::Position;
 use crate::shared::lock;
 use crate::store::{Bounds, Cx};
+use isolith::NEVER;
 use std::ops::{Bound, ControlFlow};
 
 /// What one SCAN looks at, at most: COUNT is a wish.
@@ -67,7 +68,7 @@ fn move_key(cx: &mut Cx<'_>, args: Args<'_>, replace: bool) -> Result<bool, Fail
         return Ok(false);
     }
     if from != to {
-        cx.put(to, &entry.value, entry.expires_at)?;
+        cx.put(to, &entry.value, Some(entry.expires_at.unwrap_or(NEVER)))?;
         cx.delete(from)?;
     }
     Ok(true)
@@ -154,7 +155,7 @@ fn set_expiry(
 pub(super) fn persist(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
     let entry = cx.entry(args.at(1))?.filter(|entry| entry.expires_at.is_some());
     if let Some(entry) = &entry {
-        cx.put(args.at(1), &entry.value, None)?;
+        cx.put(args.at(1), &entry.value, Some(NEVER))?;
     }
     reply.integer(i64::from(entry.is_some()));
     Ok(())

@@ -6,7 +6,7 @@ use crate::number;
 use crate::resp::request::BULK_BYTES_MAX;
 use crate::resp::{Args, Reply};
 use crate::store::Cx;
-use isolith::Entry;
+use isolith::{Entry, NEVER};
 
 /// The longest string.
 const STRING_BYTES_MAX: usize = BULK_BYTES_MAX as usize;
@@ -141,7 +141,7 @@ pub(super) fn set(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Out
     if !refused {
         match ends {
             Ends::Never => cx.put(key, value, None)?,
-            Ends::Keep => cx.put(key, value, entry.as_ref().and_then(|old| old.expires_at))?,
+            Ends::Keep => cx.put(key, value, kept(&entry))?,
             Ends::At(at) => put_until(cx, key, value, at)?,
         }
     }
@@ -214,7 +214,7 @@ pub(super) fn getex(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> O
     if let (Some(ends), Some(entry)) = (ends, &entry) {
         match ends {
             Ends::At(at) => put_until(cx, args.at(1), &entry.value, at)?,
-            _ if entry.expires_at.is_some() => cx.put(args.at(1), &entry.value, None)?,
+            _ if entry.expires_at.is_some() => cx.put(args.at(1), &entry.value, Some(NEVER))?,
             _ => {}
         }
     }
@@ -287,9 +287,14 @@ fn add(cx: &mut Cx<'_>, key: &[u8], amount: i64, reply: &mut Reply<'_>) -> Outco
         .ok_or_else(|| Failure::text("ERR increment or decrement would overflow"))?;
     let mut digits = itoa::Buffer::new();
     let text = digits.format(sum).as_bytes();
-    cx.put(key, text, entry.and_then(|entry| entry.expires_at))?;
+    cx.put(key, text, kept(&entry))?;
     reply.integer(sum);
     Ok(())
+}
+
+/// The expiry of a value that is changed and not set anew; of none that of its keyspace.
+fn kept(entry: &Option<Entry>) -> Option<u64> {
+    entry.as_ref().map(|entry| entry.expires_at.unwrap_or(NEVER))
 }
 
 /// `APPEND key value`
@@ -298,7 +303,7 @@ pub(super) fn append(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> 
     let old = value_of(&entry).unwrap_or_default();
     let value = check_length(old.len().saturating_add(args.at(2).len()))
         .map(|()| [old, args.at(2)].concat())?;
-    cx.put(args.at(1), &value, entry.and_then(|entry| entry.expires_at))?;
+    cx.put(args.at(1), &value, kept(&entry))?;
     reply.count(value.len());
     Ok(())
 }
@@ -336,7 +341,7 @@ pub(super) fn setrange(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -
     if let Some(place) = value.get_mut(offset..end) {
         place.copy_from_slice(patch);
     }
-    cx.put(args.at(1), &value, entry.and_then(|entry| entry.expires_at))?;
+    cx.put(args.at(1), &value, kept(&entry))?;
     reply.count(value.len());
     Ok(())
 }

@@ -1,6 +1,8 @@
 //! The table itself. Order here is order in the reference.
 
-use super::{Group, Handler, Keys, Spec, connection, keys, server, strings, transactions};
+use super::{
+    Group, Handler, Keys, Spec, connection, keys, keyspaces, server, strings, transactions,
+};
 
 const NO_KEYS: Keys = Keys { first: 0, last: 0, step: 0 };
 const ONE_KEY: Keys = Keys { first: 1, last: 1, step: 1 };
@@ -420,6 +422,10 @@ pub(crate) static TABLE: &[Spec] = &[
             optimistic, by validation at the commit, which then counts as a change of the key.",
         )
         .runs(Handler::Inside(transactions::get_for_update)),
+    Spec::new(Group::Isolith, "keyspace", -2, NO_KEYS, OURS)
+        .syntax("KEYSPACE subcommand")
+        .does("Commands about keyspaces.")
+        .with(KEYSPACE),
     Spec::new(Group::Isolith, "lockrange", -3, NO_KEYS, OURS)
         .syntax("LOCKRANGE start end [SHARED | EXCLUSIVE]")
         .does("Locks the keys from start to end, there or not, until the transaction ends.")
@@ -564,6 +570,34 @@ static CLIENT: &[Spec] = &[
             who could go on because of it.",
         )
         .runs(Handler::Plain(connection::client_waiting)),
+];
+
+static KEYSPACE: &[Spec] = &[
+    Spec::new(Group::Isolith, "create", -3, NO_KEYS, OURS)
+        .syntax("KEYSPACE CREATE name [option value ...]")
+        .does("Makes a keyspace, with the options that are given and the defaults for others.")
+        .note(
+            "Options: `COMPRESSION` none, lz4 or zstd, with a level as `zstd:9`; `FILTER` bits for a key, \
+            0 for no filter; `PREFIX` none, `length:` and bytes, or `upto:` and a character, the ends of \
+            keys' prefixes; `TTL` milliseconds that a value lives that is set without an expiry, 0 for ever; \
+            `MERGE` none or the operator of merges that name none; `BLOCK` bytes. One that is there with \
+            the same options is fine; with others it is an error. It is at once, also within MULTI or BEGIN, \
+            and its core waits for one sync. The commands on data reach `db0` to `db15` alone.",
+        )
+        .runs(Handler::Plain(keyspaces::create)),
+    Spec::new(Group::Isolith, "list", 2, NO_KEYS, OURS)
+        .syntax("KEYSPACE LIST")
+        .does("Gives the names of all keyspaces.")
+        .runs(Handler::Plain(keyspaces::list)),
+    Spec::new(Group::Isolith, "options", 3, NO_KEYS, OURS)
+        .syntax("KEYSPACE OPTIONS name")
+        .does("Gives the options of a keyspace, each with its value; null if it is not there.")
+        .runs(Handler::Plain(keyspaces::options)),
+    Spec::new(Group::Isolith, "set", -5, NO_KEYS, OURS)
+        .syntax("KEYSPACE SET name option value [option value ...]")
+        .does("Gives a keyspace other options, durably: for what is set, and files that are written, from now on.")
+        .note("Others stay as they are. See KEYSPACE CREATE.")
+        .runs(Handler::Plain(keyspaces::set)),
 ];
 
 static COMMAND: &[Spec] = &[

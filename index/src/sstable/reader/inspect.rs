@@ -36,8 +36,9 @@ impl Sstable {
             told(error);
         }
         let before = end;
-        let format::Footer { filter, range_deletes, index, properties } = self.footer;
-        for section in [filter, range_deletes, index, properties] {
+        let format::Footer { filter, range_deletes, index, properties, prefix_filter } =
+            self.footer;
+        for section in [filter, prefix_filter, range_deletes, index, properties] {
             if section.bytes == 0 {
                 continue;
             }
@@ -124,8 +125,8 @@ impl Sstable {
         let mut unpacked = Vec::new();
         let bytes = match self.checked_section(indexed.section)? {
             Framed::Plain(plain) => plain,
-            Framed::Lz4(packed, raw) => {
-                format::decompress(packed, raw, offset, &mut unpacked)?;
+            Framed::Packed(packed) => {
+                packed.unpack(&mut unpacked)?;
                 &unpacked
             }
         };
@@ -160,6 +161,10 @@ impl Sstable {
             }
             if !self.may_have(key) {
                 return Err(damaged(self.footer.filter.offset, "the filter denies a key"));
+            }
+            if !self.prefix_passes(key) {
+                let offset = self.footer.prefix_filter.offset;
+                return Err(damaged(offset, "the filter of prefixes denies a key"));
             }
             let is_new = seen.last.as_ref().is_none_or(|(last, _)| *last != *key);
             let (last, stamp) = seen.last.get_or_insert_default();

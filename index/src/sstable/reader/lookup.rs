@@ -92,6 +92,9 @@ impl Sstable {
         if let Some((_, _, stamp)) = newer {
             return Ok(Some(*stamp));
         }
+        if !self.may_have_in(range) {
+            return Ok(None);
+        }
         let (lower, stamp) = match range.0 {
             Bound::Included(key) => (key, Lsn::MAX),
             Bound::Excluded(key) => (key, Lsn::ZERO),

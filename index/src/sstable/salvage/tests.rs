@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::super::{Compression, FileId, SstableOptions, SstableWriter};
+use super::super::{Compression, FileId, PrefixExtractor, SstableOptions, SstableWriter};
 use super::*;
 use crate::testing::Random;
 
@@ -31,8 +31,9 @@ fn written(versions: &Versions, random: &mut Random, range_deletes: bool) -> Vec
     let options = SstableOptions {
         space: SPACE,
         block_bytes: 60 << random.below(4),
-        compression: [Compression::None, Compression::Lz4][random.below(2)],
+        compression: [Compression::None, Compression::Lz4, Compression::Zstd(1)][random.below(3)],
         filter_bits_per_key: [0, 10][random.below(2)],
+        prefixes: [None, Some(PrefixExtractor::Length(3))][random.below(2)],
     };
     let mut writer = SstableWriter::new(Vec::new(), DATABASE, FILE, options).expect("memory");
     for ((key, stamp), (kind, time, value)) in versions {
