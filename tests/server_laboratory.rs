@@ -12,6 +12,7 @@ use isolith_testkit::server::{Server, script};
 use isolith_testkit::stress::resp::Network;
 use isolith_testkit::stress::workload::Workload;
 use isolith_testkit::stress::{Length, Options, run};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -40,10 +41,22 @@ fn locking(policy: DeadlockPolicy) -> Terms {
 fn begin(target: &mut dyn Target, sessions: &[Terms]) {
     let setup = Contents::from([("x".to_owned(), 1), ("y".to_owned(), 2)]);
     let keys = ["x", "y", "z"].map(str::to_owned);
-    target.start(&Start { setup: &setup, keys: &keys, sessions, hot: false }).expect("it starts");
+    start(target, &setup, &keys, &[], sessions);
     for session in 0..sessions.len() {
         assert_eq!(target.submit(session, &Action::Begin), done(Reply::Nothing));
     }
+}
+
+fn start(
+    target: &mut dyn Target,
+    setup: &Contents,
+    keys: &[String],
+    spaces: &[String],
+    sessions: &[Terms],
+) {
+    let expiring = BTreeMap::new();
+    let start = Start { setup, expiring: &expiring, keys, spaces, sessions, hot: false };
+    target.start(&start).expect("it starts");
 }
 
 fn done(reply: Reply) -> Result<Answer, Failure> {
@@ -55,7 +68,7 @@ fn get(key: &str) -> Action {
 }
 
 fn put(key: &str, value: i64) -> Action {
-    Action::Put(key.into(), value)
+    Action::Put(key.into(), value, None)
 }
 
 fn value(value: i64) -> Result<Answer, Failure> {
@@ -104,6 +117,38 @@ fn steps_are_commands_and_a_run_leaves_nothing() {
             let contents = [("x".to_owned(), 11), ("z".to_owned(), -3)];
             assert_eq!(target.finish(), Ok(Contents::from(contents)));
             script(&mut client, "KEYS * => [\"x\"]\nGET x => \"theirs\"");
+        }
+    }
+}
+
+/// Each keyspace is a database of its own, and a transaction is one in all of them.
+#[test]
+fn keyspaces_are_databases() {
+    let server = isolith();
+    let mut client = server.connect();
+    let mut target = target(server.address());
+    assert!(target.offers(Feature::Keyspaces) && !target.offers(Feature::Drops));
+    let setup = Contents::from([("x".to_owned(), 1), ("a/x".to_owned(), 2), ("b/x".to_owned(), 3)]);
+    let keys: Vec<String> = setup.keys().cloned().chain(["b/y".to_owned()]).collect();
+    let spaces = ["a", "b"].map(str::to_owned);
+    for terms in [Terms::default(), locking(DeadlockPolicy::WoundWait)] {
+        start(&mut *target, &setup, &keys, &spaces, &[terms]);
+        for (database, count) in [(3, 1), (4, 1), (5, 1), (6, 0)] {
+            let asked = format!("SELECT {database} => +OK\nDBSIZE => :{count}");
+            script(&mut client, &asked);
+        }
+        let mut does = |action: Action| target.submit(0, &action);
+        assert_eq!(does(Action::Begin), done(Reply::Nothing));
+        assert_eq!([does(get("b/x")), does(get("x")), does(get("a/x"))], [3, 1, 2].map(value));
+        assert_eq!(does(put("b/y", 9)), done(Reply::Nothing));
+        assert_eq!(does(Action::Delete("a/x".into())), done(Reply::Nothing));
+        let pairs = vec![("b/x".to_owned(), 3), ("b/y".to_owned(), 9)];
+        assert_eq!(does(Action::Scan(span("b/a", "b/z", false))), done(Reply::Pairs(pairs)));
+        assert_eq!(does(Action::Commit), done(Reply::Committed(None)));
+        let contents = [("x", 1), ("b/x", 3), ("b/y", 9)].map(|(key, value)| (key.into(), value));
+        assert_eq!(target.finish(), Ok(Contents::from(contents)));
+        for database in 3..6 {
+            script(&mut client, &format!("SELECT {database} => +OK\nDBSIZE => :0"));
         }
     }
 }

@@ -52,6 +52,33 @@ impl Steps {
         crate::background::Sweeps::default().round(self.db.core());
     }
 
+    /// Freezes what was written to a keyspace: what comes later goes to another memtable. In memory, and
+    /// where nothing was written, it does nothing.
+    pub fn freeze(&self, keyspace: &Keyspace) {
+        let core = self.db.core();
+        if let Some(files) = core.files() {
+            files.freeze(core, keyspace.space());
+        }
+    }
+
+    /// Writes frozen memtables to files. In memory it does nothing.
+    pub fn flush(&self) -> Result<()> {
+        let core = self.db.core();
+        match core.files() {
+            Some(files) => Ok(files.flush_frozen(core).map(drop)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes all files of a keyspace anew to its lowest level. In memory it does nothing.
+    pub fn compact(&self, keyspace: &Keyspace) -> Result<()> {
+        let core = self.db.core();
+        match core.files() {
+            Some(files) => Ok(files.compact_fully(core, keyspace.space())?),
+            None => Ok(()),
+        }
+    }
+
     /// Locks held and waited for at the moment.
     pub fn locks(&self) -> LockStats {
         self.db.core().locks().stats()
@@ -77,13 +104,24 @@ impl Steps {
 
     /// Opens or creates a keyspace, leading the round that this takes.
     pub fn keyspace(&self, name: &str) -> Result<Keyspace> {
+        self.leading(|| self.db.keyspace(name))
+    }
+
+    /// Drops a keyspace, leading the rounds that this takes; false if there is none of that name. What
+    /// was queued before is decided before.
+    pub fn drop_keyspace(&self, name: &str) -> Result<bool> {
+        self.leading(|| self.db.drop_keyspace(name))
+    }
+
+    /// Decides what is queued until `work`, which waits for that, is done.
+    fn leading<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         std::thread::scope(|scope| {
-            let opened = scope.spawn(|| self.db.keyspace(name));
-            while !opened.is_finished() {
+            let worker = scope.spawn(work);
+            while !worker.is_finished() {
                 self.round(1);
                 std::thread::yield_now();
             }
-            match opened.join() {
+            match worker.join() {
                 Ok(result) => result,
                 Err(panic) => std::panic::resume_unwind(panic),
             }

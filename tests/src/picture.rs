@@ -30,6 +30,11 @@ pub struct Picture {
     pub transactions: Vec<Transaction>,
     /// What is there before the first event.
     pub initial: Vec<(Vec<u8>, Vec<u8>)>,
+    /// What of it expires, after so many units of time.
+    pub expiring: Vec<(Vec<u8>, u64)>,
+    /// Keyspaces besides the one of most keys: a key that begins with one of their names and a slash
+    /// lies there.
+    pub keyspaces: Vec<String>,
     /// The keys that have been fought for before, so that automatic control takes locks for them.
     pub hot: Vec<Vec<u8>>,
     /// What happened, in order.
@@ -156,6 +161,15 @@ pub enum Operation {
         /// Its new value.
         value: Vec<u8>,
     },
+    /// Writes a value that expires, when so many units of time have passed since the first event.
+    WriteUntil {
+        /// The key.
+        key: Vec<u8>,
+        /// Its new value.
+        value: Vec<u8>,
+        /// When it expires.
+        until: u64,
+    },
     /// Adds an element to a list, or a number to a counter: a merge, by the operator's name.
     Merge {
         /// The key.
@@ -190,6 +204,10 @@ pub enum Operation {
     Savepoint(usize),
     /// Undoes what was written since a point.
     RollbackTo(usize),
+    /// Units of time pass.
+    Pass(u64),
+    /// Drops a keyspace, at once and for everybody; the transaction has done nothing.
+    DropKeyspace(String),
     /// Something that has no name here: a compare-and-set, a transfer.
     Other {
         /// The key that it is about, if it is about one.
@@ -254,6 +272,8 @@ pub enum Refusal {
     LockRefused,
     /// It had waited long enough.
     Timeout,
+    /// A keyspace that it uses was dropped.
+    KeyspaceDropped,
     /// Anything else.
     #[default]
     Other,

@@ -3,15 +3,17 @@
 use super::scenario::{ParseError, Scenario, parse};
 
 /// Their texts, weakest first.
-const TEXTS: [&str; 22] = [
+const TEXTS: [&str; 27] = [
     include_str!("catalogue/g0.txt"),
     include_str!("catalogue/g1a.txt"),
     include_str!("catalogue/g1b.txt"),
+    include_str!("catalogue/savepoint.txt"),
     include_str!("catalogue/g1c.txt"),
     include_str!("catalogue/otv.txt"),
     include_str!("catalogue/p4.txt"),
     include_str!("catalogue/p4c.txt"),
     include_str!("catalogue/p4-merge.txt"),
+    include_str!("catalogue/p4-savepoint.txt"),
     include_str!("catalogue/p2.txt"),
     include_str!("catalogue/g-single.txt"),
     include_str!("catalogue/g-single-dependencies.txt"),
@@ -21,11 +23,14 @@ const TEXTS: [&str; 22] = [
     include_str!("catalogue/pmp-write.txt"),
     include_str!("catalogue/g-nonadjacent.txt"),
     include_str!("catalogue/g2-item.txt"),
+    include_str!("catalogue/g2-item-keyspaces.txt"),
     include_str!("catalogue/doctors.txt"),
     include_str!("catalogue/read-only.txt"),
     include_str!("catalogue/g2.txt"),
     include_str!("catalogue/g2-two-edges.txt"),
     include_str!("catalogue/stale-read.txt"),
+    include_str!("catalogue/expiry.txt"),
+    include_str!("catalogue/dropped.txt"),
 ];
 
 /// Every scenario of the catalogue.

@@ -54,6 +54,12 @@ pub fn draw(
             .iter()
             .map(|(key, value)| (key.clone().into_bytes(), value.to_string().into_bytes()))
             .collect(),
+        expiring: scenario
+            .expiring
+            .iter()
+            .map(|(key, units)| (key.clone().into_bytes(), *units))
+            .collect(),
+        keyspaces: scenario.spaces(),
         events,
         edges,
         cycle,
@@ -185,7 +191,14 @@ fn operation(action: &Action) -> Option<Operation> {
         Action::Scan(span) => {
             Operation::Scan { predicate: span.to_string(), lower: lower(span), upper: upper(span) }
         }
-        Action::Put(key, number) => Operation::Write { key: bytes(key), value: value(number) },
+        Action::Put(key, number, None) => {
+            Operation::Write { key: bytes(key), value: value(number) }
+        }
+        Action::Put(key, number, Some(until)) => {
+            Operation::WriteUntil { key: bytes(key), value: value(number), until: *until }
+        }
+        Action::Pass(units) => Operation::Pass(*units),
+        Action::Drop(space) => Operation::DropKeyspace(space.clone()),
         Action::Merge(key, delta) => {
             Operation::Merge { key: bytes(key), operator: "add-i64".into(), operand: value(delta) }
         }
@@ -219,6 +232,7 @@ fn outcome(came: &Came) -> Option<Outcome> {
                 AbortKind::Deadlock => Refusal::Deadlock,
                 AbortKind::LockRefused => Refusal::LockRefused,
                 AbortKind::Timeout => Refusal::Timeout,
+                AbortKind::Dropped => Refusal::KeyspaceDropped,
             },
             by: abort.by.clone(),
             said: abort.said.clone(),

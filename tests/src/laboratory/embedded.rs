@@ -1,11 +1,13 @@
 //! The engine as a target, in memory and in this process, driven by the seam that never waits
 //! (`Transaction::step`, `CommitSteps`, `Steps`).
 //!
-//! 1. Runs share a database: each has keys of its own, by a prefix.
+//! 1. Runs share a database: each has keys of its own, by a prefix. Its clock stands still but for the
+//!    steps that let time pass.
 //! 2. A blocked session can move once the lock table has woken it, and not before: a wake-up that is
 //!    lost leaves it blocked for ever, and is seen.
 //! 3. A refusal that does not say the truth, and whatever a run leaves behind, is a failure.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
@@ -13,13 +15,14 @@ use std::time::Duration;
 use isolith::merge::ADD_I64;
 use isolith::steps::Steps;
 use isolith::{
-    Age, BlockedBy, Builder, CommitInfo, CommitMode, CommitSteps, Concurrency, Database, Error,
-    Keyspace, LockHolder, RangeLock, Savepoint, Step, Timestamp, Transaction, TransactionOptions,
+    Age, BlockedBy, Builder, Clock, CommitInfo, CommitMode, CommitSteps, Concurrency, Database,
+    Error, Keyspace, LockHolder, ManualClock, RangeLock, Savepoint, Step, Timestamp, Transaction,
+    TransactionOptions,
 };
 
 use super::target::{
     Abort, AbortKind, Action, Answer, Contents, Encoded, Failure, Feature, Hold, Reply, Span,
-    Start, Target, Terms,
+    Start, Target, Terms, space_of,
 };
 use crate::executor::Bell;
 use crate::oracle::Why;
@@ -30,11 +33,24 @@ const RUNS_MAX: u64 = 1_000;
 /// Keys that are looked at for sharing their warmth.
 const HEAT_KEYS_MAX: usize = 8;
 
+/// The keyspace of the keys that name none: no scenario can.
+const KEYSPACE: &str = "the-laboratory";
+/// Where the clock stands at first, in Unix milliseconds. A unit of time is one of them.
+const NOW: u64 = 1_000_000;
+
 /// The engine in memory.
 pub struct Embedded {
     db: Database,
     steps: Steps,
-    keyspace: Keyspace,
+    clock: ManualClock,
+    /// When the run began.
+    began: u64,
+    /// Those that were named since the database was opened, [`KEYSPACE`] among them.
+    keyspaces: BTreeMap<String, Keyspace>,
+    /// The keyspaces that the run uses.
+    used: Vec<String>,
+    /// Those of them that were dropped, and by which session.
+    dropped: BTreeMap<String, usize>,
     runs: u64,
     /// A run ended in the middle: who knows what is left of it.
     tainted: bool,
@@ -90,22 +106,63 @@ fn misused(what: &str) -> Failure {
     Failure::Target(format!("the laboratory itself went wrong: {what}"))
 }
 
-fn database() -> Result<(Database, Steps, Keyspace), Failure> {
+fn database(clock: &ManualClock) -> Result<(Database, Steps), Failure> {
     let builder = Builder::in_memory().commit_mode(CommitMode::Stepped).threads(false);
-    // Time is not among the things that are explored.
-    let db = builder.lock_timeout(Duration::from_secs(100_000)).open();
+    // How long locks are waited for is not among the things that are explored.
+    let builder = builder.lock_timeout(Duration::from_secs(100_000));
+    let db = builder.clock(Arc::new(clock.clone())).open();
     let db = db.map_err(|error| Failure::Target(error.to_string()))?;
     let steps = Steps::new(&db);
-    let keyspace = steps.keyspace("laboratory").map_err(broken)?;
-    Ok((db, steps, keyspace))
+    Ok((db, steps))
 }
 
 impl Embedded {
     /// The engine with an empty database in memory.
     pub fn new() -> Result<Embedded, Failure> {
-        let (db, steps, keyspace) = database()?;
-        let (actors, controls) = (Vec::new(), Vec::new());
-        Ok(Embedded { db, steps, keyspace, runs: 0, tainted: false, actors, controls })
+        let clock = ManualClock::new(NOW);
+        let (db, steps) = database(&clock)?;
+        let mut new = Embedded {
+            db,
+            steps,
+            clock,
+            began: NOW,
+            keyspaces: BTreeMap::new(),
+            used: Vec::new(),
+            dropped: BTreeMap::new(),
+            runs: 0,
+            tainted: false,
+            actors: Vec::new(),
+            controls: Vec::new(),
+        };
+        new.name(KEYSPACE)?;
+        Ok(new)
+    }
+
+    /// Takes an empty database.
+    fn begin_afresh(&mut self) -> Result<(), Failure> {
+        self.keyspaces.clear();
+        (self.db, self.steps) = database(&self.clock)?;
+        self.name(KEYSPACE)
+    }
+
+    /// Creates a keyspace, unless it is there.
+    fn name(&mut self, name: &str) -> Result<(), Failure> {
+        if !self.keyspaces.contains_key(name) {
+            let keyspace = self.steps.keyspace(name).map_err(broken)?;
+            self.keyspaces.insert(name.to_owned(), keyspace);
+        }
+        Ok(())
+    }
+
+    /// The keyspace of a key.
+    fn keyspace(&self, key: &str) -> Result<&Keyspace, Failure> {
+        let named = self.keyspaces.get(space_of(key).unwrap_or(KEYSPACE));
+        named.ok_or_else(|| misused("a keyspace that was not announced"))
+    }
+
+    /// When what expires after so many units of time does so, in Unix milliseconds.
+    fn time(&self, units: Option<u64>) -> Option<u64> {
+        units.map(|units| self.began + units)
     }
 
     fn key(&self, key: &str) -> Vec<u8> {
@@ -131,8 +188,9 @@ impl Embedded {
         loop {
             let apart = few.iter().all(|one| {
                 self.steps.cool();
-                self.steps.heat(&self.keyspace, self.key(one));
-                let warm = |key: &&String| self.steps.is_hot(&self.keyspace, self.key(key));
+                self.warm(one);
+                let hot = |space: &Keyspace, key: &str| self.steps.is_hot(space, self.key(key));
+                let warm = |key: &&String| self.keyspace(key).is_ok_and(|space| hot(space, key));
                 few.iter().filter(warm).eq([one])
             });
             if apart {
@@ -141,19 +199,25 @@ impl Embedded {
             self.runs += 1;
         }
         self.steps.cool();
-        for key in start.keys.iter().filter(|_| start.hot) {
-            self.steps.heat(&self.keyspace, self.key(key));
+        start.keys.iter().filter(|_| start.hot).for_each(|key| self.warm(key));
+    }
+
+    fn warm(&self, key: &str) {
+        if let Ok(keyspace) = self.keyspace(key) {
+            self.steps.heat(keyspace, self.key(key));
         }
     }
 
     /// Writes what is there at first, in one commit.
-    fn prepare(&mut self, setup: &Contents) -> Result<(), Failure> {
-        if setup.is_empty() {
+    fn prepare(&mut self, start: &Start<'_>) -> Result<(), Failure> {
+        if start.setup.is_empty() {
             return Ok(());
         }
         let mut transaction = self.db.begin().map_err(broken)?;
-        for (key, value) in setup {
-            transaction.put(&self.keyspace, self.key(key), value.to_string()).map_err(broken)?;
+        for (key, value) in start.setup {
+            let until = self.time(start.expiring.get(key).copied());
+            let (keyspace, name) = (self.keyspace(key)?, self.key(key));
+            transaction.put_with(keyspace, name, value.to_string(), until).map_err(broken)?;
         }
         let mut commit = transaction.commit_steps();
         while let Step::Blocked(_) = commit.step() {
@@ -204,7 +268,18 @@ impl Embedded {
         transaction: &mut Transaction,
         action: &Action,
     ) -> isolith::Result<Result<Reply, Failure>> {
-        let space = &self.keyspace;
+        let of = match action {
+            Action::Get(key, _)
+            | Action::Put(key, ..)
+            | Action::Merge(key, _)
+            | Action::Delete(key) => key,
+            Action::Scan(span) | Action::DeleteRange(span) | Action::LockRange(span) => &span.lower,
+            _ => return Ok(Err(misused("it is no operation"))),
+        };
+        let space = match self.keyspace(of) {
+            Ok(space) => space,
+            Err(failure) => return Ok(Err(failure)),
+        };
         match action {
             Action::Get(key, hold) => {
                 let key = self.key(key);
@@ -220,7 +295,10 @@ impl Embedded {
                     transaction.range(space, self.bounds(span)).collect::<Result<_, _>>()?;
                 return Ok(self.pairs(&pairs).map(Reply::Pairs));
             }
-            Action::Put(key, value) => transaction.put(space, self.key(key), value.to_string())?,
+            Action::Put(key, value, until) => {
+                let until = self.time(*until);
+                transaction.put_with(space, self.key(key), value.to_string(), until)?;
+            }
             Action::Merge(key, delta) => {
                 transaction.merge(space, self.key(key), ADD_I64, delta.to_string())?;
             }
@@ -229,7 +307,7 @@ impl Embedded {
             Action::LockRange(span) => {
                 transaction.lock_range(space, self.bounds(span), RangeLock::Shared)?;
             }
-            _ => return Ok(Err(misused("it is no operation"))),
+            _ => {}
         }
         Ok(Ok(Reply::Nothing))
     }
@@ -313,6 +391,17 @@ impl Embedded {
         }
     }
 
+    /// Drops a keyspace, for everybody.
+    fn drop_keyspace(&mut self, session: usize, name: &str) -> Result<Answer, Failure> {
+        if !self.steps.drop_keyspace(name).map_err(broken)? {
+            return Err(Failure::Broken(format!("the keyspace '{name}' was not there")));
+        }
+        self.dropped.insert(name.to_owned(), session);
+        // Nobody has committed since.
+        let timestamp = self.db.visible();
+        Ok(self.told(session, Some(timestamp)))
+    }
+
     fn told(&mut self, session: usize, timestamp: Option<Timestamp>) -> Answer {
         let actor = &mut self.actors[session];
         (actor.stage, actor.committed) = (Stage::Over, timestamp);
@@ -330,6 +419,14 @@ impl Embedded {
         let Some(own) = self.actors[session].age else {
             return Err(misused("a transaction that did not begin was refused"));
         };
+        if let Error::KeyspaceDropped { keyspace } = &error {
+            let Some(by) = self.dropped.get(keyspace) else {
+                return Err(Failure::Broken(format!("nobody has dropped it: {error}")));
+            };
+            let (by, said) = (vec![*by], error.to_string());
+            self.actors[session].stage = Stage::Over;
+            return Ok(Answer::Aborted(Abort { kind: AbortKind::Dropped, by, said }));
+        }
         let why = refusals::why(&error, own, session, &self.controls, &alive)
             .map_err(|finding| Failure::Broken(finding.to_string()))?;
         let kind = match why {
@@ -384,19 +481,24 @@ impl Target for Embedded {
         self.actors.clear();
         self.runs += 1;
         if std::mem::take(&mut self.tainted) {
-            (self.db, self.steps, self.keyspace) = database()?;
+            self.begin_afresh()?;
         } else if self.runs.is_multiple_of(RUNS_MAX) {
             let snapshots = self.db.stats().snapshots;
             if snapshots != 0 {
                 return Err(Failure::Broken(format!("{snapshots} snapshots are left behind")));
             }
-            (self.db, self.steps, self.keyspace) = database()?;
+            self.begin_afresh()?;
         }
+        let gone = std::mem::take(&mut self.dropped);
+        self.keyspaces.retain(|name, _| !gone.contains_key(name));
+        start.spaces.iter().try_for_each(|name| self.name(name))?;
+        self.used = start.spaces.to_vec();
+        self.began = self.clock.unix_millis();
         self.controls = start.sessions.iter().map(|terms| terms.concurrency).collect();
         if self.controls.contains(&Concurrency::Auto) {
             self.heat(start);
         }
-        self.prepare(start.setup)?;
+        self.prepare(start)?;
         self.actors = start.sessions.iter().map(|terms| Actor::new(*terms)).collect();
         Ok(())
     }
@@ -410,6 +512,16 @@ impl Target for Embedded {
             }
             (Stage::Running(tx), Action::Rollback) => {
                 tx.rollback();
+                Ok(Answer::Done(Reply::Nothing))
+            }
+            (Stage::Running(tx), Action::Drop(name)) => {
+                // It has done nothing.
+                tx.rollback();
+                self.drop_keyspace(session, name)
+            }
+            (stage @ Stage::Running(_), Action::Pass(units)) => {
+                self.clock.advance(*units);
+                self.actors[session].stage = stage;
                 Ok(Answer::Done(Reply::Nothing))
             }
             (Stage::Running(tx), Action::HandIn | Action::Commit) => {
@@ -457,9 +569,15 @@ impl Target for Embedded {
         }
         self.actors.clear();
         let reader = self.db.begin_read_only().map_err(broken)?;
-        let pairs: Result<Vec<isolith::Pair>, Error> =
-            reader.prefix(&self.keyspace, self.runs.to_be_bytes()).collect();
-        Ok(self.pairs(&pairs.map_err(broken)?)?.into_iter().collect())
+        let mut contents = Contents::new();
+        let there = self.used.iter().filter(|name| !self.dropped.contains_key(*name));
+        for name in there.map(String::as_str).chain([KEYSPACE]) {
+            let Some(keyspace) = self.keyspaces.get(name) else { continue };
+            let pairs: Result<Vec<isolith::Pair>, Error> =
+                reader.prefix(keyspace, self.runs.to_be_bytes()).collect();
+            contents.extend(self.pairs(&pairs.map_err(broken)?)?);
+        }
+        Ok(contents)
     }
 
     fn abandon(&mut self, broken: bool) {

@@ -23,10 +23,10 @@
 
 use isolith::Isolation;
 
-use super::play::{Came, End, Run, Staging};
+use super::play::{Came, End, Event, Run, Staging};
 use super::provenance::{Marks, initial};
 use super::scenario::Scenario;
-use super::target::{Action, Encoded, Reply, Terms};
+use super::target::{AbortKind, Action, Encoded, Reply, Terms, space_of};
 use crate::picture::EdgeKind;
 
 /// Something that a level may forbid, by the name that Adya, Elle or Hermitage give it.
@@ -92,13 +92,21 @@ pub struct Judge {
     initial: State,
 }
 
-/// What each key holds.
-type State = Vec<Option<Encoded>>;
+/// What each key holds, and when that expires.
+type State = Vec<Option<(Encoded, u64)>>;
+/// The end of what does not expire.
+const NEVER: u64 = u64::MAX;
+
+/// What a key holds at a time.
+fn live(stored: Option<(Encoded, u64)>, now: u64) -> Option<Encoded> {
+    stored.filter(|(_, until)| *until > now).map(|(value, _)| value)
+}
 
 /// A change, in the order in which they were made.
 #[derive(Clone, Debug, PartialEq)]
 enum Change {
-    Put(usize, Encoded),
+    /// With the time at which it expires.
+    Put(usize, Encoded, u64),
     Merge(usize, i64),
     Delete(usize),
     /// By a range: whatever was there.
@@ -108,18 +116,21 @@ enum Change {
 impl Change {
     fn key(&self) -> usize {
         match self {
-            Change::Put(key, _)
+            Change::Put(key, ..)
             | Change::Merge(key, _)
             | Change::Delete(key)
             | Change::Sweep(key) => *key,
         }
     }
 
-    fn apply(&self, state: &mut State) {
+    /// `now`: when its transaction began.
+    fn apply(&self, state: &mut State, now: u64) {
         match self {
-            Change::Put(key, value) => state[*key] = Some(*value),
+            Change::Put(key, value, until) => state[*key] = Some((*value, *until)),
             Change::Merge(key, delta) => {
-                state[*key] = Some(state[*key].unwrap_or(0).wrapping_add(*delta));
+                let base = state[*key].filter(|(_, until)| *until > now);
+                let (value, until) = base.unwrap_or((0, NEVER));
+                state[*key] = Some((value.wrapping_add(*delta), until));
             }
             Change::Delete(key) | Change::Sweep(key) => state[*key] = None,
         }
@@ -142,6 +153,10 @@ struct Transaction {
     session: usize,
     terms: Terms,
     begun: usize,
+    /// The time at which it began: what it finds expired is judged by that.
+    now: u64,
+    /// The keyspace that it dropped.
+    drops: Option<String>,
     /// The event of its first answered operation: its snapshot is not older.
     first: Option<usize>,
     /// The event in which its commit was asked for.
@@ -164,7 +179,9 @@ impl Judge {
     /// A judge for a scenario.
     pub fn of(scenario: &Scenario) -> Judge {
         let keys = scenario.keys();
-        let value = |key: &String| scenario.setup.get(key).map(|value| initial(*value));
+        let until = |key: &String| scenario.expiring.get(key).copied().unwrap_or(NEVER);
+        let value =
+            |key: &String| scenario.setup.get(key).map(|value| (initial(*value), until(key)));
         let initial = keys.iter().map(value).collect();
         Judge { keys, marks: Marks::of(scenario), initial }
     }
@@ -173,10 +190,11 @@ impl Judge {
     pub fn judge(&self, run: &Run, staging: &Staging) -> Judgement {
         let mut case = Case::new(self, run, staging, run.events.len(), None);
         let last = case.states.last().cloned().unwrap_or_default();
-        let end: State = self.keys.iter().map(|key| run.end.get(key).copied()).collect();
-        if last != end {
-            let differs = (0..self.keys.len()).find(|key| last[*key] != end[*key]);
-            let key = differs.map_or("", |key| &self.keys[key]);
+        let differs = |key: &&String| {
+            let kept = self.key(key).and_then(|key| live(last[key], run.now));
+            kept != run.end.get(*key).copied()
+        };
+        if let Some(key) = self.keys.iter().find(differs) {
             case.say(
                 "lost-write",
                 format!("{key} is not what the commits in their order make of it"),
@@ -188,7 +206,12 @@ impl Judge {
     /// Whether a transaction that was aborted might have committed where it was aborted: as far as
     /// it had come, after all that had committed by then.
     pub fn was_needless(&self, run: &Run, staging: &Staging, session: usize) -> bool {
-        let Some((event, End::Aborted(_))) = run.sessions[session].end else { return false };
+        let Some((event, End::Aborted(abort))) = &run.sessions[session].end else { return false };
+        if abort.kind == AbortKind::Dropped {
+            // There is nothing any more that it could read, or write to.
+            return false;
+        }
+        let event = *event;
         let case = Case::new(self, run, staging, event + 1, Some(session));
         case.judge().forbidden().is_none()
     }
@@ -254,6 +277,8 @@ impl<'a> Case<'a> {
             session,
             terms,
             begun,
+            now: self.time(begun),
+            drops: None,
             first: None,
             asked: ended,
             ended,
@@ -269,7 +294,7 @@ impl<'a> Case<'a> {
         let events = self.run.events.iter().enumerate().take(ended + 1).skip(begun);
         for (at, event) in events.filter(|(_, event)| event.session == session) {
             let Some(action) = &event.action else { continue };
-            if matches!(action, Action::HandIn | Action::Commit) {
+            if matches!(action, Action::HandIn | Action::Commit | Action::Drop(_)) {
                 transaction.asked = transaction.asked.min(at);
             }
             let refused = matches!(event.came, Came::Aborted(_)) && assumed == Some(session);
@@ -320,8 +345,14 @@ impl<'a> Case<'a> {
                     self.say("internal", format!("a scan of {span} found {key}"));
                 }
             }
-            (Action::Put(key, value), _) => {
-                judge.key(key).into_iter().for_each(|key| change(Change::Put(key, *value)));
+            (Action::Put(key, value, until), _) => {
+                let until = until.unwrap_or(NEVER);
+                judge.key(key).into_iter().for_each(|key| change(Change::Put(key, *value, until)));
+            }
+            (Action::Drop(space), _) => {
+                let of = |key: &usize| space_of(&judge.keys[*key]) == Some(space);
+                (0..judge.keys.len()).filter(of).for_each(|key| change(Change::Sweep(key)));
+                transaction.drops = Some(space.clone());
             }
             (Action::Merge(key, delta), _) => {
                 judge.key(key).into_iter().for_each(|key| change(Change::Merge(key, *delta)));
@@ -353,7 +384,9 @@ impl<'a> Case<'a> {
         let (mut own, mut added) = (None, None);
         for (_, change) in transaction.changes.iter().filter(|(_, change)| change.key() == key) {
             match change {
-                Change::Put(_, value) => (own, added) = (Some(Some(*value)), None),
+                Change::Put(_, value, until) => {
+                    (own, added) = (Some(live(Some((*value, *until)), transaction.now)), None);
+                }
                 Change::Delete(_) | Change::Sweep(_) => (own, added) = (Some(None), None),
                 Change::Merge(_, delta) => match &mut own {
                     Some(own) => *own = Some(own.unwrap_or(0).wrapping_add(*delta)),
@@ -405,7 +438,8 @@ impl<'a> Case<'a> {
             let transaction = &mut self.transactions[at];
             let before = self.states.last().unwrap_or(&self.judge.initial).clone();
             let mut after = before.clone();
-            transaction.changes.iter().for_each(|(_, change)| change.apply(&mut after));
+            let now = transaction.now;
+            transaction.changes.iter().for_each(|(_, change)| change.apply(&mut after, now));
             transaction.number = Some(self.states.len());
             for key in (0..before.len()).filter(|key| before[*key] != after[*key]) {
                 transaction.changed |= 1 << key;
@@ -423,7 +457,9 @@ impl<'a> Case<'a> {
     fn versions(&mut self) {
         for at in 0..self.transactions.len() {
             let reads = self.transactions[at].reads.clone();
-            let holds = |state: usize, read: &Read| self.states[state][read.key] == read.value;
+            let now = self.transactions[at].now;
+            let holds =
+                |state: usize, read: &Read| live(self.states[state][read.key], now) == read.value;
             let all = |state: &usize| reads.iter().all(|read| holds(*state, read));
             let own = self.transactions[at].number.unwrap_or(self.states.len());
             let mut preferred = (0..own).rev().find(all);
@@ -464,6 +500,17 @@ impl<'a> Case<'a> {
     /// A read of what no commit left behind.
     fn never_was(&mut self, at: usize, read: Read) {
         let (key, who) = (&self.judge.keys[read.key], self.transactions[at].session);
+        let expires = |state: &State| {
+            let (value, until) = state[read.key].unwrap_or((0, NEVER));
+            until != NEVER && (read.value.is_none() || read.value == Some(value))
+        };
+        if self.states.iter().any(expires) {
+            let what = if read.value.is_some() { "after" } else { "as if it were" };
+            return self.say(
+                "expiry",
+                format!("{key} was read {what} expired, by the time at which its reader began"),
+            );
+        }
         let Some(value) = read.value else {
             return self.say("internal", format!("{key} was read as absent, which it never was"));
         };
@@ -479,6 +526,7 @@ impl<'a> Case<'a> {
     }
 
     fn judge(mut self) -> Judgement {
+        self.after_drops();
         self.backwards();
         self.first_committer_wins();
         let edges = self.edges();
@@ -486,6 +534,32 @@ impl<'a> Case<'a> {
         let mut found = self.found;
         found.sort_by_key(|one| (!one.forbidden, one.cycle.len()));
         Judgement { found, edges }
+    }
+
+    /// How much time had passed when an event happened.
+    fn time(&self, event: usize) -> u64 {
+        let passed = |event: &Event| match (&event.action, &event.came) {
+            (Some(Action::Pass(units)), Came::Done(_)) => *units,
+            _ => 0,
+        };
+        self.run.events.iter().take(event).map(passed).sum()
+    }
+
+    /// Nobody writes to a keyspace that is not there any more.
+    fn after_drops(&mut self) {
+        let mut late = None;
+        for drop in &self.transactions {
+            let Some(space) = &drop.drops else { continue };
+            let of = |key: usize| space_of(&self.judge.keys[key]) == Some(space);
+            let wrote = |one: &Transaction| one.changes.iter().any(|(_, one)| of(one.key()));
+            let after = |one: &&Transaction| one.number > drop.number && wrote(one);
+            if self.transactions.iter().any(|one| after(&one)) {
+                late = Some(space.clone());
+            }
+        }
+        if let Some(space) = late {
+            self.say("dropped-write", format!("{space} was written to after it had been dropped"));
+        }
     }
 
     /// OTV: a transaction was seen, and later not; and reads of what was overwritten before the

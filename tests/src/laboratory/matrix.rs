@@ -3,8 +3,9 @@
 //!
 //! A run is *in danger* if a store that keeps nobody from anything ([`super::weak`]) shows the anomaly
 //! in the same schedule. Where it was in danger and the anomaly did not happen it was prevented: by an
-//! abort (a conflict was found), by a victim (a deadlock policy chose one), by a block (somebody
-//! waited and nobody was aborted), or by the snapshot (what was read was older or newer).
+//! abort (a conflict was found, or a keyspace was gone), by a victim (a deadlock policy chose one), by
+//! a block (somebody waited and nobody was aborted), or by the snapshot (what was read was older or
+//! newer).
 //!
 //! An abort is *needless* if the judge would have let the transaction commit where it was aborted, as
 //! far as it had come ([`Judge::was_needless`]).
@@ -163,7 +164,7 @@ impl fmt::Display for Declared {
 /// How often the anomaly was prevented, and how.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Prevented {
-    /// A conflict was found.
+    /// A conflict was found, or a keyspace was gone.
     pub abort: u64,
     /// A deadlock policy chose somebody.
     pub victim: u64,
@@ -447,7 +448,8 @@ impl Counting<'_> {
     fn prevented(&mut self, run: &Run) {
         let kinds = || (0..run.sessions.len()).filter_map(|who| run.abort(who)).map(|one| one.kind);
         let prevented = &mut self.cell.prevented;
-        let by = if kinds().any(|kind| kind == AbortKind::Conflict) {
+        let found = |kind| matches!(kind, AbortKind::Conflict | AbortKind::Dropped);
+        let by = if kinds().any(found) {
             &mut prevented.abort
         } else if kinds().next().is_some() {
             &mut prevented.victim

@@ -94,6 +94,8 @@ pub struct Run {
     pub moves: Vec<usize>,
     /// What happened, in order.
     pub events: Vec<Event>,
+    /// Units of time that have passed.
+    pub now: u64,
     /// The sessions.
     pub sessions: Vec<Lived>,
     /// Whether it was left in the middle.
@@ -221,6 +223,7 @@ pub struct Player<'a> {
     target: &'a mut dyn Target,
     marks: Marks,
     keys: Vec<String>,
+    spaces: Vec<String>,
     setup: Contents,
 }
 
@@ -242,8 +245,8 @@ impl<'a> Player<'a> {
     ) -> Player<'a> {
         let stored = |(key, value): (&String, &i64)| (key.clone(), initial(*value));
         let setup = scenario.setup.iter().map(stored).collect();
-        let (marks, keys) = (Marks::of(scenario), scenario.keys());
-        Player { scenario, staging, target, marks, keys, setup }
+        let (marks, keys, spaces) = (Marks::of(scenario), scenario.keys(), scenario.spaces());
+        Player { scenario, staging, target, marks, keys, spaces, setup }
     }
 
     /// Plays once. What happened until a failure is told, too; so is a panic.
@@ -266,8 +269,10 @@ impl<'a> Player<'a> {
 
     fn go(&mut self, run: &mut Run, choose: &mut dyn Choose) -> Result<(), Failure> {
         let Staging { terms, hot, .. } = self.staging;
-        let (setup, keys) = (&self.setup, &self.keys[..]);
-        self.target.start(&Start { setup, keys, sessions: terms, hot: *hot })?;
+        let (setup, expiring) = (&self.setup, &self.scenario.expiring);
+        let (keys, spaces) = (&self.keys[..], &self.spaces[..]);
+        let start = Start { setup, expiring, keys, spaces, sessions: terms, hot: *hot };
+        self.target.start(&start)?;
         let mut lanes = vec![Lane::default(); terms.len()];
         loop {
             let able = self.able(run, &lanes);
@@ -366,9 +371,10 @@ impl<'a> Player<'a> {
             Act::Begin => Action::Begin,
             Act::Get { key, hold, .. } => Action::Get(key.clone(), *hold),
             Act::Scan { span, .. } => Action::Scan(span.clone()),
-            Act::Put { key, value } => {
+            Act::Put { key, value, lasts } => {
                 let value = number(value.evaluate(run));
-                Action::Put(key.clone(), self.marks.put((who, place), value))
+                let until = lasts.map(|units| run.now + units);
+                Action::Put(key.clone(), self.marks.put((who, place), value), until)
             }
             Act::Merge { key, delta } => {
                 let delta = number(delta.evaluate(run));
@@ -386,6 +392,8 @@ impl<'a> Player<'a> {
                 lane.savepoints.truncate(number + 1);
                 Action::RollbackTo(number)
             }
+            Act::Pass(units) => Action::Pass(*units),
+            Act::Drop(space) => Action::Drop(space.clone()),
             Act::Commit => Action::Commit,
             Act::Rollback => Action::Rollback,
         }
@@ -426,14 +434,15 @@ impl<'a> Player<'a> {
             Answer::Done(reply) => {
                 let session = &mut run.sessions[who];
                 match (&action, &reply) {
-                    (Action::Commit, Reply::Committed(at)) => {
+                    (Action::Commit | Action::Drop(_), Reply::Committed(at)) => {
                         session.end = Some((event, End::Committed(*at)));
                         let told = run.told.iter().flatten().count();
                         run.told[who] = Some(told + 1);
                     }
-                    (Action::Commit, _) => {
+                    (Action::Commit | Action::Drop(_), _) => {
                         return Err(Failure::Target("a commit was answered with a value".into()));
                     }
+                    (Action::Pass(units), _) => run.now += units,
                     (Action::Rollback, _) => session.end = Some((event, End::RolledBack)),
                     _ => self.remember(&mut run.sessions[who], who, step, &action, &reply),
                 }
@@ -480,7 +489,7 @@ impl<'a> Player<'a> {
                     session.read.insert(key.clone(), seen(found.map(|(_, value)| *value)));
                 }
             }
-            (Action::Put(key, value), _) => {
+            (Action::Put(key, value, _), _) => {
                 session.read.insert(key.clone(), seen(Some(*value)));
             }
             (Action::Delete(key), _) => {

@@ -38,7 +38,7 @@ pub fn connect(address: &Address, wait: Duration) -> Result<Box<dyn Target>, Fai
     let server = Server::recognise(&mut control)?;
     let label = format!("{address} ({server})");
     Ok(match server.is_isolith() && !address.watches() {
-        true => Box::new(isolith::Isolith::new(label, dialer, control)),
+        true => Box::new(isolith::Isolith::new(label, dialer, control, address.database())),
         false => Box::new(watch::Watching::new(label, dialer, control)),
     })
 }

@@ -1,20 +1,22 @@
 //! A scenario: a few sessions of one transaction each on a few keys, and what must hold in the end.
 //! Its text form is described in `docs/anomalies.md`; [`parse`] reads it, `Display` writes it.
 //!
-//! 1. Every session ends with its only commit or rollback.
+//! 1. Every session ends with its only commit, rollback or drop of a keyspace; one that drops does
+//!    nothing else. A keyspace is dropped once.
 //! 2. A session's expressions use what the session itself has read before.
 //! 3. Sizes are bounded by the constants of this module, whatever the text says.
+//! 4. A key that is not in the keyspace that is there anyway has its own in its name: `stock/apples`.
 
 mod lexer;
 mod parser;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use isolith::{Concurrency, Isolation};
 
 use super::expression::{Expression, Pairs};
-use super::target::{Contents, Feature, Hold, Span, Target, Terms};
+use super::target::{Contents, Feature, Hold, Span, Target, Terms, space_of};
 
 pub use parser::{parse, schedule};
 
@@ -30,6 +32,10 @@ pub const KEYS_MAX: usize = 64;
 pub const NAME_BYTES_MAX: usize = 64;
 /// Merges in a whole scenario.
 pub const MERGES_MAX: usize = 16;
+/// Keyspaces that a scenario may have, besides the one that is there anyway.
+pub const KEYSPACES_MAX: usize = 8;
+/// Units of time that pass in a step, or after which a value expires.
+pub const UNITS_MAX: u64 = 1_000_000;
 /// Expressions within expressions.
 pub const DEPTH_MAX: usize = 32;
 
@@ -69,6 +75,8 @@ pub struct Scenario {
     pub forbidden: Option<Vec<Isolation>>,
     /// What is there at first.
     pub setup: Contents,
+    /// What of it expires, after so many units of time.
+    pub expiring: BTreeMap<String, u64>,
     /// Who does what.
     pub sessions: Vec<Session>,
     /// True of the runs in which the anomaly happened.
@@ -88,7 +96,7 @@ pub struct Session {
     pub isolation: Option<Isolation>,
     /// Its concurrency control, if it has one of its own.
     pub concurrency: Option<Concurrency>,
-    /// What it does; the last is its commit or rollback.
+    /// What it does; the last is its commit or rollback, or a drop.
     pub steps: Vec<Step>,
 }
 
@@ -128,6 +136,8 @@ pub enum Act {
         key: String,
         /// Its value.
         value: Expression,
+        /// After how many units of time it expires; none for never.
+        lasts: Option<u64>,
     },
     /// Adds to a key without reading it.
     Merge {
@@ -146,6 +156,10 @@ pub enum Act {
     Savepoint(String),
     /// Goes back to it.
     RollbackTo(String),
+    /// Units of time pass.
+    Pass(u64),
+    /// Drops a keyspace.
+    Drop(String),
     /// Commits.
     Commit,
     /// Rolls back.
@@ -155,7 +169,7 @@ pub enum Act {
 impl Act {
     /// Whether it ends the transaction.
     pub fn ends(&self) -> bool {
-        matches!(self, Act::Commit | Act::Rollback)
+        matches!(self, Act::Drop(_) | Act::Commit | Act::Rollback)
     }
 
     /// What a target must have for it.
@@ -165,6 +179,8 @@ impl Act {
             Act::Get { hold: Hold::Share | Hold::Update, .. } => Some(Feature::Holds),
             Act::Merge { .. } => Some(Feature::Merges),
             Act::Savepoint(_) | Act::RollbackTo(_) => Some(Feature::Savepoints),
+            Act::Put { lasts: Some(_), .. } | Act::Pass(_) => Some(Feature::Time),
+            Act::Drop(_) => Some(Feature::Drops),
             _ => None,
         }
     }
@@ -181,13 +197,15 @@ impl Act {
             Act::Scan { span, .. } | Act::DeleteRange(span) | Act::LockRange(span) => {
                 Some(span.clone())
             }
+            Act::Drop(space) => Some(Span::of_space(space)),
             _ => None,
         }
     }
 
     /// Whether it changes something.
     pub fn writes(&self) -> bool {
-        matches!(self, Act::Put { .. } | Act::Merge { .. } | Act::Delete(_) | Act::DeleteRange(_))
+        use Act::{Delete, DeleteRange, Drop, Merge, Put};
+        matches!(self, Put { .. } | Merge { .. } | Delete(_) | DeleteRange(_) | Drop(_))
     }
 
     /// The expression in it.
@@ -225,6 +243,23 @@ impl Scenario {
         keys.into_iter().collect()
     }
 
+    /// The keyspaces besides the one that is there anyway, ascending.
+    pub fn spaces(&self) -> Vec<String> {
+        let mut spaces: BTreeSet<String> = BTreeSet::new();
+        let mut note = |key: &str| spaces.extend(space_of(key).map(str::to_owned));
+        self.keys().iter().for_each(|key| note(key));
+        let steps = self.sessions.iter().flat_map(|session| &session.steps);
+        steps.filter_map(|step| step.act.reach()).for_each(|span| note(&span.lower));
+        for expression in self.anomaly.iter().chain(&self.invariants) {
+            expression.walk(&mut |inner| {
+                if let Expression::Aggregate(_, Pairs::End(span)) = inner {
+                    note(&span.lower);
+                }
+            });
+        }
+        spaces.into_iter().collect()
+    }
+
     /// The terms of each session, where those that have none of their own get these.
     pub fn terms(&self, general: Terms) -> Vec<Terms> {
         let own = |session: &Session| Terms {
@@ -240,6 +275,8 @@ impl Scenario {
         let own_writes = || self.sessions.iter().any(Session::reads_its_writes);
         terms.iter().all(|terms| target.offers(Feature::Terms(*terms)))
             && steps().filter_map(|step| step.act.feature()).all(|feature| target.offers(feature))
+            && (self.expiring.is_empty() || target.offers(Feature::Time))
+            && (self.spaces().is_empty() || target.offers(Feature::Keyspaces))
             && (target.offers(Feature::OwnWrites) || !own_writes())
     }
 
@@ -283,6 +320,7 @@ impl Scenario {
                         points.insert(name);
                     }
                     Act::RollbackTo(name) => sound &= points.contains(name.as_str()),
+                    Act::Drop(_) => sound &= session.only_drops(),
                     _ => {}
                 }
             }
@@ -294,6 +332,11 @@ impl Scenario {
 }
 
 impl Session {
+    /// Whether nothing is done that a drop of a keyspace could not follow.
+    fn only_drops(&self) -> bool {
+        self.steps.iter().all(|step| matches!(step.act, Act::Begin | Act::Pass(_) | Act::Drop(_)))
+    }
+
     fn reads_its_writes(&self) -> bool {
         let mut written: Vec<Span> = Vec::new();
         for step in &self.steps {
@@ -313,7 +356,8 @@ pub fn overlap(one: &Span, other: &Span) -> bool {
     let ends_before = |first: &Span, second: &Span| {
         first.upper < second.lower || first.upper == second.lower && !first.inclusive
     };
-    !ends_before(one, other) && !ends_before(other, one)
+    let same = space_of(&one.lower) == space_of(&other.lower);
+    same && !ends_before(one, other) && !ends_before(other, one)
 }
 
 impl Step {
@@ -334,13 +378,17 @@ impl Step {
                 format!("get {key}{hold}{}", as_label(label))
             }
             Act::Scan { span, label } => format!("scan {span}{}", as_label(label)),
-            Act::Put { key, value } => format!("put {key} = {}", show(value)),
+            Act::Put { key, value, lasts } => {
+                format!("put {key} = {}{}", show(value), lasting(*lasts))
+            }
             Act::Merge { key, delta } => format!("merge {key} + {}", show(delta)),
             Act::Delete(key) => format!("delete {key}"),
             Act::DeleteRange(span) => format!("delete {span}"),
             Act::LockRange(span) => format!("lock {span}"),
             Act::Savepoint(name) => format!("savepoint {name}"),
             Act::RollbackTo(name) => format!("rollback to {name}"),
+            Act::Pass(units) => format!("pass {units}"),
+            Act::Drop(space) => format!("drop {space}"),
             Act::Commit => "commit".into(),
             Act::Rollback => "rollback".into(),
         };
@@ -349,6 +397,11 @@ impl Step {
         }
         text
     }
+}
+
+/// How long a value is there, behind it.
+fn lasting(units: Option<u64>) -> String {
+    units.map_or(String::new(), |units| format!(" for {units}"))
 }
 
 impl fmt::Display for Scenario {
@@ -373,8 +426,10 @@ impl fmt::Display for Scenario {
             )?;
         }
         if !self.setup.is_empty() {
-            let pairs: Vec<String> =
-                self.setup.iter().map(|(key, value)| format!("{key} = {value}")).collect();
+            let pair = |(key, value): (&String, &i64)| {
+                format!("{key} = {value}{}", lasting(self.expiring.get(key).copied()))
+            };
+            let pairs: Vec<String> = self.setup.iter().map(pair).collect();
             writeln!(f, "setup: {}", pairs.join(", "))?;
         }
         for (place, session) in self.sessions.iter().enumerate() {

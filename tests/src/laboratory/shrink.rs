@@ -202,6 +202,7 @@ fn candidates(scenario: &Scenario, staging: &Staging) -> Vec<(Scenario, Staging)
     for key in scenario.setup.keys() {
         let mut smaller = scenario.clone();
         smaller.setup.remove(key);
+        smaller.expiring.remove(key);
         found.push((smaller, staging.clone()));
     }
     found

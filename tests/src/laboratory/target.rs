@@ -20,8 +20,14 @@ use isolith::{Concurrency, Isolation};
 /// (the low bits). To a target it is only a number.
 pub type Encoded = i64;
 
-/// What is there.
+/// What is there. A key that is not in the keyspace that all targets have is spelled with its own before
+/// it: `stock/apples`.
 pub type Contents = BTreeMap<String, Encoded>;
+
+/// The keyspace of a key, if it is not in the one that all targets have.
+pub fn space_of(key: &str) -> Option<&str> {
+    key.split_once('/').map(|(space, _)| space)
+}
 
 /// What a transaction is begun with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -38,7 +44,7 @@ impl fmt::Display for Terms {
     }
 }
 
-/// A range of keys, in the order of their bytes.
+/// A range of keys of one keyspace, in the order of their bytes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Span {
     /// The first key.
@@ -50,10 +56,17 @@ pub struct Span {
 }
 
 impl Span {
+    /// All keys of a keyspace.
+    pub fn of_space(space: &str) -> Span {
+        // The sign behind a slash is 0.
+        Span { lower: format!("{space}/"), upper: format!("{space}0"), inclusive: false }
+    }
+
     /// Whether a key lies in it.
     pub fn contains(&self, key: &str) -> bool {
         let (lower, upper) = (self.lower.as_str(), self.upper.as_str());
-        key >= lower && (key < upper || self.inclusive && key == upper)
+        let within = key >= lower && (key < upper || self.inclusive && key == upper);
+        within && space_of(key) == space_of(lower)
     }
 }
 
@@ -85,8 +98,8 @@ pub enum Action {
     Get(String, Hold),
     /// Reads all that is there in a range.
     Scan(Span),
-    /// Writes.
-    Put(String, Encoded),
+    /// Writes. The value may expire, when so many units of time have passed since the run began.
+    Put(String, Encoded, Option<u64>),
     /// Adds, without reading.
     Merge(String, i64),
     /// Deletes a key.
@@ -101,6 +114,10 @@ pub enum Action {
     RollbackTo(usize),
     /// Hands the commit in, to be decided by `Commit`. Only where [`Target::offers`] it.
     HandIn,
+    /// Units of time pass, for everybody.
+    Pass(u64),
+    /// Drops a keyspace, whoever uses it; the session has done nothing else, and is over.
+    Drop(String),
     /// Commits.
     Commit,
     /// Rolls back.
@@ -134,16 +151,19 @@ pub enum AbortKind {
     LockRefused,
     /// It has waited too long.
     Timeout,
+    /// A keyspace that it uses was dropped.
+    Dropped,
 }
 
 impl AbortKind {
     /// Every kind.
-    pub const ALL: [AbortKind; 5] = [
+    pub const ALL: [AbortKind; 6] = [
         AbortKind::Conflict,
         AbortKind::Wounded,
         AbortKind::Deadlock,
         AbortKind::LockRefused,
         AbortKind::Timeout,
+        AbortKind::Dropped,
     ];
 }
 
@@ -155,6 +175,7 @@ impl fmt::Display for AbortKind {
             AbortKind::Deadlock => "deadlock",
             AbortKind::LockRefused => "lock refused",
             AbortKind::Timeout => "timeout",
+            AbortKind::Dropped => "keyspace dropped",
         })
     }
 }
@@ -194,6 +215,12 @@ pub enum Feature {
     Merges,
     /// Savepoints.
     Savepoints,
+    /// Keyspaces besides the one that all targets have.
+    Keyspaces,
+    /// Keyspaces that are dropped.
+    Drops,
+    /// Values that expire, and time that passes when it is told to.
+    Time,
     /// Reads after the transaction's first write that see it.
     OwnWrites,
     /// Commits handed in apart from their decision, and resumption as a step of its own
@@ -208,8 +235,12 @@ pub enum Feature {
 pub struct Start<'a> {
     /// What is there at first.
     pub setup: &'a Contents,
+    /// What of it expires, after so many units of time.
+    pub expiring: &'a BTreeMap<String, u64>,
     /// Every key that may be touched, ascending.
     pub keys: &'a [String],
+    /// The keyspaces besides the one that all targets have, ascending.
+    pub spaces: &'a [String],
     /// One for each session.
     pub sessions: &'a [Terms],
     /// Whether all keys have been fought for before.

@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use super::target::{Action, Answer, Contents, Encoded, Failure, Feature, Reply, Start, Target};
+use super::target::{
+    Action, Answer, Contents, Encoded, Failure, Feature, Reply, Start, Target, space_of,
+};
 
 /// What a reader gets to see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,9 +14,15 @@ pub enum Sees {
     Everything,
     /// What is committed when it reads, and its own writes.
     Committed,
-    /// What was committed when it began, and its own writes; whoever commits last overwrites.
+    /// What was committed when it began, and its own writes; whoever commits last overwrites. Expiry is
+    /// judged by the time at which it began, too; by the others by the time at which they read.
     Snapshot,
 }
+
+/// A value, and when it expires.
+type Stored = (Encoded, Option<u64>);
+/// What is there, expired or not.
+type Store = BTreeMap<String, Stored>;
 
 impl Sees {
     /// All of them.
@@ -24,7 +32,7 @@ impl Sees {
 /// A change that is not committed.
 #[derive(Clone, Debug)]
 enum Change {
-    Put(String, Encoded),
+    Put(String, Stored),
     Merge(String, i64),
     Delete(String),
 }
@@ -32,9 +40,11 @@ enum Change {
 #[derive(Clone, Debug, Default)]
 struct Session {
     changes: Vec<Change>,
-    snapshot: Option<Contents>,
+    snapshot: Option<Store>,
+    /// When it began.
+    began: u64,
     /// What was there before each change that everybody saw.
-    undo: Vec<(String, Option<Encoded>)>,
+    undo: Vec<(String, Option<Stored>)>,
     savepoints: BTreeMap<usize, usize>,
 }
 
@@ -42,28 +52,32 @@ struct Session {
 #[derive(Clone, Debug)]
 pub struct Weak {
     sees: Sees,
-    contents: Contents,
+    contents: Store,
     sessions: Vec<Session>,
     commits: u64,
+    now: u64,
 }
 
 impl Weak {
     /// A store whose readers see this.
     pub fn new(sees: Sees) -> Weak {
-        Weak { sees, contents: Contents::new(), sessions: Vec::new(), commits: 0 }
+        Weak { sees, contents: Store::new(), sessions: Vec::new(), commits: 0, now: 0 }
     }
 
     /// What a session sees.
     fn view(&mut self, session: usize) -> Contents {
-        let contents = &self.contents;
+        let (contents, mut now) = (&self.contents, self.now);
         let session = &mut self.sessions[session];
         let mut view = match self.sees {
-            Sees::Everything => return contents.clone(),
+            Sees::Everything => return live(contents, now),
             Sees::Committed => contents.clone(),
-            Sees::Snapshot => session.snapshot.get_or_insert_with(|| contents.clone()).clone(),
+            Sees::Snapshot => {
+                now = session.began;
+                session.snapshot.get_or_insert_with(|| contents.clone()).clone()
+            }
         };
-        session.changes.iter().for_each(|change| apply(&mut view, change));
-        view
+        session.changes.iter().for_each(|change| apply(&mut view, change, now));
+        live(&view, now)
     }
 
     fn change(&mut self, session: usize, change: Change) {
@@ -72,7 +86,7 @@ impl Weak {
             let (Change::Put(key, _) | Change::Merge(key, _) | Change::Delete(key)) = &change;
             let before = self.contents.get(key).copied();
             self.sessions[session].undo.push((key.clone(), before));
-            apply(&mut self.contents, &change);
+            apply(&mut self.contents, &change, self.now);
         }
         self.sessions[session].changes.push(change);
     }
@@ -90,10 +104,22 @@ impl Weak {
     }
 }
 
-fn apply(contents: &mut Contents, change: &Change) {
+/// What has not expired.
+fn live(store: &Store, now: u64) -> Contents {
+    let live = store.iter().filter(|(_, (_, until))| until.is_none_or(|at| at > now));
+    live.map(|(key, (value, _))| (key.clone(), *value)).collect()
+}
+
+fn apply(contents: &mut Store, change: &Change, now: u64) {
     match change {
         Change::Put(key, value) => drop(contents.insert(key.clone(), *value)),
-        Change::Merge(key, delta) => *contents.entry(key.clone()).or_default() += delta,
+        Change::Merge(key, delta) => {
+            let stored = contents.entry(key.clone()).or_default();
+            if stored.1.is_some_and(|at| at <= now) {
+                *stored = (0, None);
+            }
+            stored.0 += delta;
+        }
         Change::Delete(key) => drop(contents.remove(key)),
     }
 }
@@ -108,23 +134,35 @@ impl Target for Weak {
     }
 
     fn start(&mut self, start: &Start<'_>) -> Result<(), Failure> {
-        self.contents.clone_from(start.setup);
+        let stored = |(key, value): (&String, &Encoded)| {
+            (key.clone(), (*value, start.expiring.get(key).copied()))
+        };
+        self.contents = start.setup.iter().map(stored).collect();
         self.sessions = vec![Session::default(); start.sessions.len()];
-        self.commits = 0;
+        (self.commits, self.now) = (0, 0);
         Ok(())
     }
 
     fn submit(&mut self, session: usize, action: &Action) -> Result<Answer, Failure> {
         let mut reply = Reply::Nothing;
         match action {
-            Action::Begin | Action::HandIn | Action::LockRange(_) => {}
+            Action::Begin => self.sessions[session].began = self.now,
+            Action::HandIn | Action::LockRange(_) => {}
+            Action::Pass(units) => self.now += units,
+            Action::Drop(space) => {
+                self.contents.retain(|key, _| space_of(key) != Some(space));
+                self.commits += 1;
+                reply = Reply::Committed(Some(self.commits));
+            }
             Action::Get(key, _) => reply = Reply::Value(self.view(session).get(key).copied()),
             Action::Scan(span) => {
                 let view = self.view(session);
                 let found = view.into_iter().filter(|(key, _)| span.contains(key));
                 reply = Reply::Pairs(found.collect());
             }
-            Action::Put(key, value) => self.change(session, Change::Put(key.clone(), *value)),
+            Action::Put(key, value, until) => {
+                self.change(session, Change::Put(key.clone(), (*value, *until)));
+            }
             Action::Merge(key, delta) => self.change(session, Change::Merge(key.clone(), *delta)),
             Action::Delete(key) => self.change(session, Change::Delete(key.clone())),
             Action::DeleteRange(span) => {
@@ -145,7 +183,8 @@ impl Target for Weak {
             Action::Commit => {
                 let changes = std::mem::take(&mut self.sessions[session].changes);
                 if self.sees != Sees::Everything {
-                    changes.iter().for_each(|change| apply(&mut self.contents, change));
+                    let now = self.now;
+                    changes.iter().for_each(|change| apply(&mut self.contents, change, now));
                 }
                 self.commits += u64::from(!changes.is_empty());
                 reply = Reply::Committed((!changes.is_empty()).then_some(self.commits));
@@ -167,7 +206,7 @@ impl Target for Weak {
     }
 
     fn finish(&mut self) -> Result<Contents, Failure> {
-        Ok(self.contents.clone())
+        Ok(live(&self.contents, self.now))
     }
 
     fn abandon(&mut self, _: bool) {}

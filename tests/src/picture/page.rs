@@ -123,7 +123,8 @@ impl Picture {
         );
         if !self.initial.is_empty() {
             let pair = |(key, value): &(Vec<u8>, Vec<u8>)| {
-                format!("<code>{} = {}</code>", esc(&shown(key, 40)), esc(&shown(value, 40)))
+                let (name, value) = (esc(&shown(key, 40)), esc(&shown(value, 40)));
+                format!("<code>{name} = {value}</code>{}", self.lasting(key))
             };
             let mut pairs: Vec<String> = self.initial.iter().take(12).map(pair).collect();
             if self.initial.len() > 12 {
@@ -139,9 +140,12 @@ impl Picture {
         self.timeline(page, selection);
         page.push_str(
             "</div>\n<figcaption>One lane a session, time going down. An open circle reads, a full \
-             one writes, a green one is a commit, a red cross a refusal; a striped stretch waits. \
-             Arrows are the dependencies of the next section.</figcaption>\n</figure>\n",
+             one writes, a green one is a commit, a red cross a refusal; a striped stretch waits.",
         );
+        if !selection.edges.is_empty() {
+            page.push_str(" Arrows are the dependencies of the next section.");
+        }
+        page.push_str("</figcaption>\n</figure>\n");
         if let Some(note) = selection.note(self) {
             let _ = writeln!(page, "<p class=\"step-note\">{}</p>", esc(&note));
         }
@@ -153,8 +157,11 @@ impl Picture {
         if told.is_empty() && selection.edges.is_empty() && self.remarks.is_empty() {
             return;
         }
-        let head =
-            if told.is_empty() { "Who came before whom" } else { "Why no order explains it" };
+        let head = match (told.is_empty(), selection.edges.is_empty()) {
+            (false, _) => "Why no order explains it",
+            (true, false) => "Who came before whom",
+            (true, true) => "What is to be said to it",
+        };
         let _ = writeln!(page, "<section aria-labelledby=\"order\">\n<h2 id=\"order\">{head}</h2>");
         if !told.is_empty() {
             page.push_str(

@@ -48,7 +48,11 @@ struct Uses {
     aborted: bool,
     commits: bool,
     error: bool,
+    clock: bool,
 }
+
+/// When a replay begins, in Unix milliseconds; a unit of time is one of them.
+const NOW: u64 = 1_000_000;
 
 struct Writer<'a> {
     picture: &'a Picture,
@@ -72,7 +76,7 @@ impl Picture {
             picture: self,
             stages: vec![Stage::Before; self.transactions.len()],
             savepoints: vec![Vec::new(); self.transactions.len()],
-            uses: Uses::default(),
+            uses: Uses { clock: self.takes_time(), ..Uses::default() },
             body: String::new(),
         };
         writer.initial();
@@ -80,6 +84,16 @@ impl Picture {
             writer.event(number + 1, event)?;
         }
         Ok(writer.source())
+    }
+}
+
+impl Picture {
+    /// Whether something expires, or could.
+    fn takes_time(&self) -> bool {
+        let takes = |event: &Event| {
+            matches!(event.operation, Operation::WriteUntil { .. } | Operation::Pass(_))
+        };
+        !self.expiring.is_empty() || self.events.iter().any(takes)
     }
 }
 
@@ -108,9 +122,26 @@ impl Writer<'_> {
         let _ = writeln!(self.body, "    {line}");
     }
 
+    /// The variable of the keyspace that a key lies in.
+    fn space(&self, key: &[u8]) -> String {
+        let names = self.picture.keyspaces.iter();
+        let of = |name: &String| {
+            key.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.starts_with(b"/"))
+        };
+        match names.into_iter().position(of) {
+            Some(place) => format!("keys_{}", place + 1),
+            None => "keys".into(),
+        }
+    }
+
+    /// That of a range.
+    fn space_of(&self, lower: &Option<Vec<u8>>) -> String {
+        self.space(lower.as_deref().unwrap_or_default())
+    }
+
     fn initial(&mut self) {
         for key in &self.picture.hot {
-            self.line(&format!("steps.heat(&keys, {});", literal(key)));
+            self.line(&format!("steps.heat(&{}, {});", self.space(key), literal(key)));
         }
         if self.picture.initial.is_empty() {
             return;
@@ -118,7 +149,15 @@ impl Writer<'_> {
         self.line("// What is there at first.");
         self.line("let mut first = db.begin()?;");
         for (key, value) in &self.picture.initial {
-            self.line(&format!("first.put(&keys, {}, {})?;", literal(key), literal(value)));
+            let (space, name, value) = (self.space(key), literal(key), literal(value));
+            let expires = self.picture.expiring.iter().find(|(expiring, _)| expiring == key);
+            self.line(&match expires {
+                Some((_, units)) => {
+                    let at = NOW + units;
+                    format!("first.put_with(&{space}, {name}, {value}, Some({at}))?;")
+                }
+                None => format!("first.put(&{space}, {name}, {value})?;"),
+            });
         }
         self.line("let mut commit = first.commit_steps();");
         self.line("let end = commit.step();");
@@ -167,6 +206,17 @@ impl Writer<'_> {
                 Ok(())
             }
             Operation::RollbackTo(_) => Err(unreplayable("it goes back to an unknown point")),
+            Operation::Pass(units) => {
+                self.line(&format!("clock.advance({units});"));
+                Ok(())
+            }
+            Operation::DropKeyspace(name) => {
+                self.line(&format!("t{}.rollback();", who + 1));
+                let name = name.escape_default();
+                self.line(&format!("assert!(steps.drop_keyspace(\"{name}\")?);"));
+                self.stages[who] = Stage::Over;
+                Ok(())
+            }
             operation => {
                 let call = self.call(operation)?;
                 self.operation(who, &call, event)
@@ -184,7 +234,14 @@ impl Writer<'_> {
             known.concurrency.parse().map_err(|_| unknown("concurrency control"))?;
         let concurrency = self.concurrency(concurrency);
         self.uses.names.extend(["Concurrency", "Isolation", "TransactionOptions"]);
-        self.line(&format!("let mut t{} = db.begin_with(TransactionOptions {{", who + 1));
+        let works = |event: &Event| {
+            use Operation::{Begin, Commit, DropKeyspace, Pass, Rollback};
+            let idle =
+                matches!(event.operation, Begin | Commit | DropKeyspace(_) | Pass(_) | Rollback);
+            event.transaction == Some(who) && !idle
+        };
+        let mutable = if self.picture.events.iter().any(works) { "mut " } else { "" };
+        self.line(&format!("let {mutable}t{} = db.begin_with(TransactionOptions {{", who + 1));
         self.line(&format!("    isolation: Isolation::{isolation:?},"));
         self.line(&format!("    concurrency: {concurrency},"));
         self.line("    ..TransactionOptions::default()");
@@ -223,30 +280,38 @@ impl Writer<'_> {
                     Intent::Share => "get_for_share",
                     Intent::Update => "get_for_update",
                 };
-                format!("tx.{get}(&keys, {})", literal(key))
+                format!("tx.{get}(&{}, {})", self.space(key), literal(key))
             }
             Operation::Scan { lower: None, upper: None, predicate } if !predicate.is_empty() => {
                 return Err(unreplayable("it reads by a predicate that is no range of keys"));
             }
             Operation::Scan { lower, upper, .. } => {
-                let bounds = bounds(lower, upper);
-                format!("tx.range(&keys, {bounds}).collect::<isolith::Result<Vec<_>>>()")
+                let (space, bounds) = (self.space_of(lower), bounds(lower, upper));
+                format!("tx.range(&{space}, {bounds}).collect::<isolith::Result<Vec<_>>>()")
             }
             Operation::Write { key, value } => {
-                format!("tx.put(&keys, {}, {})", literal(key), literal(value))
+                format!("tx.put(&{}, {}, {})", self.space(key), literal(key), literal(value))
+            }
+            Operation::WriteUntil { key, value, until } => {
+                let (space, key, value) = (self.space(key), literal(key), literal(value));
+                format!("tx.put_with(&{space}, {key}, {value}, Some({}))", NOW + until)
             }
             Operation::Merge { key, operator, operand } => {
-                let (key, operand) = (literal(key), literal(operand));
-                format!("tx.merge(&keys, {key}, \"{}\", {operand})", operator.escape_default())
+                let (space, key, operand) = (self.space(key), literal(key), literal(operand));
+                let operator = operator.escape_default();
+                format!("tx.merge(&{space}, {key}, \"{operator}\", {operand})")
             }
-            Operation::Delete { key } => format!("tx.delete(&keys, {})", literal(key)),
+            Operation::Delete { key } => {
+                format!("tx.delete(&{}, {})", self.space(key), literal(key))
+            }
             Operation::DeleteRange { lower, upper } => {
-                format!("tx.delete_range(&keys, {})", bounds(lower, upper))
+                format!("tx.delete_range(&{}, {})", self.space_of(lower), bounds(lower, upper))
             }
             Operation::LockRange { lower, upper, exclusive } => {
                 self.uses.names.insert("RangeLock");
                 let lock = if *exclusive { "Exclusive" } else { "Shared" };
-                format!("tx.lock_range(&keys, {}, RangeLock::{lock})", bounds(lower, upper))
+                let (space, bounds) = (self.space_of(lower), bounds(lower, upper));
+                format!("tx.lock_range(&{space}, {bounds}, RangeLock::{lock})")
             }
             _ => return Err(unreplayable("it does what the engine has no operation for")),
         })
@@ -344,6 +409,7 @@ impl Writer<'_> {
             Refusal::Wounded => "Wounded",
             Refusal::Deadlock => "Deadlock",
             Refusal::LockRefused => "LockRefused",
+            Refusal::KeyspaceDropped => "KeyspaceDropped",
             Refusal::Timeout => return Err(unreplayable("it depends on time")),
             Refusal::Other => return Err(unreplayable("the engine does not refuse like this")),
         };
@@ -377,8 +443,12 @@ impl Writer<'_> {
         need(uses.commits, "CommitInfo");
         need(uses.commits, "CommitSteps");
         need(uses.waits || uses.commits, "BlockedBy");
+        need(uses.clock, "ManualClock");
         need(uses.ready || uses.waits || uses.aborted || uses.commits || uses.error, "Error");
         let names: Vec<&str> = names.into_iter().collect();
+        if uses.clock {
+            source.push_str("use std::sync::Arc;\n");
+        }
         source.push_str("use std::time::Duration;\n\nuse isolith::steps::Steps;\nuse isolith::{\n");
         for line in wrap(&format!("{},", names.join(", ")), COMMENT_MAX) {
             let _ = writeln!(source, "    {line}");
@@ -391,11 +461,28 @@ impl Writer<'_> {
         );
         source.push_str(
             "    // Nothing happens by itself: every step below is one, and no lock is waited for by time.\n    \
-             let builder = Builder::in_memory().commit_mode(CommitMode::Stepped).threads(false);\n    \
-             let db = builder.lock_timeout(Duration::from_secs(100_000)).open()?;\n    \
+             let builder = Builder::in_memory().commit_mode(CommitMode::Stepped).threads(false);\n    ",
+        );
+        if self.uses.clock {
+            let _ = write!(
+                source,
+                "// Time passes where it is told to.\n    \
+                 let clock = ManualClock::new({NOW});\n    \
+                 let builder = builder.clock(Arc::new(clock.clone()));\n    "
+            );
+        }
+        source.push_str(
+            "let db = builder.lock_timeout(Duration::from_secs(100_000)).open()?;\n    \
              let steps = Steps::new(&db);\n    \
              let keys = steps.keyspace(\"replay\")?;\n",
         );
+        for (place, name) in self.picture.keyspaces.iter().enumerate() {
+            let name = name.escape_default();
+            let variable = format!("keys_{}", place + 1);
+            let used = self.body.contains(&format!("&{variable},"));
+            let bound = if used { format!("let {variable} = ") } else { String::new() };
+            let _ = writeln!(source, "    {bound}steps.keyspace(\"{name}\")?;");
+        }
         source.push_str(&self.body);
         source.push_str("    Ok(())\n}\n");
         self.helpers(&mut source);

@@ -85,6 +85,8 @@ pub fn write_skew() -> Picture {
             transaction(1, "snapshot", "optimistic", End::Committed(Some(3))),
         ],
         initial: vec![(bytes("x"), bytes("1")), (bytes("y"), bytes("1"))],
+        expiring: Vec::new(),
+        keyspaces: Vec::new(),
         hot: Vec::new(),
         events,
         edges: vec![edge(0, 1, 2, 7), edge(1, 0, 4, 6)],
@@ -139,6 +141,8 @@ pub fn wounded() -> Picture {
             with(2, End::Committed(Some(3))),
         ],
         initial: vec![(bytes("stock"), bytes("3"))],
+        expiring: Vec::new(),
+        keyspaces: Vec::new(),
         events,
         edges: vec![Edge {
             key: Some(bytes("stock")),
@@ -333,6 +337,12 @@ pub fn every_operation() -> Picture {
         step(Operation::Savepoint(0)),
         step(Operation::Delete { key: odd.clone() }),
         step(Operation::RollbackTo(0)),
+        step(Operation::WriteUntil { key: bytes("z"), value: bytes("3"), until: 5 }),
+        step(Operation::Write { key: bytes("other/k"), value: bytes("4") }),
+        step(Operation::Pass(7)),
+        read(0, "z", "3"),
+        simple(3, Operation::Begin),
+        simple(3, Operation::DropKeyspace("gone".into())),
         Event::new(
             0,
             Operation::Read { key: odd.clone(), intent: Intent::Share },
@@ -359,12 +369,15 @@ pub fn every_operation() -> Picture {
     let mut picture = write_skew();
     picture.anomaly = Anomaly { title: "every operation".into(), ..Anomaly::default() };
     picture.verdict = Verdict::Prevented("nothing of it is an anomaly".into());
-    picture.lanes = lanes(3);
+    picture.lanes = lanes(4);
     picture.transactions = vec![
         transaction(0, "serializable", "optimistic", End::Committed(None)),
         transaction(1, "repeatable-read", "locking:no-wait", End::Aborted),
         transaction(2, "read-committed", "auto", End::RolledBack),
+        transaction(3, "serializable", "optimistic", End::Committed(None)),
     ];
+    picture.keyspaces = vec!["gone".into(), "other".into()];
+    picture.expiring = vec![(bytes("n"), 9)];
     picture.initial =
         [("k1", "1"), ("k2", "2"), ("n", "2")].map(|(k, v)| (bytes(k), bytes(v))).to_vec();
     picture.hot = vec![bytes("nobody")];

@@ -132,7 +132,7 @@ impl Picture {
             return;
         }
         let pair = |(key, value): &(Vec<u8>, Vec<u8>)| {
-            format!("{} = {}", shown(key, 24), shown(value, 24))
+            format!("{} = {}{}", shown(key, 24), shown(value, 24), self.lasting(key))
         };
         let mut pairs: Vec<String> = self.initial.iter().take(12).map(pair).collect();
         if self.initial.len() > 12 {

@@ -26,6 +26,12 @@ pub enum Told {
 }
 
 impl Picture {
+    /// How long what is there at first is there, behind it.
+    pub(super) fn lasting(&self, key: &[u8]) -> String {
+        let found = self.expiring.iter().find(|(expiring, _)| expiring == key);
+        found.map_or(String::new(), |(_, units)| format!(" for {units} units of time"))
+    }
+
     /// A transaction's name.
     pub fn name(&self, transaction: usize) -> String {
         let known = self.transactions.get(transaction);
@@ -388,6 +394,9 @@ impl Operation {
                 format!("read {}", span(predicate, lower, upper))
             }
             Operation::Write { key, value } => format!("write {} = {}", short(key), short(value)),
+            Operation::WriteUntil { key, value, until } => {
+                format!("write {} = {} until {until}", short(key), short(value))
+            }
             Operation::Merge { key, operator, operand } => match operator.as_str() {
                 "append" => format!("append {} to {}", short(operand), short(key)),
                 _ => format!("{} {} to {}", harmless(operator), short(operand), short(key)),
@@ -401,6 +410,8 @@ impl Operation {
             }
             Operation::Savepoint(point) => format!("mark point {point}"),
             Operation::RollbackTo(point) => format!("go back to point {point}"),
+            Operation::Pass(units) => format!("let {units} pass"),
+            Operation::DropKeyspace(name) => format!("drop {}", harmless(name)),
             Operation::Other { what, .. } => harmless(what),
             Operation::Commit => "commit".into(),
             Operation::Rollback => "roll back".into(),
@@ -421,6 +432,9 @@ impl Operation {
                 format!("reads {}", span(predicate, lower, upper))
             }
             Operation::Write { key, value } => format!("writes {} = {}", short(key), short(value)),
+            Operation::WriteUntil { key, value, until } => {
+                format!("writes {} = {}, to expire at {until}", short(key), short(value))
+            }
             Operation::Merge { key, operator, operand } => match operator.as_str() {
                 "append" => format!("appends {} to {}", short(operand), short(key)),
                 _ => {
@@ -438,6 +452,8 @@ impl Operation {
             }
             Operation::Savepoint(point) => format!("marks point {point}"),
             Operation::RollbackTo(point) => format!("goes back to point {point}"),
+            Operation::Pass(units) => format!("lets {units} units of time pass"),
+            Operation::DropKeyspace(name) => format!("drops the keyspace {}", harmless(name)),
             Operation::Other { what, .. } => format!("does: {}", harmless(what)),
             Operation::Commit => "asks for its commit".into(),
             Operation::Rollback => "rolls back".into(),
@@ -455,6 +471,7 @@ impl Refusal {
             Refusal::Deadlock => "victim of a deadlock",
             Refusal::LockRefused => "lock refused",
             Refusal::Timeout => "timed out",
+            Refusal::KeyspaceDropped => "keyspace dropped",
             Refusal::Other => "refused",
         }
     }
@@ -467,6 +484,7 @@ impl Refusal {
             Refusal::Deadlock => "it was chosen to break a deadlock",
             Refusal::LockRefused => "a lock is not to be had, and the policy does not let it wait",
             Refusal::Timeout => "it had waited long enough",
+            Refusal::KeyspaceDropped => "a keyspace that it uses was dropped",
             Refusal::Other => "the request failed",
         }
     }

@@ -67,6 +67,11 @@ impl Address {
         }
     }
 
+    /// The database that connections begin in.
+    pub fn database(&self) -> u32 {
+        self.database
+    }
+
     /// Whether a server is to be used through `WATCH`, `MULTI` and `EXEC`, though it may have more.
     pub fn watches(&self) -> bool {
         self.watches

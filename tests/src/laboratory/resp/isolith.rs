@@ -7,7 +7,9 @@
 //! ```
 //!
 //! 1. A step is blocked if, and only if, `CLIENT WAITING` says so: no time is guessed from.
-//! 2. After each step all sessions have come to rest ([`Isolith::settle`]): each has answered, or waits.
+//! 2. A scenario's keyspaces are databases: `SELECT` goes before what is about another one. The first
+//!    is that of the address, those that have names follow it.
+//! 3. After each step all sessions have come to rest ([`Isolith::settle`]): each has answered, or waits.
 //!    So what a scenario does next does not depend on how fast the server is.
 
 use std::collections::BTreeMap;
@@ -15,13 +17,16 @@ use std::time::{Duration, Instant};
 
 use super::keys::{Keys, decoded, encoded};
 use crate::laboratory::target::{
-    Abort, AbortKind, Action, Answer, Contents, Failure, Feature, Hold, Reply, Start, Target, Terms,
+    Abort, AbortKind, Action, Answer, Contents, Failure, Feature, Hold, Reply, Start, Target,
+    Terms, space_of,
 };
 use crate::resp::{Dialer, Line, Value};
 
 /// How long a reply is waited for before it is asked whether the session waits; it doubles.
 const PAUSE: Duration = Duration::from_micros(100);
 const PAUSE_MAX: Duration = Duration::from_millis(5);
+/// How many databases there are.
+const DATABASES: u32 = 16;
 
 /// isolith behind a socket.
 #[derive(Debug)]
@@ -29,6 +34,10 @@ pub(super) struct Isolith {
     label: String,
     dialer: Dialer,
     control: Line,
+    /// Where the keys lie that name no keyspace.
+    database: u32,
+    /// The other keyspaces of the present run.
+    spaces: Vec<String>,
     keys: Keys,
     sessions: Vec<Session>,
     /// Keys of the present run may be there.
@@ -42,6 +51,7 @@ struct Session {
     line: Line,
     /// The connection's number.
     id: i64,
+    database: u32,
     terms: Terms,
     state: State,
 }
@@ -55,10 +65,10 @@ enum State {
 }
 
 impl Session {
-    fn new(mut line: Line) -> Result<Session, Failure> {
+    fn new(mut line: Line, database: u32) -> Result<Session, Failure> {
         match line.ask(&["CLIENT", "ID"])? {
             Value::Integer(id) => {
-                Ok(Session { line, id, terms: Terms::default(), state: State::Idle })
+                Ok(Session { line, id, database, terms: Terms::default(), state: State::Idle })
             }
             other => Err(line.unexpected("CLIENT ID", &other).into()),
         }
@@ -77,9 +87,67 @@ impl Session {
 }
 
 impl Isolith {
-    pub(super) fn new(label: String, dialer: Dialer, control: Line) -> Isolith {
-        let keys = Keys::new();
-        Isolith { label, dialer, control, keys, sessions: Vec::new(), dirty: false, failed: false }
+    /// One whose connections begin in this database.
+    pub(super) fn new(label: String, dialer: Dialer, control: Line, database: u32) -> Isolith {
+        Isolith {
+            label,
+            dialer,
+            control,
+            database,
+            spaces: Vec::new(),
+            keys: Keys::new(),
+            sessions: Vec::new(),
+            dirty: false,
+            failed: false,
+        }
+    }
+
+    /// The database of a keyspace.
+    fn database(&self, space: Option<&str>) -> u32 {
+        let place = self.spaces.iter().position(|one| Some(&one[..]) == space);
+        let behind = place.map_or(0, |place| place as u32 + 1);
+        (self.database + behind) % DATABASES
+    }
+
+    /// Those of the present run, each with its keyspace. That of the address is the last, so that
+    /// whoever goes through them ends there.
+    fn databases(&self) -> Vec<(Option<String>, u32)> {
+        let named = self.spaces.iter().cloned().map(Some);
+        named.chain([None]).map(|space| (space.clone(), self.database(space.as_deref()))).collect()
+    }
+
+    /// Does something in each of the run's databases.
+    fn in_each<T>(
+        &mut self,
+        mut what: impl FnMut(&mut Self, Option<&str>) -> Result<T, Failure>,
+    ) -> Result<Vec<T>, Failure> {
+        let (all, several) = (self.databases(), !self.spaces.is_empty());
+        let one = |(space, database): (Option<String>, u32)| {
+            if several {
+                self.control.expect_ok(&["SELECT", &database.to_string()])?;
+            }
+            what(self, space.as_deref())
+        };
+        all.into_iter().map(one).collect()
+    }
+
+    /// Sees to it that a step finds its keyspace.
+    fn select(&mut self, session: usize, action: &Action) -> Result<(), Failure> {
+        let key = match action {
+            Action::Get(key, _)
+            | Action::Put(key, ..)
+            | Action::Merge(key, _)
+            | Action::Delete(key) => key,
+            Action::Scan(span) | Action::DeleteRange(span) | Action::LockRange(span) => &span.lower,
+            _ => return Ok(()),
+        };
+        let database = self.database(space_of(key));
+        let session = &mut self.sessions[session];
+        if session.database != database {
+            session.line.expect_ok(&["SELECT", &database.to_string()])?;
+            session.database = database;
+        }
+        Ok(())
     }
 
     /// A step as a command.
@@ -110,7 +178,7 @@ impl Isolith {
             Action::Get(key, Hold::No) => on("GET", key, None),
             Action::Get(key, Hold::Share) => on("GETFORSHARE", key, None),
             Action::Get(key, Hold::Update) => on("GETFORUPDATE", key, None),
-            Action::Put(key, value) => on("SET", key, Some(encoded(*value))),
+            Action::Put(key, value, None) => on("SET", key, Some(encoded(*value))),
             Action::Merge(key, addend) => {
                 let mut command: Vec<_> = on("MERGE", key, Some(b"add-i64".to_vec()));
                 command.push(encoded(*addend));
@@ -124,8 +192,8 @@ impl Isolith {
             Action::RollbackTo(number) => words(&["ROLLBACK", "TO", &format!("s{number}")]),
             Action::Commit => words(&["COMMIT"]),
             Action::Rollback => words(&["ROLLBACK"]),
-            Action::HandIn => {
-                return Err(Failure::Target("a server has no commits handed in apart".into()));
+            Action::Put(..) | Action::Pass(_) | Action::Drop(_) | Action::HandIn => {
+                return Err(Failure::Target(format!("a server has no {action:?}")));
             }
         })
     }
@@ -248,6 +316,12 @@ impl Isolith {
 
     /// Contents of the run's keys, which are deleted; nobody may hold a lock there.
     fn take_contents(&mut self) -> Result<Contents, Failure> {
+        let all = self.in_each(|this, _| this.take_contents_here())?;
+        self.dirty = false;
+        Ok(all.into_iter().flatten().collect())
+    }
+
+    fn take_contents_here(&mut self) -> Result<Contents, Failure> {
         let (start, end) = self.keys.whole_run();
         let words = |line: &str| line.split(' ').map(|word| word.as_bytes().to_vec()).collect();
         let range = |name: &str| vec![name.as_bytes().to_vec(), start.clone(), end.clone()];
@@ -262,7 +336,6 @@ impl Isolith {
         let replies = self.control.ask_all(&commands)?;
         match &replies[..] {
             [Value::Simple(_), Value::Simple(_), Value::Array(flat), _, Value::Simple(_)] => {
-                self.dirty = false;
                 let pairs = self.pairs(flat);
                 let pairs = pairs.ok_or_else(|| self.control.unexpected("RANGE", &replies[2]))?;
                 Ok(pairs.into_iter().collect())
@@ -280,8 +353,10 @@ impl Isolith {
     /// Deletes what the last run has left, once its transactions are gone.
     fn clean(&mut self) -> Result<(), Failure> {
         if self.dirty {
-            let (start, end) = self.keys.whole_run();
-            self.control.expect_ok(&[b"DELRANGE".to_vec(), start, end])?;
+            self.in_each(|this, _| {
+                let (start, end) = this.keys.whole_run();
+                Ok(this.control.expect_ok(&[b"DELRANGE".to_vec(), start, end])?)
+            })?;
             self.dirty = false;
         }
         Ok(())
@@ -312,8 +387,10 @@ impl Target for Isolith {
             | Feature::Holds
             | Feature::Merges
             | Feature::Savepoints
+            | Feature::Keyspaces
             | Feature::OwnWrites => true,
-            Feature::FineSteps | Feature::Heat => false,
+            // No command drops a keyspace, and nobody tells a server's clock to go on.
+            Feature::Drops | Feature::Time | Feature::FineSteps | Feature::Heat => false,
         }
     }
 
@@ -323,12 +400,18 @@ impl Target for Isolith {
         }
         let begun = self.clean().and_then(|()| {
             self.keys.next_run();
+            self.spaces = start.spaces.to_vec();
             self.dirty = true;
-            if let Some(command) = self.keys.set_up(start.setup) {
-                self.control.expect_ok(&command)?;
-            }
+            self.in_each(|this, space| {
+                let here = start.setup.iter().filter(|(key, _)| space_of(key) == space);
+                let here = here.map(|(key, value)| (key.clone(), *value)).collect();
+                match this.keys.set_up(&here) {
+                    Some(command) => Ok(this.control.expect_ok(&command)?),
+                    None => Ok(()),
+                }
+            })?;
             while self.sessions.len() < start.sessions.len() {
-                self.sessions.push(Session::new(self.dialer.dial()?)?);
+                self.sessions.push(Session::new(self.dialer.dial()?, self.database)?);
             }
             Ok(())
         });
@@ -339,7 +422,8 @@ impl Target for Isolith {
     }
 
     fn submit(&mut self, session: usize, action: &Action) -> Result<Answer, Failure> {
-        let sent = self.command(session, action).and_then(|command| {
+        let selected = self.select(session, action);
+        let sent = selected.and_then(|()| self.command(session, action)).and_then(|command| {
             let this = &mut self.sessions[session];
             this.state = State::Sent(action.clone());
             Ok(this.line.send(&command)?)

@@ -138,10 +138,18 @@ fn a_target_that_ends_in_the_middle_is_told_with_what_it_leaves() {
         assert!(target.label().ends_with("(redis 7.0.15)"), "{}", target.label());
         let (setup, keys) = (Contents::from([("x".to_owned(), 1)]), ["x".to_owned()]);
         let sessions = [Terms::default()];
-        let start = Start { setup: &setup, keys: &keys, sessions: &sessions, hot: false };
+        let (expiring, spaces) = (Default::default(), &[]);
+        let start = Start {
+            setup: &setup,
+            expiring: &expiring,
+            keys: &keys,
+            spaces,
+            sessions: &sessions,
+            hot: false,
+        };
         target.start(&start).unwrap();
         target.submit(0, &Action::Begin).unwrap();
-        target.submit(0, &Action::Put("x".into(), 2)).unwrap();
+        target.submit(0, &Action::Put("x".into(), 2, None)).unwrap();
         let failed = target.finish().unwrap_err().to_string();
         assert!(failed.contains(why) && failed.contains("may be left there"), "{failed}");
     }

@@ -63,7 +63,7 @@ impl Watching {
     fn write(&self, action: &Action) -> Option<Command> {
         let on = |name: &str, key: &str| vec![name.as_bytes().to_vec(), self.keys.key(key)];
         Some(match action {
-            Action::Put(key, value) => [on("SET", key), vec![encoded(*value)]].concat(),
+            Action::Put(key, value, None) => [on("SET", key), vec![encoded(*value)]].concat(),
             Action::Merge(key, addend) => [on("INCRBY", key), vec![encoded(*addend)]].concat(),
             Action::Delete(key) => on("DEL", key),
             _ => return None,
@@ -209,6 +209,9 @@ impl Target for Watching {
             Feature::Ranges
             | Feature::Holds
             | Feature::Savepoints
+            | Feature::Keyspaces
+            | Feature::Drops
+            | Feature::Time
             | Feature::OwnWrites
             | Feature::FineSteps
             | Feature::Heat => false,

@@ -28,8 +28,8 @@ impl Token {
 }
 
 /// Longer ones first, where one begins another.
-const SIGNS: [&str; 16] =
-    ["..=", "..", "==", "!=", "<=", ">=", "<", ">", "=", "+", "-", "*", "(", ")", ",", "."];
+const SIGNS: [&str; 17] =
+    ["..=", "..", "==", "!=", "<=", ">=", "<", ">", "=", "+", "-", "*", "/", "(", ")", ",", "."];
 
 /// The pieces of `text`, whose first character stands in `column`; the last is the end.
 pub(super) fn tokens(

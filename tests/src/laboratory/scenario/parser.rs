@@ -4,13 +4,13 @@ use isolith::{Concurrency, Isolation};
 
 use super::lexer::{Token, tokens};
 use super::{
-    Act, DEPTH_MAX, KEYS_MAX, MERGES_MAX, NAME_BYTES_MAX, ParseError, SESSIONS_MAX, STEPS_MAX,
-    Scenario, Session, Step, TEXT_BYTES_MAX,
+    Act, DEPTH_MAX, KEYS_MAX, KEYSPACES_MAX, MERGES_MAX, NAME_BYTES_MAX, ParseError, SESSIONS_MAX,
+    STEPS_MAX, Scenario, Session, Step, TEXT_BYTES_MAX, UNITS_MAX,
 };
 use crate::laboratory::expression::{
     Aggregate, Ending, Expression, Kind, Operator, Pairs, VALUE_MAX,
 };
-use crate::laboratory::target::{Hold, Span};
+use crate::laboratory::target::{Hold, Span, space_of};
 
 type Parsed<T> = Result<T, ParseError>;
 
@@ -32,8 +32,8 @@ const RESERVED: [&str; 12] = [
 /// What a line may begin with.
 const LINES: &str = "a header (name: title: phenomenon: about: source: forbidden: setup: anomaly: \
                      invariant: schedule:) or 'session'";
-const STEPS: &str =
-    "a step: begin, get, scan, put, merge, delete, lock, savepoint, rollback, commit";
+const STEPS: &str = "a step: begin, get, scan, put, merge, delete, lock, savepoint, rollback, commit, \
+                     pass, drop";
 /// Bytes of a header that is prose.
 const PROSE_BYTES_MAX: usize = 4 << 10;
 
@@ -145,7 +145,7 @@ impl Reader {
             return Ok(());
         }
         loop {
-            let (column, key) = line.name("a key")?;
+            let (column, key) = line.key("a key")?;
             line.sign("=")?;
             let negative = line.take("-");
             let (at, token) = line.next();
@@ -159,6 +159,7 @@ impl Reader {
             if self.scenario.setup.insert(key.clone(), value).is_some() {
                 return error(line.number, column, format!("'{key}' has a value already"));
             }
+            self.scenario.expiring.extend(line.lasting()?.map(|units| (key, units)));
             if !line.take(",") {
                 return line.end();
             }
@@ -226,8 +227,11 @@ impl Reader {
         if matches!(act, Act::Begin) && !session.steps.is_empty() {
             return error(number, at, "'begin' is a session's first step");
         }
+        if matches!(act, Act::Drop(_)) && !session.only_drops() {
+            return error(number, at, "a session that drops a keyspace does nothing else");
+        }
         let condition = match line.take_word("if") {
-            true if act.ends() || matches!(act, Act::Begin | Act::Savepoint(_)) => {
+            true if act.ends() || matches!(act, Act::Begin | Act::Savepoint(_) | Act::Pass(_)) => {
                 return error(number, at, format!("'{word}' has no condition"));
             }
             true => Some(line.condition(&Context::Steps { place, session })?),
@@ -238,8 +242,15 @@ impl Reader {
         if self.scenario.keys().len() > KEYS_MAX.max(keys_before) {
             return error(number, at, format!("a scenario has at most {KEYS_MAX} keys"));
         }
-        let steps = self.scenario.sessions.iter().flat_map(|session| &session.steps);
-        let merges = steps.filter(|step| matches!(step.act, Act::Merge { .. })).count();
+        let steps = || self.scenario.sessions.iter().flat_map(|session| &session.steps);
+        let drops = |step: &&Step| matches!((&step.act, &word[..]), (Act::Drop(_), "drop"));
+        let mut dropped: Vec<&Act> = steps().filter(drops).map(|step| &step.act).collect();
+        if let Some(Act::Drop(last)) = dropped.pop()
+            && dropped.contains(&&Act::Drop(last.clone()))
+        {
+            return error(number, at, format!("'{last}' is dropped already"));
+        }
+        let merges = steps().filter(|step| matches!(step.act, Act::Merge { .. })).count();
         if merges > MERGES_MAX {
             return error(number, at, format!("a scenario has at most {MERGES_MAX} merges"));
         }
@@ -271,6 +282,9 @@ impl Reader {
         }
         if self.scenario.keys().len() > KEYS_MAX {
             return error(last, 1, format!("a scenario has at most {KEYS_MAX} keys"));
+        }
+        if self.scenario.spaces().len() > KEYSPACES_MAX {
+            return error(last, 1, format!("a scenario has at most {KEYSPACES_MAX} keyspaces"));
         }
         Ok(self.scenario)
     }
@@ -400,6 +414,39 @@ impl Line {
         }
     }
 
+    /// A key, with its keyspace before it: `stock/apples`.
+    fn key(&mut self, what: &str) -> Parsed<(usize, String)> {
+        let (at, name) = self.name(what)?;
+        let key = self.in_space(name)?;
+        Ok((at, key))
+    }
+
+    /// What follows upon a name that may be a keyspace's.
+    fn in_space(&mut self, name: String) -> Parsed<String> {
+        if !self.take("/") {
+            return Ok(name);
+        }
+        let (_, key) = self.name("a key of this keyspace")?;
+        Ok(format!("{name}/{key}"))
+    }
+
+    /// Units of time.
+    fn units(&mut self) -> Parsed<u64> {
+        let (at, token) = self.next();
+        match token {
+            Token::Number(number) if (1..=UNITS_MAX as i64).contains(&number) => Ok(number as u64),
+            Token::Number(_) => {
+                error(self.number, at, format!("units of time are from 1 to {UNITS_MAX}"))
+            }
+            token => self.fail(at, "a number of units of time", &token),
+        }
+    }
+
+    /// `for UNITS`, if it stands there.
+    fn lasting(&mut self) -> Parsed<Option<u64>> {
+        self.take_word("for").then(|| self.units()).transpose()
+    }
+
     fn label(&mut self, session: &Session) -> Parsed<Option<String>> {
         if !self.take_word("as") {
             return Ok(None);
@@ -420,7 +467,7 @@ impl Line {
 
     /// `a..b` or `a..=b`.
     fn span(&mut self) -> Parsed<Span> {
-        let (at, lower) = self.name("the first key of a range")?;
+        let (at, lower) = self.key("the first key of a range")?;
         self.span_from(at, lower)
     }
 
@@ -429,7 +476,10 @@ impl Line {
         if !inclusive && !self.take("..") {
             return self.fail(self.column(), "'..' or '..='", self.peek());
         }
-        let (_, upper) = self.name("the end of the range")?;
+        let (end, upper) = self.key("the end of the range")?;
+        if space_of(&lower) != space_of(&upper) {
+            return error(self.number, end, "both ends of a range lie in the same keyspace");
+        }
         if upper < lower {
             return error(self.number, at, format!("the range {lower}..{upper} is backwards"));
         }
@@ -440,7 +490,7 @@ impl Line {
         Ok(match word {
             "begin" => Act::Begin,
             "get" => {
-                let (_, key) = self.name("a key")?;
+                let (_, key) = self.key("a key")?;
                 let hold = match self.take_word("for") {
                     true if self.take_word("update") => Hold::Update,
                     true if self.take_word("share") => Hold::Share,
@@ -454,13 +504,13 @@ impl Line {
                 Act::Scan { span, label: self.label(session)? }
             }
             "put" => {
-                let (_, key) = self.name("a key")?;
+                let (_, key) = self.key("a key")?;
                 self.sign("=")?;
                 let value = self.number_of(&Context::Steps { place, session })?;
-                Act::Put { key, value }
+                Act::Put { key, value, lasts: self.lasting()? }
             }
             "merge" => {
-                let (_, key) = self.name("a key")?;
+                let (_, key) = self.key("a key")?;
                 let negative = self.take("-");
                 if !negative {
                     self.sign("+")?;
@@ -470,7 +520,7 @@ impl Line {
                 Act::Merge { key, delta }
             }
             "delete" => {
-                let (at, key) = self.name("a key or a range")?;
+                let (at, key) = self.key("a key or a range")?;
                 match self.peek() {
                     Token::Sign(".." | "..=") => Act::DeleteRange(self.span_from(at, key)?),
                     _ => Act::Delete(key),
@@ -497,6 +547,8 @@ impl Line {
                 }
                 Act::RollbackTo(name)
             }
+            "pass" => Act::Pass(self.units()?),
+            "drop" => Act::Drop(self.name("a keyspace")?.1),
             "rollback" => Act::Rollback,
             "commit" => Act::Commit,
             _ => return self.fail(at, STEPS, &Token::Word(word.into())),
@@ -640,9 +692,10 @@ impl Line {
 
     /// A name: of a key, of what was read, or of something of a session.
     fn read(&mut self, at: usize, word: &str, context: &Context<'_>) -> Parsed<Expression> {
+        let word = &self.in_space(word.to_owned())?;
         let sessions = match context {
             Context::Steps { place, session } if Context::reads(session, word) => {
-                return Ok(Expression::Read(*place, word.into()));
+                return Ok(Expression::Read(*place, word.clone()));
             }
             Context::Steps { session, .. } => {
                 let what = format!("'{}' has not read '{word}' before this step", session.name);
@@ -650,10 +703,10 @@ impl Line {
             }
             Context::End { sessions } => sessions,
         };
-        if !self.take(".") {
-            return Ok(Expression::End(word.into()));
+        if space_of(word).is_some() || !self.take(".") {
+            return Ok(Expression::End(word.clone()));
         }
-        let Some(place) = sessions.iter().position(|session| session.name == word) else {
+        let Some(place) = sessions.iter().position(|session| session.name == *word) else {
             return error(self.number, at, format!("there is no session '{word}'"));
         };
         if self.take_word("committed") {
@@ -662,7 +715,7 @@ impl Line {
         if self.take_word("aborted") {
             return Ok(Expression::Ended(place, Ending::Aborted));
         }
-        let (at, name) = self.name("what it read, 'committed' or 'aborted'")?;
+        let (at, name) = self.key("what it read, 'committed' or 'aborted'")?;
         if !Context::reads(&sessions[place], &name) {
             return error(self.number, at, format!("'{word}' reads nothing called '{name}'"));
         }
@@ -691,7 +744,10 @@ impl Line {
                     }
                 }
             }
-            Context::End { .. } => Ok(Pairs::End(self.span_from(at, word)?)),
+            Context::End { .. } => {
+                let lower = self.in_space(word)?;
+                Ok(Pairs::End(self.span_from(at, lower)?))
+            }
         }
     }
 }
