@@ -7,10 +7,10 @@
 
 use super::expression::Expression;
 use super::play::{Choose, Player, Run, Staging};
-use super::scenario::{Act, Scenario, overlap};
-use super::target::{Failure, Hold, Span, Target};
+use super::scenario::{Act, Scenario, Session, Step, overlap};
+use super::target::{Failure, Hold, Span, Target, Terms};
 use crate::dice::Dice;
-use isolith::Concurrency;
+use isolith::{Concurrency, Isolation};
 
 /// How much is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,10 +183,26 @@ impl Path {
 }
 
 /// Which moves of different sessions may make a difference to each other.
+///
+/// What a move depends on is what it can see and whom it can meet:
+/// - a session's beginning, up to its first read (where its snapshot may be taken), on every commit;
+/// - a read of the newest on the commits that write there; a read at a snapshot on no commit, a write
+///   that is kept to itself on nothing;
+/// - a commit on those of sessions that touch the same, where one changes it;
+/// - where locks are taken, a move on whatever asks for a lock that does not go with its own, and on who
+///   has asked for one by then; and where third sessions stand between them ([`Dependence::locked`]).
+///
+/// Sessions that are connected by nothing in common are independent of each other altogether.
 #[derive(Clone, Debug)]
 pub struct Dependence {
     sessions: Vec<Vec<Move>>,
+    /// Somebody is under automatic control, which may lock what it reads for update.
+    automatic: bool,
+    /// Sessions of the same number touch something in common, or are connected through others.
+    connected: Vec<usize>,
+    /// Somebody takes locks.
     locks: bool,
+    /// The scenario asks who committed or began first.
     ordered: bool,
 }
 
@@ -194,51 +210,92 @@ pub struct Dependence {
 struct Move {
     reach: Option<Span>,
     writes: bool,
-    /// The transaction begins or takes its snapshot.
+    /// It reads in order to write: others meet that like a write.
+    claims: bool,
+    /// It sees what is newest, and not what was when its transaction began.
+    sees_newest: bool,
+    /// It asks for a lock on what it touches, at once or by its commit.
+    takes_lock: bool,
+    /// It is the first: who begins first is older.
+    first: bool,
+    /// The transaction begins, or may take its snapshot.
     begins: bool,
     commits: bool,
     rolls_back: bool,
-    /// Others touch what it touches, and one of them changes or holds it.
-    contested: bool,
+    drops: bool,
+    /// Time passes: what has expired is another matter before and after, for everybody.
+    passes: bool,
 }
 
-fn is_for_update(act: &Act) -> bool {
-    matches!(act, Act::Get { hold: Hold::Update, .. })
+impl Move {
+    fn of(act: &Act, terms: Terms, first: bool, begins: bool) -> Move {
+        let reads = matches!(act, Act::Get { .. } | Act::Scan { .. });
+        let holds = matches!(act, Act::Get { hold: Hold::Update | Hold::Share, .. });
+        let Terms { isolation, concurrency } = terms;
+        let optimistic = concurrency == Concurrency::Optimistic;
+        let automatic = concurrency == Concurrency::Auto;
+        let level = |levels: [Isolation; 2]| levels.contains(&isolation);
+        let locks_reads = level([Isolation::RepeatableRead, Isolation::Serializable]);
+        let by_lock = !optimistic && (holds || locks_reads) || automatic;
+        let at_newest = isolation == Isolation::ReadCommitted || holds || by_lock;
+        Move {
+            reach: act.reach(),
+            writes: act.writes(),
+            claims: matches!(act, Act::Get { hold: Hold::Update, .. }),
+            sees_newest: reads && at_newest,
+            takes_lock: act.writes() || reads && by_lock || matches!(act, Act::LockRange(_)),
+            first,
+            begins,
+            commits: matches!(act, Act::Commit | Act::Drop(_)),
+            rolls_back: matches!(act, Act::Rollback),
+            drops: matches!(act, Act::Drop(_)),
+            passes: matches!(act, Act::Pass(_)),
+        }
+    }
+
+    fn ends(&self) -> bool {
+        self.commits || self.rolls_back
+    }
+
+    fn overlaps(&self, other: &Move) -> bool {
+        matches!((&self.reach, &other.reach), (Some(own), Some(their)) if overlap(own, their))
+    }
+
+    /// Whether both touch something, and one of them changes it, or means to.
+    fn touches(&self, other: &Move) -> bool {
+        let changes = |one: &Move| one.writes || one.claims;
+        self.overlaps(other) && (changes(self) || changes(other))
+    }
 }
 
 impl Dependence {
     /// That of a scenario.
     pub fn of(scenario: &Scenario, staging: &Staging) -> Dependence {
-        let locks_by_hand = |act: &Act| matches!(act, Act::LockRange(_));
+        let asks = |act: &Act| matches!(act, Act::LockRange(_));
         let steps = || scenario.sessions.iter().flat_map(|session| &session.steps);
         let locks = staging.terms.iter().any(|terms| terms.concurrency != Concurrency::Optimistic)
-            || steps().any(|step| locks_by_hand(&step.act));
+            || steps().any(|step| asks(&step.act));
         let mut ordered = false;
         for expression in scenario.anomaly.iter().chain(&scenario.invariants) {
-            expression.walk(&mut |inner| ordered |= matches!(inner, Expression::Before(..)));
-        }
-        let sessions = scenario.sessions.iter().enumerate().map(|(who, session)| {
-            let first = session.steps.iter().position(|step| !matches!(step.act, Act::Begin));
-            let moves = session.steps.iter().enumerate().map(|(place, step)| {
-                let reach = step.act.reach();
-                let others = scenario.sessions.iter().enumerate().filter(|(other, _)| *other != who);
-                let mut theirs = others.flat_map(|(_, other)| &other.steps);
-                let contested = theirs.any(|their| {
-                    matches!((&reach, their.act.reach()), (Some(own), Some(their)) if overlap(own, &their))
-                });
-                Move {
-                    reach,
-                    // An optimistic read for update leaves a mark that others meet like a write.
-                    writes: step.act.writes() || is_for_update(&step.act),
-                    begins: Some(place) <= first,
-                    commits: matches!(step.act, Act::Commit),
-                    rolls_back: matches!(step.act, Act::Rollback),
-                    contested,
-                }
+            expression.walk(&mut |inner| {
+                ordered |= matches!(inner, Expression::Before(..) | Expression::Precedes(..));
             });
-            moves.collect()
-        });
-        Dependence { sessions: sessions.collect(), locks, ordered }
+        }
+        let moves = |(session, terms): (&Session, &Terms)| -> Vec<Move> {
+            let sees =
+                |act: &Act| matches!(act, Act::Get { .. } | Act::Scan { .. } | Act::LockRange(_));
+            let first = session.steps.iter().position(|step| sees(&step.act));
+            let last = first.unwrap_or(session.steps.len());
+            let steps = session.steps.iter().enumerate();
+            let of = |(place, step): (usize, &Step)| {
+                Move::of(&step.act, *terms, place == 0, place <= last)
+            };
+            steps.map(of).collect()
+        };
+        let sessions: Vec<Vec<Move>> =
+            scenario.sessions.iter().zip(&staging.terms).map(moves).collect();
+        let automatic = staging.terms.iter().any(|terms| terms.concurrency == Concurrency::Auto);
+        Dependence { connected: connected(&sessions), automatic, sessions, locks, ordered }
     }
 
     /// Whether the order of two moves, each a session and its step, may make a difference.
@@ -246,47 +303,104 @@ impl Dependence {
         let get =
             |(who, step): (usize, usize)| self.sessions.get(who).and_then(|moves| moves.get(step));
         let (Some(first), Some(second)) = (get(one), get(other)) else { return true };
-        if one.0 == other.0 {
+        if one.0 == other.0 || first.passes || second.passes {
             return true;
         }
-        let ends = |a: &Move| a.commits || a.rolls_back;
-        if first.begins && second.begins && self.locks {
-            // Who begins first is older.
+        let connected = self.connected[one.0] == self.connected[other.0];
+        let commits = first.commits && second.commits;
+        let begins = first.begins && second.commits || second.begins && first.commits;
+        if (commits || begins) && self.ordered || begins && connected {
             return true;
         }
-        if first.begins && second.commits || second.begins && first.commits {
+        if !connected {
+            return false;
+        }
+        if !self.locks {
+            return self.seen(one.0, first, other.0, second);
+        }
+        let older = first.first && second.first;
+        older || self.locked(one, other) || self.seen(one.0, first, other.0, second)
+    }
+
+    /// Whether two moves may meet through locks. With what either asks for (an end: with all that its
+    /// session has locked, or locks to commit) nothing may be in conflict that the other's session has
+    /// asked for by then: so none of the two waits for the other, is wounded by it, or frees it.
+    ///
+    /// Third sessions: who waits for somebody that ends goes on, and does whatever it does. Otherwise,
+    /// of three, nobody goes on who could not move before, and if only one of the moves meets the third,
+    /// the other makes no difference to that. Of more, chains are possible.
+    fn locked(&self, one: (usize, usize), other: (usize, usize)) -> bool {
+        let asked = |(who, step): (usize, usize)| {
+            let moves = &self.sessions[who];
+            if moves[step].ends() { &moves[..] } else { &moves[..=step] }
+        };
+        let asks = |(who, step): (usize, usize)| {
+            let moves = &self.sessions[who];
+            if moves[step].ends() { &moves[..] } else { &moves[step..=step] }
+        };
+        let meet = |ours: &[Move], theirs: &[Move]| {
+            ours.iter().any(|own| theirs.iter().any(|their| self.conflict(own, their)))
+        };
+        if meet(asks(one), asked(other)) || meet(asks(other), asked(one)) {
             return true;
         }
-        if first.commits && second.commits && self.ordered {
-            return true;
+        let meets_third = |at: (usize, usize)| {
+            let third = |who: &usize| *who != one.0 && *who != other.0;
+            (0..self.sessions.len()).filter(third).any(|who| meet(asks(at), &self.sessions[who]))
+        };
+        let (first, second) = (meets_third(one), meets_third(other));
+        let ends = |at: (usize, usize)| self.sessions[at.0][at.1].ends();
+        match self.sessions.len() {
+            ..=3 => first && (second || ends(one)) || second && ends(other),
+            _ => first || second,
         }
-        if self.locks {
-            // Who waits, who is wounded and where it learns of it hang together through others, too.
-            let apart = |who: usize, own: &Move| match ends(own) {
-                true => self.sessions[who].iter().all(|step| !step.contested),
-                false => !own.contested,
-            };
-            return !(apart(one.0, first) && apart(other.0, second));
-        }
-        match (ends(first), ends(second)) {
-            (true, true) => self.meet(one.0, other.0),
-            (true, false) => self.touches(one.0, second),
-            (false, true) => self.touches(other.0, first),
+    }
+
+    /// Whether the locks that two moves ask for do not go together.
+    fn conflict(&self, own: &Move, their: &Move) -> bool {
+        let both = own.takes_lock && their.takes_lock;
+        both && (own.touches(their) || self.automatic && own.overlaps(their))
+    }
+
+    /// Whether one may see the other, or their commits meet.
+    fn seen(&self, one: usize, first: &Move, other: usize, second: &Move) -> bool {
+        match (first.ends(), second.ends()) {
+            (true, true) => {
+                first.commits && second.commits && {
+                    let mut theirs = self.sessions[other].iter();
+                    theirs.any(|their| self.sessions[one].iter().any(|own| own.touches(their)))
+                }
+            }
+            (true, false) => self.shows(one, first, second),
+            (false, true) => self.shows(other, second, first),
             (false, false) => false,
         }
     }
 
-    /// Whether two sessions touch something in common.
-    fn meet(&self, one: usize, other: usize) -> bool {
-        self.sessions[other].iter().any(|theirs| self.touches(one, theirs))
+    /// Whether the end of a session may show in a move of another one.
+    fn shows(&self, who: usize, end: &Move, other: &Move) -> bool {
+        let touches = |own: &Move| own.overlaps(other) && (own.writes || own.claims);
+        end.drops && end.overlaps(other)
+            || end.commits && other.sees_newest && self.sessions[who].iter().any(touches)
     }
+}
 
-    /// Whether a session touches what a move touches, and one of the two changes it.
-    fn touches(&self, who: usize, theirs: &Move) -> bool {
-        let Some(reach) = &theirs.reach else { return false };
-        self.sessions[who].iter().any(|own| {
-            let overlaps = own.reach.as_ref().is_some_and(|own| overlap(own, reach));
-            overlaps && (own.writes || theirs.writes)
-        })
+/// A number for each session, the same for those that are connected.
+fn connected(sessions: &[Vec<Move>]) -> Vec<usize> {
+    let mut numbers: Vec<usize> = (0..sessions.len()).collect();
+    for one in 0..sessions.len() {
+        for other in 0..one {
+            let meet = sessions[one]
+                .iter()
+                .any(|own| sessions[other].iter().any(|their| own.overlaps(their)));
+            if meet {
+                let (from, to) = (numbers[one], numbers[other]);
+                numbers
+                    .iter_mut()
+                    .filter(|number| **number == from)
+                    .for_each(|number| *number = to);
+            }
+        }
     }
+    numbers
 }
