@@ -61,10 +61,10 @@ use std::time::{Duration, Instant};
 
 use isolith::{Concurrency, Durability, Isolation};
 
-use client::{Answer, Client, Failure, Terms};
+use client::{Answer, Client, Failure, Terms, mark_of};
 use judge::{Bench, Judges, Violation};
 use mix::Mix;
-use tape::{End, Entry, Tape};
+use tape::{End, Entry, Key, Tape, Value};
 use window::Window;
 use worker::{Job, Worker};
 use workload::{Course, Hand, Numbers, Workload};
@@ -119,6 +119,9 @@ pub struct Recovery {
     /// Every commit up to here is there, and none after it. If the target does not tell: then whatever
     /// was acknowledged is there.
     pub last: Option<u64>,
+    /// Where no timestamps tell, the last mark of each thread that is there ([`client::mark_of`]): its
+    /// transactions up to there are there, and no later one.
+    pub marks: Option<Vec<(Key, Value)>>,
     /// Commits that were acknowledged at one of these had to survive.
     pub promised: Vec<Durability>,
     /// So had these, however they were acknowledged.
@@ -317,7 +320,7 @@ struct Run<'a> {
 impl<'a> Run<'a> {
     fn new(options: &'a Options, stop: &'a AtomicBool) -> Run<'a> {
         let threads = options.threads.max(1);
-        let worker = |thread| Worker::new(Numbers::new(thread, threads + 1));
+        let worker = |thread| Worker::new(thread as u16, Numbers::new(thread, threads + 1));
         Run {
             options,
             stop,
@@ -437,6 +440,9 @@ impl<'a> Run<'a> {
     fn recovered(&mut self, recovery: &Recovery, durabilities: &[Durability]) -> Answer {
         self.recoveries += 1;
         self.note_timestamps()?;
+        if let Some(marks) = &recovery.marks {
+            return self.resolve(marks, recovery);
+        }
         let Some(last) = recovery.last else { return Ok(()) };
         let floor = recovery.floor;
         let after = |what: String| {
@@ -465,6 +471,51 @@ impl<'a> Run<'a> {
                     end => end,
                 };
             }
+        }
+        Ok(())
+    }
+
+    /// The same by the marks that threads have left.
+    fn resolve(&mut self, marks: &[(Key, Value)], recovery: &Recovery) -> Answer {
+        let now = self.clock.fetch_add(1, Ordering::AcqRel);
+        let mut any_lost = false;
+        for worker in &mut self.workers {
+            let of = mark_of(worker.process());
+            let last = marks.iter().find(|(key, _)| *key == of).map_or(0, |(_, mark)| *mark);
+            for entry in worker.tape.entries_mut() {
+                let Some(mark) = entry.mark else { continue };
+                let wrong = match (entry.end, mark <= last) {
+                    (End::Committed(_), true) => continue,
+                    (End::Unknown(_), true) => {
+                        // Only now is anybody told.
+                        (entry.end, entry.completed) = (End::Committed(None), now);
+                        continue;
+                    }
+                    (End::Aborted, _) if mark != last => continue,
+                    (End::Aborted, _) => "a transaction that was refused is there".to_owned(),
+                    (End::Unknown(_), false) => {
+                        entry.end = End::Aborted;
+                        continue;
+                    }
+                    (End::Committed(_), false)
+                        if !recovery.promised.contains(&entry.durability) =>
+                    {
+                        (entry.end, any_lost) = (End::Aborted, true);
+                        continue;
+                    }
+                    (End::Committed(_), false) => {
+                        let acknowledged = entry.durability;
+                        format!("a commit that was acknowledged at {acknowledged:?} is lost")
+                    }
+                };
+                let what = format!("after {}: {wrong}", recovery.ended);
+                return Err(Failure::Wrong(Finding::new(what)));
+            }
+        }
+        if any_lost {
+            // What these have seen may be lost; up to the crash it was judged.
+            let everybody = self.workers.iter_mut().chain([&mut self.clerk]);
+            everybody.for_each(|worker| worker.tape.retain(|taped| taped.writes()));
         }
         Ok(())
     }

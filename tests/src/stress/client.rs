@@ -65,6 +65,17 @@ pub struct Abilities {
     pub scan: bool,
     /// Begins transactions read-only.
     pub read_only: bool,
+    /// Whoever writes leaves its number at its thread's own key ([`mark_of`]), so that it is known after
+    /// a crash which transactions are there, where no timestamps tell.
+    pub marks: bool,
+}
+
+/// The first of the keys that threads leave marks at. No workload has so many keys.
+pub const MARKS: Key = 0xffff_0000;
+
+/// The key at which a thread leaves its marks.
+pub fn mark_of(process: u16) -> Key {
+    MARKS + Key::from(process)
 }
 
 /// One session. At most one transaction is open; after a [`Failure`] there is none.

@@ -184,7 +184,8 @@ impl Lives {
                 _ if self.disk.has_crashed() => self.reboot(&mut end),
                 Ok(last) => {
                     let promised = end.promised();
-                    return Ok(Recovery { ended: end.told, last: Some(last), promised, floor });
+                    let (ended, last) = (end.told, Some(last));
+                    return Ok(Recovery { ended, last, marks: None, promised, floor });
                 }
                 Err(Failure::Wrong(finding)) => {
                     return Err(Failure::Wrong(finding.after(format!("after {}", end.told))));

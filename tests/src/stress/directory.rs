@@ -113,7 +113,8 @@ impl Target for InDirectory {
         })?;
         let last = Some(db.visible().bits());
         self.settle(db)?;
-        Ok(Some(Recovery { ended, last, promised: self.durabilities(), floor: 0 }))
+        let promised = self.durabilities();
+        Ok(Some(Recovery { ended, last, marks: None, promised, floor: 0 }))
     }
 
     fn inspect(&self) -> Answer {

@@ -127,7 +127,7 @@ pub(super) fn failure(error: Error) -> Failure {
 
 impl Client for Embedded {
     fn abilities(&self) -> Abilities {
-        Abilities { append: true, scan: true, read_only: true }
+        Abilities { append: true, scan: true, read_only: true, marks: false }
     }
 
     fn begin(&mut self, terms: &Terms) -> Answer {

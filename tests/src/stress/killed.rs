@@ -1,10 +1,12 @@
 //! `isolith serve` on real files as a process of its own, which is killed in the middle of the load (as
 //! by `kill -9`), ended in order, started again, and killed while it starts.
 //!
-//! 1. A commit is acknowledged when the kernel has it, or the disk: a killed process loses none of
-//!    those. So what was acknowledged is there after every kill, whoever has read it, too, and the
-//!    whole history is judged as if nothing had happened.
-//! 2. A commit whose answer was lost with the process may have happened: it counts as unknown.
+//! 1. A commit that was acknowledged when the kernel had it, or the disk, is there after every kill. One
+//!    that was acknowledged at once may be gone, and with it all that came after it; an orderly end
+//!    loses none.
+//! 2. No timestamp tells which are there. So each thread leaves the number of its transaction at a key
+//!    of its own, in the same transaction: those up to the one that is found there are there, no later
+//!    one is. That also tells what became of a commit whose answer was lost with the process.
 //! 3. A server that ends without being told to is a finding.
 //!
 //! It is killed by an operation of the load, after so many as the seed says, while the other threads and
@@ -20,9 +22,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use isolith::Durability;
+use isolith::{Concurrency, Durability, Isolation};
 
-use super::client::{Abilities, Answer, Client, Ended, Failure, Reading, Terms};
+use super::client::{Abilities, Answer, Client, Ended, Failure, MARKS, Reading, Terms};
 use super::resp::{Network, Session};
 use super::tape::{Key, Value};
 use super::{Recovery, Target};
@@ -35,6 +37,11 @@ use crate::server::{launch, serve};
 const OPERATIONS_MAX: usize = 1_200;
 /// Lines of its log that are told if it fails.
 const LINES_MAX: usize = 20;
+
+/// When commits are acknowledged.
+const ALL: [Durability; 3] = [Durability::Sync, Durability::Os, Durability::Buffered];
+/// Those of them that no kill takes away.
+const KERNEL: [Durability; 2] = [Durability::Sync, Durability::Os];
 
 /// A server whose process is ended.
 #[derive(Debug)]
@@ -165,7 +172,7 @@ impl Killed {
     }
 
     /// Starts it again.
-    fn next_life(&mut self, ended: &str) -> Answer<Recovery> {
+    fn next_life(&mut self, ended: &str, promised: &[Durability]) -> Answer<Recovery> {
         let mut ended = ended.to_owned();
         loop {
             let life = Life::begin(&self.binary, &self.directory).map_err(|why| {
@@ -180,8 +187,27 @@ impl Killed {
             self.life = Arc::new(life);
             let moved = self.network.moved(&Address::of(self.life.address));
             self.life.answer(moved.map_err(Failure::Failed))?;
-            return Ok(Recovery { ended, last: None, promised: self.durabilities(), floor: 0 });
+            let (marks, promised) = (Some(self.marks()?), promised.to_vec());
+            return Ok(Recovery { ended, last: None, marks, promised, floor: 0 });
         }
+    }
+
+    /// The last mark of each thread that is there.
+    fn marks(&self) -> Answer<Vec<(Key, Value)>> {
+        let read = || {
+            let mut session = self.network.client()?;
+            session.begin(&Terms {
+                isolation: Isolation::Serializable,
+                concurrency: Concurrency::Optimistic,
+                durability: Durability::Sync,
+                read_only: true,
+            })?;
+            let mut marks = Vec::new();
+            session.scan(MARKS..Key::MAX, usize::from(u16::MAX), &mut marks)?;
+            session.roll_back();
+            Ok(marks)
+        };
+        self.life.answer(read())
     }
 
     fn arm(&mut self) {
@@ -199,7 +225,7 @@ impl Target for Killed {
     }
 
     fn durabilities(&self) -> Vec<Durability> {
-        vec![Durability::Sync, Durability::Os]
+        ALL.to_vec()
     }
 
     fn clear(&mut self, window: u64) -> Answer<bool> {
@@ -216,7 +242,7 @@ impl Target for Killed {
 
     fn recover(&mut self) -> Answer<Recovery> {
         self.life.kill();
-        let recovery = self.next_life("kill -9")?;
+        let recovery = self.next_life("kill -9", &KERNEL)?;
         self.arm();
         Ok(recovery)
     }
@@ -227,12 +253,12 @@ impl Target for Killed {
         match self.dice.below(4) {
             0 if !self.life.is_condemned() => {
                 self.life.terminate()?;
-                self.next_life("an orderly end").map(Some)
+                self.next_life("an orderly end", &ALL).map(Some)
             }
             1 | 2 if !self.life.is_condemned() => Ok(None),
             _ => {
                 self.life.kill();
-                self.next_life("kill -9").map(Some)
+                self.next_life("kill -9", &KERNEL).map(Some)
             }
         }
     }
@@ -269,7 +295,7 @@ impl KilledSession {
 
 impl Client for KilledSession {
     fn abilities(&self) -> Abilities {
-        self.session.abilities()
+        Abilities { marks: true, ..self.session.abilities() }
     }
 
     fn begin(&mut self, terms: &Terms) -> Answer {

@@ -382,7 +382,7 @@ impl Written {
 impl Client for Session {
     fn abilities(&self) -> Abilities {
         let begins = self.dialect == Dialect::Begin;
-        Abilities { append: true, scan: begins, read_only: begins }
+        Abilities { append: true, scan: begins, read_only: begins, marks: false }
     }
 
     fn begin(&mut self, terms: &Terms) -> Answer {

@@ -70,6 +70,8 @@ pub struct Entry {
     pub share: u16,
     /// The timestamp of the snapshot that it reads at, if the target tells.
     pub read_timestamp: Option<u64>,
+    /// What it left at its thread's mark, if it did: they grow.
+    pub mark: Option<Value>,
     /// How it ended.
     pub end: End,
     /// The end of its operations, which begin where the last transaction's end.
@@ -162,6 +164,11 @@ impl Tape {
         &self.elements[start..start + elements.length as usize]
     }
 
+    /// Whether the transaction under way changes anything, if it commits.
+    pub fn will_write(&self) -> bool {
+        self.operations[self.under_way()..].iter().any(Operation::is_write)
+    }
+
     /// Whether the transaction under way has put an element behind this list.
     pub fn has_appended(&self, list: Key) -> bool {
         let under_way = &self.operations[self.under_way()..];
@@ -234,6 +241,7 @@ impl Entry {
             read_only: false,
             share: share as u16,
             read_timestamp: None,
+            mark: None,
             end: End::Aborted,
             operations_end: 0,
         }

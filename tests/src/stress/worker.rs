@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use isolith::{Durability, Isolation};
 
-use super::client::{Answer, Client, Failure, Terms};
+use super::client::{Answer, Client, Failure, Terms, bytes_of, mark_of};
 use super::mix::Mix;
 use super::tape::{End, Entry, Key, Tape, Value};
 use super::workload::{self, Course, Hand, Numbers};
@@ -28,6 +28,10 @@ pub struct Job<'a> {
 /// One thread's part of a window.
 #[derive(Debug)]
 pub struct Worker {
+    /// Its number among the threads.
+    process: u16,
+    /// The last mark that it left.
+    mark: Value,
     dice: Dice,
     numbers: Numbers,
     /// What it has done.
@@ -39,11 +43,16 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// A thread that writes these numbers.
-    pub fn new(numbers: Numbers) -> Worker {
+    /// The thread of this number, that writes these numbers.
+    pub fn new(process: u16, numbers: Numbers) -> Worker {
         let dice = Dice::new(0);
         let (tape, bytes, found) = (Tape::default(), Vec::new(), Vec::new());
-        Worker { dice, numbers, tape, done: 0, of: 0, bytes, found }
+        Worker { process, mark: 0, dice, numbers, tape, done: 0, of: 0, bytes, found }
+    }
+
+    /// Its number among the threads.
+    pub fn process(&self) -> u16 {
+        self.process
     }
 
     /// Begins its part of a window: so many transactions, decided by `seed`.
@@ -103,7 +112,10 @@ impl Worker {
                 let Worker { dice, numbers, tape, bytes, found, .. } = self;
                 let mut hand = Hand { client, tape, terms, dice, numbers, bytes, found };
                 match body(&mut hand) {
-                    Ok(true) => commit(client, &mut entry),
+                    Ok(true) => match self.leave_mark(client, &mut entry) {
+                        Ok(()) => commit(client, &mut entry),
+                        Err(failure) => (End::Aborted, Err(failure)),
+                    },
                     Ok(false) => {
                         client.roll_back();
                         (End::Aborted, Ok(()))
@@ -119,6 +131,18 @@ impl Worker {
             Err(Failure::Refused) => Ok(()),
             other => other,
         }
+    }
+}
+
+impl Worker {
+    /// Leaves a mark, if the transaction under way writes and the target wants it.
+    fn leave_mark<C: Client>(&mut self, client: &mut C, entry: &mut Entry) -> Answer {
+        if !client.abilities().marks || !self.tape.will_write() {
+            return Ok(());
+        }
+        self.mark += 1;
+        entry.mark = Some(self.mark);
+        client.put(mark_of(self.process), &bytes_of(self.mark))
     }
 }
 
