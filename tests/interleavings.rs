@@ -14,7 +14,7 @@ use isolith::{CommitMode, Concurrency, Isolation};
 use isolith_testkit::acknowledged::{self, LEVELS, READERS, Stage};
 use isolith_testkit::anomalies::Anomaly;
 use isolith_testkit::dice::{Dice, effort, run_seed, stride};
-use isolith_testkit::explorer::{Beginning, Explored, Explorer, protection, protections};
+use isolith_testkit::explorer::{Beginning, Explored, Explorer, Upheaval, protection, protections};
 use isolith_testkit::finding::Finding;
 use isolith_testkit::oracle;
 use isolith_testkit::programs::{Act, Keys, Program, initial, sequences};
@@ -64,19 +64,32 @@ type Mix = Vec<(Isolation, Concurrency)>;
 /// Explores programs from `all`, as many at a time as the mixes are wide: each `every`-th case of
 /// all programs, initial states and mixes.
 fn explore(name: &str, all: &[Vec<Act>], mixes: &[Mix], every: usize) -> Explored {
+    explore_upset(name, all, mixes, &[&[]], every)
+}
+
+/// The same with one of these things that befall the versions, over files if there are any.
+fn explore_upset(
+    name: &str,
+    all: &[Vec<Act>],
+    mixes: &[Mix],
+    scripts: &[&[Upheaval]],
+    every: usize,
+) -> Explored {
     let every = stride(every);
     let offset = run_seed(name) as usize % every;
     let width = mixes[0].len();
-    // Cases by number: the digits are the initial state, the mix and the programs.
-    let sizes = [vec![PRESENT.len(), mixes.len()], vec![all.len(); width]].concat();
+    let over_files = scripts.iter().any(|script| !script.is_empty());
+    // Cases by number: the digits are the script, the initial state, the mix and the programs.
+    let sizes = [vec![scripts.len(), PRESENT.len(), mixes.len()], vec![all.len(); width]].concat();
     let cases = sizes.iter().product::<usize>();
-    let case = |mut number: usize| -> Option<(Keys, Vec<Program>)> {
+    let case = |mut number: usize| -> Option<(&[Upheaval], Keys, Vec<Program>)> {
         let mut digit = |size: usize| {
             let digit = number % size;
             number /= size;
             digit
         };
-        let (present, mix) = (PRESENT[digit(sizes[0])], &mixes[digit(sizes[1])]);
+        let (script, present) = (scripts[digit(sizes[0])], PRESENT[digit(sizes[1])]);
+        let mix = &mixes[digit(sizes[2])];
         let chosen: Vec<usize> = (0..width).map(|_| digit(all.len())).collect();
         let program = |who: usize| Program {
             isolation: mix[who].0,
@@ -88,7 +101,7 @@ fn explore(name: &str, all: &[Vec<Act>], mixes: &[Mix], every: usize) -> Explore
         // transactions does not matter.
         let ordered =
             (1..width).all(|who| mix[who - 1] != mix[who] || chosen[who - 1] <= chosen[who]);
-        (ordered && programs.iter().any(Program::changes)).then_some((present, programs))
+        (ordered && programs.iter().any(Program::changes)).then_some((script, present, programs))
     };
     let next = AtomicUsize::new(0);
     let (total, findings) = (Mutex::new(Explored::default()), Mutex::new(Vec::<Finding>::new()));
@@ -96,7 +109,8 @@ fn explore(name: &str, all: &[Vec<Act>], mixes: &[Mix], every: usize) -> Explore
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
-                let mut explorer = Explorer::new().expect("a database in memory");
+                let explorer = if over_files { Explorer::over_files() } else { Explorer::new() };
+                let mut explorer = explorer.expect("a database in memory");
                 // Relaxed: a counter of what is taken, and nothing else.
                 while findings.lock().unwrap().is_empty() {
                     let block = next.fetch_add(64, Ordering::Relaxed);
@@ -105,7 +119,8 @@ fn explore(name: &str, all: &[Vec<Act>], mixes: &[Mix], every: usize) -> Explore
                     if numbers.peek().is_none() {
                         break;
                     }
-                    for (present, programs) in numbers.filter_map(case) {
+                    for (script, present, programs) in numbers.filter_map(case) {
+                        explorer.upset_by(script);
                         for beginning in Beginning::that_matter(present, &programs) {
                             if let Err(finding) = explorer.explore(beginning, &programs) {
                                 findings.lock().unwrap().push(finding);
@@ -172,6 +187,77 @@ fn two_transactions_of_three_operations_keep_their_level() {
 fn two_transactions_of_three_operations_keep_their_levels() {
     let name = "two_transactions_of_three_operations_keep_their_levels";
     explore(name, &sequences(&SIX, 3), &pairs(), 100_000);
+}
+
+/// Programs that take something back: after one operation, or before one.
+fn with_savepoints() -> Vec<Vec<Act>> {
+    const ACTS: [Act; 8] = [
+        Act::Get(0),
+        Act::ForUpdate(0),
+        Act::Put(0),
+        Act::Put(1),
+        Act::Delete(0),
+        Act::Merge(0),
+        Act::Scan(0, 1),
+        Act::DeleteRange(0, 1),
+    ];
+    let pairs = || ACTS.into_iter().flat_map(|first| ACTS.map(|second| (first, second)));
+    let before = pairs().map(|(one, two)| vec![Act::Savepoint, one, Act::RollbackTo, two]);
+    let after = pairs().map(|(one, two)| vec![one, Act::Savepoint, two, Act::RollbackTo]);
+    before.chain(after).collect()
+}
+
+#[test]
+fn transactions_that_roll_back_to_savepoints_keep_their_levels() {
+    let name = "transactions_that_roll_back_to_savepoints_keep_their_levels";
+    let programs = [with_savepoints(), sequences(&SIX, 1)].concat();
+    explore(name, &programs, &pairs(), 20_000);
+}
+
+/// What befalls the versions at every place of every history. What takes files is only sampled: it is
+/// slow, since a flush gives readers time to let go.
+const SCRIPTS: [&[Upheaval]; 2] = [&[Upheaval::Freeze], &[Upheaval::Freeze, Upheaval::Freeze]];
+
+#[test]
+fn two_transactions_keep_their_levels_whatever_is_frozen() {
+    let name = "two_transactions_keep_their_levels_whatever_is_frozen";
+    explore_upset(name, &sequences(&TWO_KEYS, 2), &pairs(), &SCRIPTS, 1_200_000);
+}
+
+#[test]
+fn two_transactions_of_any_kind_keep_their_levels_whatever_is_frozen() {
+    let name = "two_transactions_of_any_kind_keep_their_levels_whatever_is_frozen";
+    explore_upset(name, &sequences(&EVERYTHING, 2), &pairs(), &SCRIPTS, 36_000_000);
+}
+
+#[test]
+fn transactions_keep_their_levels_whatever_is_frozen_and_flushed_in_between() {
+    let all = protections();
+    let seed = run_seed("transactions_keep_their_levels_whatever_is_frozen_and_flushed_in_between");
+    let mut dice = Dice::new(seed);
+    let acts = sequences(&EVERYTHING, 2);
+    let everything = [Upheaval::Freeze, Upheaval::Flush, Upheaval::Compact, Upheaval::Prune];
+    let mut explorer = Explorer::over_files().expect("a database in memory");
+    for _ in 0..120 * effort() {
+        let programs: Vec<Program> = (0..2 + dice.below(2))
+            .map(|_| {
+                let (isolation, concurrency) = *dice.pick(&all);
+                Program { isolation, concurrency, acts: dice.pick(&acts).clone() }
+            })
+            .collect();
+        let script: Vec<Upheaval> =
+            (0..2 + dice.below(6)).map(|_| *dice.pick(&everything)).collect();
+        explorer.upset_by(&script);
+        let present = *dice.pick(&PRESENT);
+        let beginning = *dice.pick(&Beginning::that_matter(present, &programs));
+        explorer.sample(beginning, &programs, &mut dice, 10).unwrap();
+    }
+    let (flushes, compactions) = explorer.flushes_and_compactions();
+    assert!(flushes > 0 && compactions > 0, "{flushes} flushes, {compactions} compactions");
+    println!(
+        "transactions_keep_their_levels_whatever_is_frozen_and_flushed_in_between: {:?}",
+        explorer.explored
+    );
 }
 
 #[test]

@@ -14,6 +14,9 @@
 //!    not there, the oldest of all is refused by a policy that spares it;
 //! 3. something is left behind: a lock, a place in a queue, a snapshot.
 //!
+//! Over files, what befalls the versions is one more mover: a script of freezes, flushes, compactions and
+//! prunings, whose next step may come at any time, before the first move of all, too.
+//!
 //! Runs share a database: each has keys of its own, by a prefix.
 
 use std::collections::BTreeMap;
@@ -22,11 +25,13 @@ use std::task::Waker;
 use std::time::Duration;
 
 use isolith::{
-    Age, BlockedBy, Builder, CommitMode, CommitSteps, Concurrency, Database, DeadlockPolicy, Error,
-    Isolation, Keyspace, RangeLock, Step, Timestamp, Transaction, TransactionOptions, steps::Steps,
+    Age, BlockedBy, Builder, CommitMode, CommitSteps, Concurrency, Database, DeadlockPolicy,
+    Durability, Error, Isolation, Keyspace, RangeLock, Savepoint, Step, Timestamp, Transaction,
+    TransactionOptions, steps::Steps,
 };
 
 use isolith::merge::ADD_I64;
+use isolith::storage::memory::MemoryStorage;
 
 use crate::anomalies::{Anomaly, History};
 use crate::dice::Dice;
@@ -45,6 +50,11 @@ const RUNS_MAX: u64 = 1_000;
 const MOVES_MAX: usize = 200;
 /// The leader, where the movers are told.
 const LEADER: u8 = u8::MAX;
+/// Who freezes, flushes and compacts.
+const KEEPER: u8 = u8::MAX - 1;
+/// Runs on one database over files, and how often these are compacted in between.
+const RUNS_OVER_FILES: u64 = 240;
+const COMPACTED_EVERY: u64 = 12;
 
 /// Every way to protect a transaction: each level with each concurrency control.
 pub fn protections() -> Vec<(Isolation, Concurrency)> {
@@ -102,6 +112,19 @@ impl Beginning {
         };
         ages.iter().flat_map(with).collect()
     }
+}
+
+/// What befalls versions while transactions are at work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Upheaval {
+    /// The memtable is frozen.
+    Freeze,
+    /// The memtable is frozen, and what is frozen goes to files.
+    Flush,
+    /// The same, and all files become one.
+    Compact,
+    /// What nobody can see any more is pruned.
+    Prune,
 }
 
 /// What an exploration has looked at.
@@ -193,6 +216,7 @@ struct Actor {
     waker: Waker,
     age: Option<Age>,
     statements: Vec<Statement>,
+    savepoint: Option<Savepoint>,
     told_at_begin: usize,
     /// What had been told of when the operation under way was first asked for.
     told: Option<usize>,
@@ -202,6 +226,22 @@ struct Actor {
 }
 
 impl Actor {
+    /// Marks points and goes back to them, as far as that is what comes next: no moves of their own,
+    /// since they touch nothing that others could see.
+    fn savepoints(&mut self, program: &Program, decided: usize) -> Checked {
+        let Stage::Running(transaction) = &mut self.stage else { return Ok(()) };
+        while let Some(act) = program.acts.get(self.statements.len()) {
+            match (act, self.savepoint) {
+                (Act::Savepoint, _) => self.savepoint = Some(transaction.savepoint()),
+                (Act::RollbackTo, Some(point)) => transaction.rollback_to(point).map_err(fail)?,
+                (Act::RollbackTo, None) => {}
+                _ => break,
+            }
+            self.statements.push(Statement { answer: NOTHING, told: decided, decided });
+        }
+        Ok(())
+    }
+
     fn new() -> Actor {
         let bell = Arc::new(Bell::default());
         let waker = Waker::from(bell.clone());
@@ -211,6 +251,7 @@ impl Actor {
             waker,
             age: None,
             statements: Vec::new(),
+            savepoint: None,
             told_at_begin: 0,
             told: None,
             decided_at_end: 0,
@@ -245,6 +286,8 @@ struct Run<'a> {
     schedule: Vec<u8>,
     /// The ages to begin with, the first to begin taking the last.
     ages: Vec<Age>,
+    /// How much has befallen the versions.
+    upset: usize,
 }
 
 /// A database whose rounds are stepped, and the runs made on it.
@@ -254,6 +297,12 @@ pub struct Explorer {
     steps: Steps,
     keyspace: Keyspace,
     runs: u64,
+    /// Whether there are files under the memtable.
+    over_files: bool,
+    /// What befalls the versions, in this order, at any time.
+    upheavals: Vec<Upheaval>,
+    /// Memtables that became files and compactions, of the databases that are gone.
+    gone: (u64, u64),
     /// What was explored so far.
     pub explored: Explored,
 }
@@ -262,8 +311,15 @@ fn fail(error: Error) -> Finding {
     Finding::new(format!("an unexpected error: {error:?}"))
 }
 
-fn database(mode: CommitMode) -> Checked<(Database, Steps, Keyspace)> {
-    let builder = Builder::in_memory().commit_mode(mode).threads(false);
+fn database(mode: CommitMode, over_files: bool) -> Checked<(Database, Steps, Keyspace)> {
+    let mut builder = Builder::in_memory().commit_mode(mode).threads(false);
+    if over_files {
+        // A decision is the acknowledgement, as it is in memory.
+        builder = builder
+            .storage(Arc::new(MemoryStorage::new()))
+            .segment_bytes(256 << 10)
+            .durability(Durability::Buffered);
+    }
     let db = builder
         // Time is not among the things that are explored.
         .lock_timeout(Duration::from_secs(100_000))
@@ -286,8 +342,30 @@ impl Explorer {
 
     /// The same in another commit mode: commits are decided as soon as they are handed in.
     pub fn with(mode: CommitMode) -> Checked<Explorer> {
-        let (db, steps, keyspace) = database(mode)?;
-        Ok(Explorer { mode, db, steps, keyspace, runs: 0, explored: Explored::default() })
+        Explorer::made(mode, false)
+    }
+
+    /// The same over files in memory: memtables can be frozen, flushed and compacted.
+    pub fn over_files() -> Checked<Explorer> {
+        Explorer::made(CommitMode::Stepped, true)
+    }
+
+    fn made(mode: CommitMode, over_files: bool) -> Checked<Explorer> {
+        let (db, steps, keyspace) = database(mode, over_files)?;
+        let (explored, upheavals) = (Explored::default(), Vec::new());
+        let (runs, gone) = (0, (0, 0));
+        Ok(Explorer { mode, db, steps, keyspace, runs, over_files, upheavals, gone, explored })
+    }
+
+    /// How many memtables have become files so far, and how many compactions there were.
+    pub fn flushes_and_compactions(&self) -> (u64, u64) {
+        let files = self.db.stats().files.unwrap_or_default();
+        (self.gone.0 + files.flushes, self.gone.1 + files.compactions)
+    }
+
+    /// From now on this befalls the versions in each history, in this order: each at any time.
+    pub fn upset_by(&mut self, upheavals: &[Upheaval]) {
+        self.upheavals = upheavals.to_vec();
     }
 
     /// One history, by a schedule that the seed decides.
@@ -338,7 +416,15 @@ impl Explorer {
         for _ in 0..schedules {
             let (run, checked) = self.run(&initial, beginning, programs, &mut choices);
             let context = || {
-                let movers: Vec<String> = run.schedule.iter().map(|mover| name(*mover)).collect();
+                let mut upheavals = self.upheavals.iter();
+                let mut name = |mover: &u8| match (*mover, upheavals.as_slice()) {
+                    (KEEPER, [next, ..]) => {
+                        upheavals.next();
+                        format!("{next:?}")
+                    }
+                    (mover, _) => name(mover),
+                };
+                let movers: Vec<String> = run.schedule.iter().map(&mut name).collect();
                 format!("{programs:?}, {beginning:?}, moves: {}", movers.join(" "))
             };
             let judged = checked.and_then(|traces| {
@@ -384,6 +470,7 @@ impl Explorer {
             waits: 0,
             schedule: Vec::new(),
             ages: Vec::new(),
+            upset: 0,
         };
         let traces = catching(|| self.play(&mut run, initial, beginning, choices));
         (run, traces)
@@ -397,9 +484,14 @@ impl Explorer {
         choices: &mut Choices,
     ) -> Checked<Vec<Trace>> {
         self.runs += 1;
-        if self.runs.is_multiple_of(RUNS_MAX) {
+        let runs_max = if self.over_files { RUNS_OVER_FILES } else { RUNS_MAX };
+        if self.runs.is_multiple_of(runs_max) {
             ensure_eq!(self.db.stats().snapshots, 0, "snapshots that are left behind");
-            (self.db, self.steps, self.keyspace) = database(self.mode)?;
+            self.gone = self.flushes_and_compactions();
+            (self.db, self.steps, self.keyspace) = database(self.mode, self.over_files)?;
+        } else if self.over_files && self.runs.is_multiple_of(COMPACTED_EVERY) {
+            self.steps.flush().map_err(fail)?;
+            self.steps.compact(&self.keyspace).map_err(fail)?;
         }
         if run.programs.iter().any(|program| program.concurrency == Concurrency::Auto) {
             self.heat(beginning.hot);
@@ -423,6 +515,9 @@ impl Explorer {
                 ensure!(done, "nobody can move, and somebody is not done");
                 break;
             }
+            if run.upset < self.upheavals.len() {
+                movers.push(KEEPER);
+            }
             let mover = movers[choices.pick(movers.len())?];
             run.schedule.push(mover);
             run.moves += 1;
@@ -430,6 +525,10 @@ impl Explorer {
             match mover {
                 LEADER => {
                     self.steps.round(1);
+                }
+                KEEPER => {
+                    self.upset(self.upheavals[run.upset])?;
+                    run.upset += 1;
                 }
                 who => self.advance(run, usize::from(who))?,
             }
@@ -465,6 +564,21 @@ impl Explorer {
         traces.collect()
     }
 
+    fn upset(&self, upheaval: Upheaval) -> Checked {
+        if upheaval == Upheaval::Prune {
+            self.steps.upkeep();
+            return Ok(());
+        }
+        self.steps.freeze(&self.keyspace);
+        if upheaval != Upheaval::Freeze {
+            self.steps.flush().map_err(fail)?;
+        }
+        if upheaval == Upheaval::Compact {
+            self.steps.compact(&self.keyspace).map_err(fail)?;
+        }
+        Ok(())
+    }
+
     /// Makes these keys hot and no others. Keys that share their warmth would make a history depend
     /// on its keys' names: those are passed over.
     fn heat(&mut self, hot: Keys) {
@@ -495,6 +609,11 @@ impl Explorer {
                 let key = self.key(key as Key);
                 transaction.put(&self.keyspace, key, encoded(*value)).map_err(fail)?;
             }
+        }
+        if self.over_files {
+            // A memtable is frozen only if something was written to it: not as the run before had it.
+            let beside = self.key(u8::MAX);
+            transaction.put(&self.keyspace, beside, "").map_err(fail)?;
         }
         let mut commit = transaction.commit_steps();
         while let Step::Blocked(_) = commit.step() {
@@ -531,6 +650,7 @@ impl Explorer {
             actor.lived.0 = moves;
         }
         actor.bell.silence();
+        actor.savepoints(program, decided)?;
         let place = actor.statements.len();
         match std::mem::replace(&mut actor.stage, Stage::Over) {
             Stage::Running(mut transaction) | Stage::Blocked(mut transaction)
@@ -672,6 +792,8 @@ impl Explorer {
                 transaction.delete_range(space, self.key(lower)..=self.key(upper))?;
                 Ok(NOTHING)
             }
+            // Done beforehand.
+            Act::Savepoint | Act::RollbackTo => Ok(NOTHING),
             Act::LockRange(lower, upper) => {
                 let range = self.key(lower)..=self.key(upper);
                 transaction.lock_range(space, range, RangeLock::Shared)?;
@@ -697,6 +819,7 @@ impl Explorer {
 fn name(mover: u8) -> String {
     match mover {
         LEADER => "leader".into(),
+        KEEPER => "keeper".into(),
         who => format!("t{who}"),
     }
 }

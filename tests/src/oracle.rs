@@ -151,7 +151,7 @@ pub(crate) fn replay(initial: &State, traces: &[Trace]) -> Checked<Vec<Commit>> 
         let mut changed = footprint.changed();
         // An optimistic read for update leaves a mark that others see as a change.
         if trace.program.concurrency == Concurrency::Optimistic {
-            changed = changed | footprint.claimed;
+            changed = changed | footprint.marks;
         }
         let marked = changed | footprint.claimed;
         commits.push(Commit { state, changed, marked });
@@ -216,14 +216,14 @@ impl<'a> Case<'a> {
         }
         match *end {
             End::Committed(place) => {
-                let writes = program.changes() || program.claims();
+                let writes = program.leaves_changes() || program.claims();
                 ensure!(writes, "it changes nothing and took a timestamp");
                 ensure!(place > *told, "it committed before it began");
                 verdicts.committed += 1;
                 self.keeps_its_level(place - 1, place - 1)
             }
             End::Unchanged => {
-                ensure!(!program.changes(), "it changes something and took no timestamp");
+                ensure!(!program.leaves_changes(), "it changes something and took no timestamp");
                 verdicts.unchanged += 1;
                 self.keeps_its_level(*told, *decided)
             }
@@ -240,7 +240,8 @@ impl<'a> Case<'a> {
         self.explained.iter().fold(u64::MAX, |whole, states| whole & states)
     }
 
-    /// What it depends on and changes.
+    /// What it depends on and changes. What was rolled back to a savepoint is not changed; what was read
+    /// and locked meanwhile counts.
     fn footprint(&self) -> Footprint {
         self.trace.program.footprint(&self.overlays, &self.answers)
     }

@@ -122,6 +122,11 @@ pub enum Act {
     DeleteRange(Key, Key),
     /// A shared lock on the keys between the two, both included, there or not.
     LockRange(Key, Key),
+    /// Marks what was written so far.
+    Savepoint,
+    /// Undoes what was written since the last savepoint; nothing if there is none. What was read stays
+    /// read, what was locked stays locked.
+    RollbackTo,
 }
 
 /// A transaction: how it is protected and what it does before it commits.
@@ -165,6 +170,8 @@ pub struct Footprint {
     pub merged: Keys,
     /// Keys that it read for update.
     pub claimed: Keys,
+    /// Those of them whose mark was not undone.
+    pub marks: Keys,
     /// Keys that it read for share, or locked.
     pub shared: Keys,
 }
@@ -220,7 +227,9 @@ impl Overlay {
             | Act::Delete(_)
             | Act::Merge(_)
             | Act::DeleteRange(..)
-            | Act::LockRange(..) => NOTHING,
+            | Act::LockRange(..)
+            | Act::Savepoint
+            | Act::RollbackTo => NOTHING,
         }
     }
 
@@ -252,7 +261,22 @@ impl Overlay {
             | Act::Scan(..)
             | Act::First
             | Act::Last
-            | Act::LockRange(..) => {}
+            | Act::LockRange(..)
+            // Whoever goes through a program keeps what was written before.
+            | Act::Savepoint
+            | Act::RollbackTo => {}
+        }
+        self
+    }
+}
+
+impl Overlay {
+    /// What is left after a savepoint, which keeps it, or after going back to one.
+    fn kept(self, act: Act, kept: &mut Option<Overlay>) -> Overlay {
+        match act {
+            Act::Savepoint => *kept = Some(self),
+            Act::RollbackTo => return kept.unwrap_or(self),
+            _ => {}
         }
         self
     }
@@ -267,6 +291,7 @@ impl Footprint {
             Act::ForUpdate(key) => {
                 self.points = self.points | foreign(Keys::one(key));
                 self.claimed = self.claimed | Keys::one(key);
+                self.marks = self.marks | Keys::one(key);
             }
             Act::ForShare(key) => {
                 self.points = self.points | foreign(Keys::one(key));
@@ -289,6 +314,7 @@ impl Footprint {
             Act::LockRange(lower, upper) => {
                 self.shared = self.shared | Keys::between(lower, upper);
             }
+            Act::Savepoint | Act::RollbackTo => {}
         }
         self.merged = self.merged.without(self.written);
     }
@@ -316,7 +342,7 @@ impl Act {
 
     /// Whether it gives an answer.
     pub fn reads(self) -> bool {
-        !self.changes() && !matches!(self, Act::LockRange(..))
+        !self.changes() && !matches!(self, Act::LockRange(..) | Act::Savepoint | Act::RollbackTo)
     }
 
     /// Whether it asks for more than to see something: a lock, or the right to change.
@@ -349,9 +375,22 @@ pub fn initial(present: Keys) -> State {
 }
 
 impl Program {
-    /// Whether it changes something, whatever keeps the level.
+    /// Whether it changes something, if only for a while, whatever keeps the level.
     pub fn changes(&self) -> bool {
         self.acts.iter().any(|act| act.changes())
+    }
+
+    /// Whether some of that is not undone.
+    pub fn leaves_changes(&self) -> bool {
+        let (mut now, mut then) = (false, None);
+        for act in &self.acts {
+            match act {
+                Act::Savepoint => then = Some(now),
+                Act::RollbackTo => now = then.unwrap_or(now),
+                act => now |= act.changes(),
+            }
+        }
+        now
     }
 
     /// Whether it asks for more than to see something.
@@ -362,8 +401,10 @@ impl Program {
     /// What its operations gave decides what it has written before each of them, and at the end.
     pub fn overlays(&self, who: usize, answers: &[Answer]) -> Vec<Overlay> {
         let mut overlays = vec![Overlay::EMPTY];
+        let mut kept = None;
         for (place, (act, answer)) in self.acts.iter().zip(answers).enumerate() {
-            overlays.push(overlays[place].after(who, place, *act, answer));
+            let own = overlays[place];
+            overlays.push(own.after(who, place, *act, answer).kept(*act, &mut kept));
         }
         overlays
     }
@@ -372,8 +413,17 @@ impl Program {
     /// whatever the next one was about to do.
     pub fn footprint(&self, overlays: &[Overlay], answers: &[Answer]) -> Footprint {
         let mut footprint = Footprint::default();
+        let mut kept = None;
         for ((place, act), own) in self.acts.iter().enumerate().zip(overlays) {
             footprint.add(*act, own, answers.get(place));
+            let Footprint { written, merged, marks, .. } = footprint;
+            match (act, kept) {
+                (Act::Savepoint, _) => kept = Some((written, merged, marks)),
+                (Act::RollbackTo, Some(then)) => {
+                    (footprint.written, footprint.merged, footprint.marks) = then;
+                }
+                _ => {}
+            }
         }
         footprint
     }
@@ -391,11 +441,11 @@ impl Program {
     /// Runs it, as transaction `who`, on `state` when nobody else runs: the answers, and the state
     /// afterwards.
     pub fn alone(&self, who: usize, state: &State) -> (Vec<Answer>, State) {
-        let mut own = Overlay::EMPTY;
+        let (mut own, mut kept) = (Overlay::EMPTY, None);
         let mut answers = Vec::with_capacity(self.acts.len());
         for (place, act) in self.acts.iter().enumerate() {
             let answer = own.see(*act, state);
-            own = own.after(who, place, *act, &answer);
+            own = own.after(who, place, *act, &answer).kept(*act, &mut kept);
             answers.push(answer);
         }
         (answers, own.on(state))
@@ -440,6 +490,8 @@ impl fmt::Debug for Act {
             Act::Delete(key) => write!(f, "delete {}", letter(key)),
             Act::Merge(key) => write!(f, "merge {}", letter(key)),
             Act::Scan(lower, upper) => write!(f, "scan {}..={}", letter(lower), letter(upper)),
+            Act::Savepoint => write!(f, "savepoint"),
+            Act::RollbackTo => write!(f, "rollback"),
             Act::First => write!(f, "first"),
             Act::Last => write!(f, "last"),
             Act::DeleteRange(lower, upper) => {
@@ -487,6 +539,23 @@ mod tests {
         assert_eq!(footprint.returned, Keys::one(2));
         assert_eq!(footprint.scanned, Keys::between(0, 2));
         assert_eq!(footprint.written, Keys::between(0, 1));
+    }
+
+    #[test]
+    fn what_is_rolled_back_was_read_and_not_written() {
+        use Act::{ForUpdate, Get, Merge, Put, RollbackTo, Savepoint};
+        let program =
+            program(&[Put(0), Savepoint, Put(1), Merge(2), ForUpdate(0), RollbackTo, Get(1)]);
+        let (answers, after) = program.alone(1, &initial(Keys::one(1)));
+        assert_eq!(answers[6], [None, Some(initial_value(1)), None]);
+        assert_eq!(after, [Some(value(1, 0)), Some(initial_value(1)), None]);
+        let footprint = program.footprint(&program.overlays(1, &answers), &answers);
+        assert_eq!((footprint.written, footprint.merged), (Keys::one(0), Keys::NONE));
+        assert_eq!((footprint.claimed, footprint.marks), (Keys::one(0), Keys::NONE));
+        assert_eq!(footprint.points, Keys::one(1));
+        assert!(program.changes() && program.leaves_changes());
+        let undone = [Savepoint, Put(1), RollbackTo].to_vec();
+        assert!(!Program { acts: undone, ..program }.leaves_changes());
     }
 
     #[test]
