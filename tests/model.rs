@@ -87,7 +87,9 @@ fn tiny_files_answer_as_the_model_does() {
         (CommitMode::Serial, 0, 100),
         (CommitMode::Combining, 50, 200),
     ] {
-        let setting = Setting { sizes: Sizes::TINY, ..setting(mode, true, retention_ms) };
+        // A third of it has to be enough for what a program's transactions hold: it grows values to 250 kB.
+        let sizes = Sizes { memory: Some(4 << 20), ..Sizes::TINY };
+        let setting = Setting { sizes, ..setting(mode, true, retention_ms) };
         let total = compare(name, setting, cases);
         assert!(total.flushes > 0 && total.compactions > 0, "{total:?}");
     }

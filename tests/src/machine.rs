@@ -526,7 +526,17 @@ impl Machine {
                 let Some((keyspace, space)) = self.handle(*space) else { return Ok(()) };
                 let (key, value) = (key(*key_number), self.stored(*value, None).value);
                 let result = running.transaction.merge(&keyspace, &key, end.operator(), &value);
-                let change = Change::Append(space, key, value, running.model.now, *end);
+                let other = running.model.merges_otherwise(space, &key, *end);
+                let mut change = Change::Append(space, key.clone(), value, running.model.now, *end);
+                if other && !running.model.read_only && !self.model.is_dropped(space) {
+                    // Two operators on one key: it is read in order to be written, and put.
+                    self.read_timestamp(running)?;
+                    running.model.track_claim(space, &key);
+                    let mut merged = running.model.clone();
+                    merged.change(change);
+                    change =
+                        Change::Write(space, key.clone(), merged.read(&self.model, space, &key));
+                }
                 self.change(running, result, space, change)
             }
             Action::DeleteRange(space, span) => {

@@ -347,6 +347,15 @@ impl ModelTransaction {
         })
     }
 
+    /// Whether all that it has done to a key so far is to merge into it at the other end.
+    pub fn merges_otherwise(&self, space: SpaceNumber, key: &[u8], end: End) -> bool {
+        let at_other = |change: &Change| {
+            let Change::Append(of, merged, _, _, other) = change else { return false };
+            *of == space && merged == key && *other != end
+        };
+        !self.is_own(space, key) && self.changes.iter().any(at_other)
+    }
+
     /// Everything in a keyspace as this transaction sees it, expired values included.
     fn view(&self, model: &Model, space: SpaceNumber) -> BTreeMap<Bytes, Stored> {
         let mut state = self.read_at.map(|at| model.state(space, at)).unwrap_or_default();

@@ -81,9 +81,8 @@ fn action() -> impl Strategy<Value = Action> {
             .prop_map(|(space, key, value, lives)| Action::Put(space, key, value, lives)),
         2 => (space(), key_number()).prop_map(|(space, key)| Action::Delete(space, key)),
         3 => (space(), span()).prop_map(|(space, span)| Action::DeleteRange(space, span)),
-        // At one end only: two operators on one key make a transaction read it.
-        3 => (space(), key_number(), value())
-            .prop_map(|(space, key, value)| Action::Append(space, key, value, End::Back)),
+        3 => (space(), key_number(), value(), end())
+            .prop_map(|(space, key, value, end)| Action::Append(space, key, value, end)),
         3 => Just(Action::Savepoint),
         3 => any::<u8>().prop_map(Action::RollbackTo),
     ]
