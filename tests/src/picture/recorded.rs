@@ -28,14 +28,15 @@ pub fn of(history: &History, level: Level, found: &Found, file: &str) -> Picture
     let drawn_as = drawing.events();
     let witness = &found.witness;
     let edges: Vec<Edge> = witness.edges.iter().filter_map(|edge| drawing.edge(edge)).collect();
-    let because = Some(&witness.because).filter(|because| !because.is_empty());
+    let because =
+        Some(&witness.because).filter(|because| !because.is_empty()).map(|one| sentence(one));
     let shown = drawing.picture.transactions.len();
     let mut picture = Picture {
         anomaly: definitions::of(found.anomaly),
         verdict: Verdict::Forbidden(level.to_string()),
         cycle: if edges.len() == witness.edges.len() { (0..edges.len()).collect() } else { vec![] },
         edges,
-        remarks: because.map(|because| format!("{because}.")).into_iter().collect(),
+        remarks: because.into_iter().collect(),
         left_out: history.transactions().len().saturating_sub(shown) as u64,
         ..drawing.picture
     };
@@ -56,6 +57,18 @@ impl Picture {
         self.verdict = Verdict::Forbidden("the levels of these transactions".into());
         self.replay.iter_mut().for_each(|command| command.push_str(" --own-levels"));
         self
+    }
+}
+
+/// A reason as a sentence by itself; what introduces a list has none behind it here.
+fn sentence(because: &str) -> String {
+    let alone = because.trim_end_matches(':').trim_end_matches("; one of them");
+    let mut chars = alone.chars();
+    let first = chars.next().map(|first| first.to_uppercase().to_string()).unwrap_or_default();
+    // What begins with a name or a number stays as it is.
+    match alone.split(' ').next().is_some_and(|word| word.chars().all(char::is_lowercase)) {
+        true => format!("{first}{}.", chars.as_str()),
+        false => format!("{alone}."),
     }
 }
 
