@@ -72,7 +72,7 @@ mod planted {
     ];
 
     /// Each bug, and who must find it.
-    const BUGS: [(&str, Finder); 61] = [
+    const BUGS: [(&str, Finder); 64] = [
         ("acknowledge-before-sync", Crashes),
         ("missing-directory-sync", Crashes),
         ("unsynced-batch-counted-durable", Crashes),
@@ -126,6 +126,9 @@ mod planted {
         ("expired-value-scanned", Model),
         ("dropped-keyspace-written", Model),
         ("newest-version-pruned", Model),
+        ("merge-counts-as-blind", Model),
+        ("merges-folded-backwards", Model),
+        ("merged-over-expired", Model),
         ("prune-forgets-s", Acknowledgements),
         ("snapshot-registered-without-recheck", Overwriting),
         ("read-without-recheck", Overwriting),

@@ -23,7 +23,7 @@ mod planted {
     const BINARY: &str = env!("CARGO_BIN_EXE_isolith");
 
     /// Each bug, and the command that finds it at the address that is put for ADDRESS.
-    const BUGS: [(&str, &str); 5] = [
+    const BUGS: [(&str, &str); 6] = [
         (
             "level-named-is-forgotten",
             "matrix g2-item --isolation serializable --target resp://ADDRESS",
@@ -31,6 +31,10 @@ mod planted {
         (
             "watch-looks-for-presence",
             "matrix p4 --isolation serializable --concurrency optimistic --target resp+watch://ADDRESS",
+        ),
+        (
+            "watch-misses-deletion",
+            "matrix tests/scenarios/delete-skew.txt --isolation serializable --concurrency optimistic --target resp+watch://ADDRESS",
         ),
         (
             "rollback-to-does-nothing",

@@ -150,7 +150,9 @@ pub fn fold(
     let mut value = base.map(|base| Cow::Borrowed(base.value));
     let mut expires_at = base.map_or(0, |base| base.expires_at);
     let mut rest = run;
-    if let Some(dead) = dead(expires_at, run.iter().copied()) {
+    if let Some(dead) = dead(expires_at, run.iter().copied())
+        && !isolith_wal::planted!("merged-over-expired")
+    {
         (value, expires_at, rest) = (None, 0, &run[dead..]);
     }
     while let Some(first) = rest.first() {
@@ -194,6 +196,10 @@ pub(crate) fn combine_all<'a>(
     let (earlier, later) = group.split_at(group.len() / 2);
     let operator = later.first().expect("something is combined").operator;
     let (earlier, later) = (combine_all(earlier, operators)?, combine_all(later, operators)?);
+    let (earlier, later) = match isolith_wal::planted!("merges-folded-backwards") {
+        true => (later, earlier),
+        false => (earlier, later),
+    };
     operators.combine(operator, &earlier, &later).map(Cow::Owned)
 }
 

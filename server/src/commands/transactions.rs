@@ -102,6 +102,9 @@ fn changed(this: Try<'_>, txn: &mut Transaction, watched: &WatchedKeys) -> Resul
     for ((db, key), then) in watched {
         let now = txn.observe_entry(this.shared.keyspace(*db), key)?;
         let is_same = now.observed == then.stamp || isolith::planted!("watch-looks-for-presence");
+        if now.value.is_none() && isolith::planted!("watch-misses-deletion") {
+            continue;
+        }
         if !is_same || now.value.is_some() != then.live {
             return Ok(true);
         }
