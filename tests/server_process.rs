@@ -1,7 +1,9 @@
 //! The process: its command line, its exit codes, its signals.
 
 use isolith_testkit::server::{Client, Server, Value, pipeline, run, script};
-use rustix::process::Signal;
+use rustix::process::{Resource, Rlimit, Signal, prlimit};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
+use std::collections::BTreeMap;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_isolith");
 
@@ -149,4 +151,70 @@ fn replies_in_flight_are_delivered_when_it_stops() {
         // What was run was answered, unless the client was cut off in between.
         assert!(kept >= acknowledged && kept <= acknowledged + 1, "{kept} {acknowledged}");
     }
+}
+
+/// What INFO says of how clients are served.
+fn driver(server: &Server) -> String {
+    let info = server.connect().line("INFO server").text();
+    let line = info.lines().find_map(|line| line.strip_prefix("multiplexing_api:"));
+    line.expect("INFO tells it").trim().to_owned()
+}
+
+/// Denies io_uring to this thread and to what it starts, for good.
+fn deny_io_uring() {
+    let rules = BTreeMap::from([(libc::SYS_io_uring_setup, Vec::new())]);
+    let architecture = TargetArch::try_from(std::env::consts::ARCH).expect("a known architecture");
+    let denied = SeccompAction::Errno(libc::EPERM as u32);
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, denied, architecture);
+    let program: BpfProgram = filter.and_then(TryInto::try_into).expect("a filter");
+    seccompiler::apply_filter(&program).expect("filters are allowed");
+}
+
+#[test]
+fn the_driver_is_chosen_and_told() {
+    assert_eq!(driver(&Server::start(BINARY, &["--driver", "epoll"])), "epoll");
+    let auto = driver(&Server::start(BINARY, &["--driver", "auto"]));
+    if auto == "io_uring" {
+        assert_eq!(driver(&Server::start(BINARY, &["--driver", "uring"])), "io_uring");
+    } else {
+        eprintln!("skipped: io_uring is denied here, and auto took {auto}");
+    }
+    assert_eq!(run(BINARY, &["serve", "--driver", "select"]).status.code(), Some(2));
+}
+
+#[test]
+fn where_io_uring_is_denied_epoll_serves_or_an_error_says_why() {
+    let denied = std::thread::spawn(|| {
+        deny_io_uring();
+        let server = Server::start(BINARY, &["--driver", "auto"]);
+        assert_eq!(driver(&server), "epoll");
+        script(&mut server.connect(), "SET a 1 => +OK");
+
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let data = directory.path().join("data");
+        let arguments = ["serve", "--driver", "uring", "--listen", "127.0.0.1:0", "--dir"];
+        let output = run(BINARY, &[&arguments[..], &[&data.to_string_lossy()]].concat());
+        assert_eq!(output.status.code(), Some(3));
+        let said = said(&output);
+        assert!(said.contains("cannot serve clients through io_uring: io_uring_setup:"), "{said}");
+        assert!(!data.exists());
+    });
+    denied.join().expect("the thread");
+}
+
+#[test]
+fn out_of_descriptors_it_rests_and_goes_on() {
+    let server = Server::start(BINARY, &["--threads", "1"]);
+    let process = server.process();
+    let open = std::fs::read_dir(format!("/proc/{}/fd", process.as_raw_nonzero()));
+    let few = open.expect("it is our child").count() as u64 + 10;
+    let limit = Rlimit { current: Some(few), maximum: Some(few) };
+    prlimit(Some(process), Resource::Nofile, limit).expect("it is our child");
+    let mut clients: Vec<Client> = (0..40).map(|_| server.connect()).collect();
+    clients.iter_mut().for_each(|client| client.send(&pipeline("PING")));
+    // Each that goes leaves room for another.
+    for mut client in clients {
+        assert_eq!(client.reply().to_string().trim_end(), "+PONG");
+    }
+    script(&mut server.connect(), "PING => +PONG");
 }

@@ -85,6 +85,9 @@ pub(crate) struct Serve {
     /// How the log is written; auto takes io_uring where the system allows it.
     #[arg(long, value_name = "BACKEND", value_enum, default_value_t = Io::Auto)]
     pub(crate) io: Io,
+    /// How clients are served; auto takes io_uring where the system allows it.
+    #[arg(long, value_name = "DRIVER", value_enum, default_value_t = Sockets::Auto)]
+    pub(crate) driver: Sockets,
     /// What BEGIN transactions are protected from, unless they say otherwise: read-committed,
     /// repeatable-read, snapshot or serializable.
     #[arg(long, value_name = "LEVEL", default_value_t = Isolation::Serializable)]
@@ -173,6 +176,17 @@ impl From<Io> for isolith::IoBackend {
             Io::Syscall => isolith::IoBackend::Syscall,
         }
     }
+}
+
+/// How clients are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Sockets {
+    /// io_uring if it works here, epoll otherwise.
+    Auto,
+    /// io_uring, or an error.
+    Uring,
+    /// epoll.
+    Epoll,
 }
 
 fn parse_listen(text: &str) -> Result<SocketAddr, String> {

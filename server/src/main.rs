@@ -6,7 +6,7 @@
 //! | [`command`] | the subcommands that do not serve |
 //! | [`server`], [`shutdown`] | starting the cores, and ending them |
 //! | [`worker`] | one core's loop |
-//! | [`reactor`] | the seam to the kernel's sockets, and the epoll driver behind it |
+//! | [`reactor`] | the seam to the kernel's sockets, and its drivers: io_uring and epoll |
 //! | [`connection`] | one socket: bytes in, replies out, in order |
 //! | [`resp`] | bytes to commands, answers to bytes |
 //! | [`session`], [`execute`] | what a connection has under way, and how a command is run |
@@ -16,9 +16,8 @@
 //! | [`gates`], [`waits`] | replies that wait for the disk, commands that wait for a lock |
 //! | [`shared`], [`clients`], [`scans`] | what the cores have in common |
 //!
-//! Exit codes: [`command::Exit`].
-
-#![forbid(unsafe_code)]
+//! Exit codes: [`command::Exit`]. Unsafe code is denied, but for the two modules that hand memory to
+//! io_uring (`reactor/uring/{ring,buffers}.rs`).
 
 mod config;
 

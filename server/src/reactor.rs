@@ -1,6 +1,6 @@
 //! The driver seam: how a core's loop reaches its sockets.
 //!
-//! The seam has the shape of completions, so that it serves io_uring as well as epoll: the loop says
+//! The seam has the shape of completions, which serves io_uring as well as epoll: the loop says
 //! what it wants (`adopt`, `receive`, `send`, `close`), and [`Driver::poll`] hands back what has
 //! happened. Between the two the driver owns a buffer that is being sent, and lends the bytes that
 //! it received, whether it read them into one buffer per core (epoll) or the kernel picked one of
@@ -9,14 +9,17 @@
 //! 1. `poll` calls its visitor only with completions of tokens that are adopted and not closed.
 //! 2. At most one send per token is in flight: overlapping sends could be reordered.
 //! 3. Received bytes are valid during the visit alone: what the loop does not consume it copies.
-//! 4. A buffer given to `send` comes back in `Sent`, or is dropped by the driver after `close` as
-//!    soon as nothing reads it any more.
+//! 4. A buffer given to `send` comes back in `Sent`, or is dropped by the driver after `Broken` or
+//!    `close`, as soon as nothing reads it any more.
+//! 5. Turning receiving or accepting off stops what has not begun: what was taken from the socket by
+//!    then may still be told, once.
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 pub(crate) mod epoll;
+pub(crate) mod uring;
 pub(crate) mod waker;
 
 /// Names a connection within its core: a slot that is used again, and a generation, so that no name
@@ -74,3 +77,6 @@ pub(crate) trait Driver {
         visit: &mut dyn FnMut(Completion<'_>),
     ) -> io::Result<()>;
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,8 +6,9 @@
 //! 3. The database is closed after the last core has ended: every acknowledged reply has left, or its
 //!    client was given up.
 
-use crate::config::Serve;
+use crate::config::{Serve, Sockets};
 use crate::reactor::epoll::Epoll;
+use crate::reactor::uring::{self, Ring, Uring};
 use crate::reactor::waker::CoreWaker;
 use crate::shared::Shared;
 use crate::shutdown::{Event, Events};
@@ -41,6 +42,7 @@ pub(crate) fn serve(options: &Serve) -> Result<(), String> {
         .map_or(Ok(options.listen), TcpListener::local_addr)
         .map_err(|error| format!("cannot listen on {}: {error}", options.listen))?;
     raise_descriptor_limit();
+    let rings = rings(options.driver, threads)?;
 
     let database = Database::builder(&options.dir)
         .memory(options.memory)
@@ -55,22 +57,29 @@ pub(crate) fn serve(options: &Serve) -> Result<(), String> {
     if let Some(backend) = database.backend() {
         tracing::info!(dir = %options.dir.display(), "the log is written through {backend}");
     }
-    let outcome = run(options, database.clone(), listeners, address, threads <= cores, events);
+    let places = Places { listeners, address, rings, pin: threads <= cores };
+    let outcome = run(options, database.clone(), places, events);
     let closed = database.close().map_err(|error| format!("cannot close the database: {error}"));
     outcome.and(closed)?;
     tracing::info!("closed cleanly");
     Ok(())
 }
 
-/// Runs the cores until one of `events` ends them.
-fn run(
-    options: &Serve,
-    database: Database,
+/// Where the cores serve, and how.
+struct Places {
+    /// One per core, all on one address.
     listeners: Vec<TcpListener>,
     address: SocketAddr,
+    /// One per core, or none: then epoll it is.
+    rings: Option<Vec<Ring>>,
+    /// Whether each thread stays on a core of its own.
     pin: bool,
-    events: Events,
-) -> Result<(), String> {
+}
+
+/// Runs the cores until one of `events` ends them.
+fn run(options: &Serve, database: Database, places: Places, events: Events) -> Result<(), String> {
+    let Places { listeners, address, rings, pin } = places;
+    let driver = if rings.is_some() { "io_uring" } else { "epoll" };
     let failed = |error: io::Error| format!("cannot start: {error}");
     let wakers = listeners
         .iter()
@@ -84,12 +93,15 @@ fn run(
         address,
         options.dir.clone(),
         wakers.iter().cloned().map(Waker::from).collect(),
+        driver,
     )
     .map(Arc::new)
     .map_err(|error| format!("cannot open {}: {error}", options.dir.display()))?;
 
     let mut threads = Vec::new();
+    let mut rings = rings.map(Vec::into_iter);
     for (core, (listener, waker)) in listeners.into_iter().zip(wakers).enumerate() {
+        let ring = rings.as_mut().and_then(Iterator::next);
         let (shared, notice) = (shared.clone(), events.notice());
         let thread = std::thread::Builder::new().name(format!("core-{core}")).spawn(move || {
             // Told even if the core panics: a server without one of its cores is no server.
@@ -97,12 +109,20 @@ fn run(
             if pin {
                 pin_to(core);
             }
-            let driver = Epoll::new(listener, waker.clone())?;
-            Worker::new(driver, shared, core, waker.into()).run()
+            match ring {
+                Some(ring) => {
+                    let driver = Uring::new(ring, listener, waker.clone())?;
+                    Worker::new(driver, shared, core, waker.into()).run()
+                }
+                None => {
+                    let driver = Epoll::new(listener, waker.clone())?;
+                    Worker::new(driver, shared, core, waker.into()).run()
+                }
+            }
         });
         threads.push(thread.map_err(failed)?);
     }
-    tracing::info!(threads = threads.len(), ?durability, "ready on {address}");
+    tracing::info!(threads = threads.len(), ?durability, driver, "ready on {address}");
     // For scripts: the one line on standard output says where the server is.
     let mut output = io::stdout();
     if let Err(error) = writeln!(output, "listening on {address}").and_then(|()| output.flush()) {
@@ -151,6 +171,25 @@ fn listen(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
         listeners.push(TcpListener::from(next));
     }
     Ok(listeners)
+}
+
+/// A ring for each core; none where epoll is to serve.
+fn rings(driver: Sockets, threads: usize) -> Result<Option<Vec<Ring>>, String> {
+    match driver {
+        Sockets::Epoll => Ok(None),
+        Sockets::Uring => uring::rings(threads).map(Some).map_err(|denied| {
+            format!(
+                "cannot serve clients through io_uring: {denied}; --driver auto takes epoll then"
+            )
+        }),
+        Sockets::Auto => match uring::rings(threads) {
+            Ok(rings) => Ok(Some(rings)),
+            Err(denied) => {
+                tracing::info!("clients are served through epoll, as io_uring is denied: {denied}");
+                Ok(None)
+            }
+        },
+    }
 }
 
 /// As many connections as the system lets us have.

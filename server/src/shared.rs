@@ -27,6 +27,8 @@ pub(crate) struct Shared {
     pub(crate) wakers: Vec<Waker>,
     pub(crate) address: SocketAddr,
     pub(crate) directory: PathBuf,
+    /// What the cores reach their sockets through.
+    pub(crate) driver: &'static str,
     /// Unix milliseconds.
     pub(crate) since: u64,
     stopping: AtomicBool,
@@ -67,6 +69,7 @@ impl Shared {
         address: SocketAddr,
         directory: PathBuf,
         wakers: Vec<Waker>,
+        driver: &'static str,
     ) -> Result<Shared, Error> {
         let keyspaces = (0..DATABASES)
             .map(|db| database.keyspace(&format!("db{db}")))
@@ -81,6 +84,7 @@ impl Shared {
             wakers,
             address,
             directory,
+            driver,
             since: SystemClock.unix_millis(),
             stopping: AtomicBool::new(false),
         })

@@ -3,7 +3,9 @@
 //!
 //! 1. Nothing outlives a test: a [`Server`] that is dropped is killed, its directory removed.
 //! 2. Nothing sleeps: a server is ready when it says so on its standard output.
-//! 3. Every wait for a reply has an end ([`REPLY_WAIT`]), so that a server that hangs fails a test
+//! 3. What `ISOLITH_DRIVER` names is how the server reaches its sockets (`--driver`), unless a test says:
+//!    so all tests can be run with either driver.
+//! 4. Every wait for a reply has an end ([`REPLY_WAIT`]), so that a server that hangs fails a test
 //!    instead of the run.
 
 use std::io::{self, BufRead, BufReader, Read};
@@ -68,6 +70,11 @@ impl Server {
         self.address
     }
 
+    /// Its process.
+    pub fn process(&self) -> rustix::process::Pid {
+        rustix::process::Pid::from_child(&self.child)
+    }
+
     /// Its database's directory.
     pub fn directory(&self) -> &Path {
         self.directory.path()
@@ -92,8 +99,7 @@ impl Server {
 
     /// Sends a signal.
     pub fn signal(&self, signal: rustix::process::Signal) {
-        let process = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(process, signal).expect("the server is our child");
+        rustix::process::kill_process(self.process(), signal).expect("the server is our child");
     }
 
     /// Waits for the end.
@@ -133,6 +139,11 @@ fn spawn(
     bug: Option<&str>,
 ) -> (Child, SocketAddr) {
     let mut command = serve(binary, &directory.join("data"));
+    if let Ok(driver) = std::env::var("ISOLITH_DRIVER")
+        && !arguments.iter().any(|argument| argument == "--driver")
+    {
+        command.args(["--driver", &driver]);
+    }
     command.args(arguments).envs(bug.map(|bug| ("ISOLITH_PLANT", bug)));
     // What it says is of use when a test fails.
     launch(command, |line| eprintln!("server: {line}")).unwrap_or_else(|why| panic!("{why}"))

@@ -81,7 +81,7 @@ fn info_server(shared: &Shared, text: &mut String) {
     field(text, "redis_mode", "standalone");
     field(text, "os", std::env::consts::OS);
     field(text, "arch_bits", usize::BITS);
-    field(text, "multiplexing_api", "epoll");
+    field(text, "multiplexing_api", shared.driver);
     field(text, "process_id", std::process::id());
     field(text, "tcp_port", shared.address.port());
     field(text, "uptime_in_seconds", uptime);

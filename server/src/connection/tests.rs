@@ -48,8 +48,9 @@ impl Bench {
         let waker = Waker::from(Arc::new(Wakes::default()));
         let address = "127.0.0.1:1".parse().expect("an address");
         let defaults = Defaults::new(Durability::Sync);
-        let shared = Shared::new(database, defaults, address, "x".into(), vec![waker.clone()])
-            .expect("keyspaces");
+        let shared =
+            Shared::new(database, defaults, address, "x".into(), vec![waker.clone()], "none")
+                .expect("keyspaces");
         let client = shared.clients.enter(String::new(), String::new(), 0).expect("room");
         let connection = connection(Token::new(0, 0), client, &waker);
         Bench { gates: Gates::new(waker), shared, connection, disk }

@@ -20,7 +20,9 @@ pub(crate) struct CoreWaker {
 
 impl CoreWaker {
     pub(crate) fn new() -> io::Result<CoreWaker> {
-        let event = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
+        // Not in non-blocking mode, or a ring would not wait for it. Nobody else waits either: the
+        // core reads only what is readable, and a write would wait only for a full counter.
+        let event = eventfd(0, EventfdFlags::CLOEXEC)?;
         Ok(CoreWaker { event, woken: AtomicBool::new(false) })
     }
 
@@ -32,8 +34,13 @@ impl CoreWaker {
     /// Called by the core when `fd` was readable, before it looks at what may have changed.
     pub(crate) fn take_note(&self) {
         let mut count = [0; 8];
-        // Nothing to read means that somebody else's wake-up is on its way: no harm.
+        // It cannot fail: there is something to read, and nobody else reads.
         let _ = rustix::io::read(&self.event, &mut count);
+        self.clear();
+    }
+
+    /// The second half of [`take_note`](CoreWaker::take_note), where the kernel has read `fd` for us.
+    pub(crate) fn clear(&self) {
         // AcqRel: Acquire pairs with the Release in `wake_by_ref`, so that what was written before
         // the wake-up is seen by the look that follows; Release keeps the look after the clearing.
         self.woken.swap(false, Ordering::AcqRel);
@@ -46,7 +53,7 @@ impl Wake for CoreWaker {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        // AcqRel: Release pairs with the Acquire in `take_note`. If the flag was set already, the
+        // AcqRel: Release pairs with the Acquire in `clear`. If the flag was set already, the
         // core has not looked yet, and will find what this call is about.
         if !self.woken.swap(true, Ordering::AcqRel) {
             // It can fail only if the counter is full: then the event is readable already.
