@@ -43,12 +43,12 @@ fn wrong_command_lines_exit_with_2() {
 }
 
 #[test]
-fn addresses_beyond_loopback_are_refused() {
+fn addresses_beyond_loopback_are_refused_without_a_password() {
     for address in ["0.0.0.0:6379", "[::]:6379", "192.0.2.1:6379"] {
         let output = run(BINARY, &["serve", "--listen", address]);
-        assert_eq!(output.status.code(), Some(2));
+        assert_eq!(output.status.code(), Some(3));
         assert!(said(&output).contains("not a loopback address"), "{}", said(&output));
-        assert!(said(&output).contains("until isolith has authentication"));
+        assert!(said(&output).contains("--requirepass"));
     }
 }
 

@@ -330,6 +330,14 @@ impl Database {
         Pending::new(Arc::clone(&self.open), info, at, self.open.default_durability())
     }
 
+    /// A future that is ready once everything at or below `observed` is on stable storage, whatever durability
+    /// it was committed with.
+    pub fn pending_durable(&self, observed: Lsn) -> Pending {
+        let at = observed.min(self.visible());
+        let info = CommitInfo { timestamp: Some(at) };
+        Pending::new(Arc::clone(&self.open), info, at, isolith_wal::Durability::Sync)
+    }
+
     /// Makes every commit so far as durable as [`Durability::Sync`](crate::Durability::Sync).
     pub fn sync(&self) -> Result<()> {
         self.open.check_open()?;

@@ -10,7 +10,7 @@ use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// The most connections at once.
+/// The most connections at once, unless `--maxclients` says otherwise.
 pub(crate) const CLIENTS_MAX: usize = 10_000;
 
 /// One connection, as others see it.
@@ -43,6 +43,7 @@ struct Names {
     library: String,
     library_number: String,
     command: &'static str,
+    user: String,
 }
 
 /// Which of a client's names.
@@ -77,6 +78,16 @@ impl Client {
     /// CLIENT SETNAME's name, empty if there is none.
     pub(crate) fn name(&self) -> String {
         lock(&self.names).name.clone()
+    }
+
+    /// Notes which user it is; empty: none yet.
+    pub(crate) fn set_user(&self, name: &str) {
+        name.clone_into(&mut lock(&self.names).user);
+    }
+
+    /// Which user it is.
+    pub(crate) fn user(&self) -> String {
+        lock(&self.names).user.clone()
     }
 
     /// Notes what it is doing; `now` in unix milliseconds.
@@ -146,7 +157,7 @@ impl Client {
         let _ = write!(
             line,
             "id={} addr={} laddr={} fd=-1 name={} age={} idle={} flags={flags} db={} sub=0 psub=0 \
-             ssub=0 multi={} watch={} cmd={} user=default resp={} lib-name={} lib-ver={} tx-age={}",
+             ssub=0 multi={} watch={} cmd={} user={} resp={} lib-name={} lib-ver={} tx-age={}",
             self.id,
             self.peer,
             self.local,
@@ -158,6 +169,7 @@ impl Client {
             if queued == usize::MAX { -1 } else { queued as i64 },
             self.watched.load(Ordering::Relaxed),
             if names.command.is_empty() { "NULL" } else { names.command },
+            if names.user.is_empty() { "(nobody)" } else { &names.user },
             if self.resp3.load(Ordering::Relaxed) { 3 } else { 2 },
             names.library,
             names.library_number,
@@ -176,10 +188,16 @@ pub(crate) struct Clients {
 }
 
 impl Clients {
-    /// Enters a new connection; `None` if there are [`CLIENTS_MAX`] already.
-    pub(crate) fn enter(&self, peer: String, local: String, now: u64) -> Option<Arc<Client>> {
+    /// Enters a new connection; `None` if there are `most` already.
+    pub(crate) fn enter(
+        &self,
+        peer: String,
+        local: String,
+        now: u64,
+        most: usize,
+    ) -> Option<Arc<Client>> {
         let mut list = lock(&self.list);
-        if list.len() >= CLIENTS_MAX {
+        if list.len() >= most {
             return None;
         }
         let client = Arc::new(Client {

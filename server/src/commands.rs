@@ -1,7 +1,7 @@
 //! The command table: everything that is known of a command, in one place.
 //!
 //! Arity checks, `COMMAND`, the reference in `docs/commands.md` and the dispatch all come from
-//! [`TABLE`]. A handler is a plain function over [`Cx`], so that it does not know whether it runs
+//! [`all`]. A handler is a plain function over [`Cx`], so that it does not know whether it runs
 //! alone, in EXEC or after BEGIN.
 
 use crate::execute::{Flow, Try};
@@ -11,16 +11,22 @@ use crate::session::Session;
 use crate::store::Cx;
 use std::sync::OnceLock;
 
+mod bits;
 mod connection;
 mod keys;
 mod keyspaces;
+mod objects;
+mod operations;
+mod payload;
 pub(crate) mod reference;
+mod sequence;
 mod server;
 mod strings;
 mod table;
 mod transactions;
+mod users;
 
-pub(crate) use table::TABLE;
+pub(crate) use table::{HELP, all};
 
 /// What a handler says: its reply is written, or this is why not.
 pub(crate) type Outcome = Result<(), Failure>;
@@ -76,6 +82,45 @@ impl Keys {
     }
 }
 
+/// What a command may be marked with: what must be known of it by those who run it.
+///
+/// | mark | |
+/// |---|---|
+/// | `admin`, `dangerous` | categories, as Redis has them |
+/// | `no-auth` | for clients that have not proven who they are, and for everybody |
+/// | `secret` | has secrets in it: kept out of logs |
+/// | `blind` | writes keys without telling what was in them |
+/// | `ranges` | works on a range of keys instead of naming them |
+/// | `commits` | may write although it is none of the commands that do |
+/// | `unpausable` | goes on while clients are paused |
+pub(crate) const MARKS: [&str; 8] =
+    ["admin", "dangerous", "no-auth", "secret", "blind", "ranges", "commits", "unpausable"];
+
+/// The categories of commands, as Redis has them; some have no command here.
+pub(crate) const CATEGORIES: [&str; 21] = [
+    "keyspace",
+    "read",
+    "write",
+    "set",
+    "sortedset",
+    "list",
+    "hash",
+    "string",
+    "bitmap",
+    "hyperloglog",
+    "geo",
+    "stream",
+    "pubsub",
+    "admin",
+    "fast",
+    "slow",
+    "blocking",
+    "dangerous",
+    "connection",
+    "transaction",
+    "scripting",
+];
+
 /// One command.
 pub(crate) struct Spec {
     /// In small letters; a subcommand's without its container's.
@@ -83,8 +128,10 @@ pub(crate) struct Spec {
     /// How many arguments, the name included; negative: at least so many.
     pub(crate) arity: i8,
     pub(crate) keys: Keys,
-    /// The flags that `COMMAND` tells, besides `readonly` and `write`.
-    pub(crate) flags: &'static [&'static str],
+    /// It takes about the same short time whatever there is.
+    pub(crate) fast: bool,
+    /// What else matters of it: see [`MARKS`].
+    pub(crate) marks: &'static [&'static str],
     pub(crate) group: Group,
     /// The Redis release that has it first; for our own, ours.
     pub(crate) since: &'static str,
@@ -103,6 +150,7 @@ pub(crate) enum Group {
     Connection,
     Generic,
     String,
+    Bitmap,
     Transactions,
     Server,
     Scripting,
@@ -110,9 +158,10 @@ pub(crate) enum Group {
 }
 
 impl Group {
-    pub(crate) const ALL: [Group; 7] = [
+    pub(crate) const ALL: [Group; 8] = [
         Group::Connection,
         Group::String,
+        Group::Bitmap,
         Group::Generic,
         Group::Transactions,
         Group::Isolith,
@@ -126,6 +175,7 @@ impl Group {
             Group::Connection => "connection",
             Group::Generic => "generic",
             Group::String => "string",
+            Group::Bitmap => "bitmap",
             Group::Transactions => "transactions",
             Group::Server => "server",
             Group::Scripting => "scripting",
@@ -138,6 +188,33 @@ impl Spec {
     /// True if it may write more than one key.
     pub(crate) fn writes_many(&self) -> bool {
         matches!(self.handler, Handler::Write(_)) && (self.keys.first, self.keys.last) != (1, 1)
+    }
+
+    /// True if it is marked so.
+    pub(crate) fn is(&self, mark: &str) -> bool {
+        debug_assert!(MARKS.contains(&mark));
+        self.marks.contains(&mark)
+    }
+
+    /// The categories that it belongs to.
+    pub(crate) fn categories(&self) -> Vec<&'static str> {
+        let group = match self.group {
+            Group::Connection => Some("connection"),
+            Group::Generic => Some("keyspace"),
+            Group::String => Some("string"),
+            Group::Bitmap => Some("bitmap"),
+            Group::Transactions | Group::Isolith => Some("transaction"),
+            Group::Scripting => Some("scripting"),
+            Group::Server => None,
+        };
+        let access = match self.handler {
+            Handler::Read(_) => Some("read"),
+            Handler::Write(_) => Some("write"),
+            _ => None,
+        };
+        let speed = if self.fast { "fast" } else { "slow" };
+        let marked = ["admin", "dangerous"].into_iter().filter(|mark| self.is(mark));
+        group.into_iter().chain(access).chain([speed]).chain(marked).collect()
     }
 
     /// True if `length` arguments fit.
@@ -158,6 +235,9 @@ pub(crate) fn find(args: Args<'_>) -> Result<&'static Spec, String> {
         return Ok(spec);
     }
     let name = args.at(1);
+    if is(name, "HELP") && args.len() == 2 {
+        return Ok(&HELP);
+    }
     let sub = spec.subcommands.iter().find(|sub| name.eq_ignore_ascii_case(sub.name.as_bytes()));
     let sub = sub.ok_or_else(|| {
         format!(
@@ -183,7 +263,7 @@ pub(crate) fn by_name(name: &[u8]) -> Option<&'static Spec> {
     static SORTED: OnceLock<Vec<(u128, &'static Spec)>> = OnceLock::new();
     let sorted = SORTED.get_or_init(|| {
         let mut sorted: Vec<(u128, &'static Spec)> =
-            TABLE.iter().filter_map(|spec| Some((fold(spec.name.as_bytes())?, spec))).collect();
+            all().filter_map(|spec| Some((fold(spec.name.as_bytes())?, spec))).collect();
         sorted.sort_unstable_by_key(|(name, _)| *name);
         sorted
     });
@@ -271,16 +351,18 @@ mod tests {
 
     #[test]
     fn table_is_sound() {
-        let mut names: Vec<&str> = TABLE.iter().map(|spec| spec.name).collect();
+        let mut names: Vec<&str> = all().map(|spec| spec.name).collect();
         names.sort_unstable();
         let count = names.len();
         names.dedup();
         assert_eq!(names.len(), count, "a name is in the table twice");
-        for spec in TABLE {
+        for spec in all() {
             assert_eq!(by_name(spec.name.as_bytes()).map(|found| found.name), Some(spec.name));
             for spec in spec.subcommands.iter().chain([spec]) {
                 assert_eq!(spec.name, spec.name.to_lowercase());
                 assert!(spec.arity != 0, "{}", spec.name);
+                assert!(spec.marks.iter().all(|mark| MARKS.contains(mark)), "{}", spec.name);
+                assert!(spec.categories().iter().all(|category| CATEGORIES.contains(category)));
                 assert!(spec.summary.ends_with('.'), "{}", spec.name);
                 assert!(
                     !matches!(spec.handler, Handler::Container) || !spec.subcommands.is_empty()

@@ -24,7 +24,7 @@ use crate::gates::{Class, Gate, Gates};
 use crate::reactor::Token;
 use crate::resp::request::REQUEST_BYTES_MAX;
 use crate::resp::{Parser, Reply, Step};
-use crate::session::{Mode, Session};
+use crate::session::{Mode, Replies, Session};
 use crate::shared::Shared;
 use std::collections::VecDeque;
 use std::task::Poll;
@@ -41,6 +41,11 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 const BATCH_RUNS: u32 = 4;
 /// Input that is taken in behind a command that waits for a lock.
 const PARKED_INPUT_BYTES: usize = 64 * 1024;
+/// What a client may do before it has proven who it is: so long, so many bytes of a request, so many of
+/// replies that it does not read. As much as Redis allows.
+const UNPROVEN_TIME: Duration = Duration::from_secs(10);
+const UNPROVEN_INPUT_BYTES: usize = 16 * 1024;
+const UNPROVEN_OUTPUT_BYTES: usize = 1024;
 /// Buffers up to this size are kept for the next use.
 const BUFFER_BYTES_KEPT: usize = 64 * 1024;
 
@@ -99,6 +104,8 @@ pub(crate) struct Connection {
     pub(crate) receiving: bool,
     /// The peer sends no more.
     ended: bool,
+    /// Since when there is this connection.
+    since: Instant,
     /// Close when everything is sent.
     closing: bool,
     broken: bool,
@@ -123,6 +130,7 @@ impl Connection {
             sending: false,
             receiving: true,
             ended: false,
+            since: Instant::now(),
             closing: false,
             broken: false,
             dirty: false,
@@ -149,6 +157,12 @@ impl Connection {
         }
         if self.input.len() > REQUEST_BYTES_MAX && !self.closing {
             self.refuse("ERR Protocol error: request larger than 1 GiB");
+        }
+        if !self.session.is_proven() {
+            if self.input.len() > UNPROVEN_INPUT_BYTES && !self.closing {
+                self.refuse("ERR Protocol error: unauthenticated request too large");
+            }
+            self.broken |= self.out.len() > UNPROVEN_OUTPUT_BYTES;
         }
     }
 
@@ -181,7 +195,7 @@ impl Connection {
 
     /// True if a command is to be tried again before long.
     pub(crate) fn tries_soon(&self) -> bool {
-        matches!(&self.parked, Some(Parked { why: Later::Contention | Later::Stalled, .. }))
+        !matches!(&self.parked, None | Some(Parked { why: Later::Locked(_), .. }))
     }
 
     /// True if a command waits for a lock: it is run again when this connection is woken, or by its
@@ -226,7 +240,9 @@ impl Connection {
         // Up to here commands run one by one: a batch of them has failed.
         let mut singly_until = if parked.is_some() { 1 } else { 0 };
         let mut batch_runs = 0;
+        self.session.look_at_users(work.shared);
         while self.may_run() {
+            self.parser.trust(self.session.is_proven());
             match self.parser.parse(&input[at..]) {
                 Ok(Step::Ready) => {}
                 Ok(Step::Incomplete) => {
@@ -264,7 +280,16 @@ impl Connection {
             }
             let before = self.out.len();
             let args = self.parser.args(&input[at..]);
-            match self.session.execute(this, found, args, &mut self.out) {
+            let (began, found_one) = (Instant::now(), found.as_ref().ok().copied());
+            let mut flow = self.session.execute(this, found, args, &mut self.out);
+            self.note_if_slow(began, found_one, &input[at..], &flow, work);
+            if !self.is_answered(&flow) {
+                self.out.truncate(before);
+                if !matches!(flow, Flow::Later(_) | Flow::Close) {
+                    flow = Flow::Done;
+                }
+            }
+            match flow {
                 Flow::Done => {}
                 Flow::Gate(gate) => self.hold(gate, before, 1, work),
                 Flow::Seen(observed) => self.hold_seen(observed, before, work),
@@ -291,6 +316,45 @@ impl Connection {
         at
     }
 
+    /// Whether the command that was just run is answered (CLIENT REPLY).
+    fn is_answered(&mut self, flow: &Flow) -> bool {
+        if matches!(flow, Flow::Later(_)) {
+            return true;
+        }
+        match self.session.replies {
+            Replies::All => true,
+            Replies::None => false,
+            Replies::NotThisAndNext => {
+                self.session.replies = Replies::NotNext;
+                false
+            }
+            Replies::NotNext => {
+                self.session.replies = Replies::All;
+                false
+            }
+        }
+    }
+
+    /// Notes what ran for long: SLOWLOG.
+    fn note_if_slow(
+        &self,
+        began: Instant,
+        spec: Option<&Spec>,
+        input: &[u8],
+        flow: &Flow,
+        work: &Work<'_>,
+    ) {
+        let slowlog = &work.shared.slowlog;
+        if slowlog.threshold() < 0 || matches!(flow, Flow::Later(_)) {
+            return;
+        }
+        let took = began.elapsed();
+        if slowlog.is_slow(took) && spec.is_some_and(|spec| !spec.is("secret")) {
+            let args = self.parser.args(input);
+            slowlog.note(work.shared.now_ms(), took, args, &self.session.client);
+        }
+    }
+
     /// Runs as many neighbouring commands as can be one transaction, if there is more than one.
     /// `None`: this is no place for a batch. `Ok`: how many bytes and commands it took. `Err`: nothing
     /// was done.
@@ -301,7 +365,7 @@ impl Connection {
         this: Try<'_>,
         work: &mut Work<'_>,
     ) -> Option<Result<(usize, u32), Abandoned>> {
-        if !Batch::may_begin(&self.session, first) || self.parser.is_last(input) {
+        if self.parser.is_last(input) || !Batch::may_begin(&mut self.session, this.shared, first) {
             return None;
         }
         let mut batch = Batch::begin(this.shared).ok()?;
@@ -496,6 +560,11 @@ impl Connection {
         matches!(self.session.mode, Mode::Open(_))
             && self.waits_for_lock()
             && self.parser.is_last(&self.input)
+    }
+
+    /// True if its client should have proven by now who it is.
+    pub(crate) fn is_unproven_at(&self, now: Instant) -> bool {
+        !self.session.is_proven() && now.saturating_duration_since(self.since) >= UNPROVEN_TIME
     }
 
     /// Rolls an open transaction back that has not been used for too long.

@@ -51,6 +51,8 @@ pub(crate) enum Later {
     Contention,
     /// The log or the memory has no room.
     Stalled,
+    /// An operator wants it to wait: CLIENT PAUSE.
+    Paused,
     /// Another transaction has a lock: when this connection is woken, and at this time at the latest.
     Locked(Option<Instant>),
 }
@@ -104,6 +106,15 @@ impl Session {
                 return Flow::Done;
             }
         };
+        if let Some(text) = self.refused(this.shared, spec, args) {
+            self.spoil();
+            reply.error(&text);
+            return Flow::Done;
+        }
+        let pause = &this.shared.pause;
+        if pause.is_on() && pause.holds(spec, this.shared.now_ms()) {
+            return Flow::Later(Later::Paused);
+        }
         if let Handler::Control(run) = spec.handler {
             self.client.note_command(spec.name);
             return run(self, this, args, &mut reply);
@@ -542,8 +553,10 @@ impl Batch {
     const BYTES_MAX: usize = 1024 * 1024;
 
     /// True if `spec` can open a batch in this session: a write on keys, outside transactions.
-    pub(crate) fn may_begin(session: &Session, spec: &Spec) -> bool {
+    pub(crate) fn may_begin(session: &mut Session, shared: &Shared, spec: &Spec) -> bool {
         matches!(session.mode, Mode::Plain)
+            && session.is_plain(shared)
+            && !shared.pause.is_on()
             && matches!(spec.handler, Handler::Write(_))
             && spec.keys.any()
     }

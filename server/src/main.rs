@@ -14,7 +14,8 @@
 //! | [`store`] | data as a command sees it |
 //! | [`terms`] | what transactions are begun with |
 //! | [`gates`], [`waits`] | replies that wait for the disk, commands that wait for a lock |
-//! | [`shared`], [`clients`], [`scans`] | what the cores have in common |
+//! | [`shared`], [`clients`], [`scans`], [`slowlog`], [`pause`] | what the cores have in common |
+//! | [`acl`] | users, and what they may do |
 //!
 //! Exit codes: [`command::Exit`]. Unsafe code is denied, but for the two modules that hand memory to
 //! io_uring (`reactor/uring/{ring,buffers}.rs`).
@@ -43,13 +44,17 @@ mod waits;
 mod commands;
 mod store;
 
+mod extended;
 mod failure;
 mod glob;
 mod number;
 
+mod acl;
 mod clients;
+mod pause;
 mod scans;
 mod shared;
+mod slowlog;
 
 use clap::Parser;
 use command::{Exit, Failure, Outcome};

@@ -6,6 +6,7 @@
 //! 3. The database is closed after the last core has ended: every acknowledged reply has left, or its
 //!    client was given up.
 
+use crate::acl::Users;
 use crate::config::{Serve, Sockets};
 use crate::reactor::epoll::Epoll;
 use crate::reactor::uring::{self, Ring, Uring};
@@ -29,6 +30,8 @@ pub(crate) fn serve(options: &Serve) -> Result<(), String> {
     let events = Events::new().map_err(|error| format!("cannot handle signals: {error}"))?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = options.threads.map_or(cores, usize::from);
+    let users = Users::open(options.acl_file.as_deref(), options.requirepass.as_deref())?;
+    check_exposure(options, &users)?;
     let listeners = listen(options.listen, threads).map_err(|error| match error.kind() {
         io::ErrorKind::AddrInUse => format!(
             "cannot listen on {}: something else does already (another isolith, or Redis?); \
@@ -58,7 +61,7 @@ pub(crate) fn serve(options: &Serve) -> Result<(), String> {
         tracing::info!(dir = %options.dir.display(), "the log is written through {backend}");
     }
     let places = Places { listeners, address, rings, pin: threads <= cores };
-    let outcome = run(options, database.clone(), places, events);
+    let outcome = run(options, users, database.clone(), places, events);
     let closed = database.close().map_err(|error| format!("cannot close the database: {error}"));
     outcome.and(closed)?;
     tracing::info!("closed cleanly");
@@ -77,7 +80,13 @@ struct Places {
 }
 
 /// Runs the cores until one of `events` ends them.
-fn run(options: &Serve, database: Database, places: Places, events: Events) -> Result<(), String> {
+fn run(
+    options: &Serve,
+    users: Users,
+    database: Database,
+    places: Places,
+    events: Events,
+) -> Result<(), String> {
     let Places { listeners, address, rings, pin } = places;
     let driver = if rings.is_some() { "io_uring" } else { "epoll" };
     let failed = |error: io::Error| format!("cannot start: {error}");
@@ -87,7 +96,7 @@ fn run(options: &Serve, database: Database, places: Places, events: Events) -> R
         .collect::<io::Result<Vec<_>>>()
         .map_err(failed)?;
     let durability = Durability::from(options.durability);
-    let shared = Shared::new(
+    let mut shared = Shared::new(
         database,
         options.defaults(),
         address,
@@ -95,8 +104,10 @@ fn run(options: &Serve, database: Database, places: Places, events: Events) -> R
         wakers.iter().cloned().map(Waker::from).collect(),
         driver,
     )
-    .map(Arc::new)
     .map_err(|error| format!("cannot open {}: {error}", options.dir.display()))?;
+    shared.users = users;
+    shared.clients_max = options.maxclients as usize;
+    let shared = Arc::new(shared);
 
     let mut threads = Vec::new();
     let mut rings = rings.map(Vec::into_iter);
@@ -145,6 +156,18 @@ fn run(options: &Serve, database: Database, places: Places, events: Events) -> R
         outcome = outcome.and(ended);
     }
     outcome
+}
+
+/// Refuses what would let anybody in from elsewhere.
+fn check_exposure(options: &Serve, users: &Users) -> Result<(), String> {
+    let address = options.listen.ip();
+    if address.is_loopback() || users.unproven().is_none() {
+        return Ok(());
+    }
+    Err(format!(
+        "{address} is not a loopback address, and clients need not prove who they are: refused. Give \
+         a password (--requirepass) or a file of users (--acl-file) whose `default` has one or is off"
+    ))
 }
 
 /// One listener per core, all on one address.

@@ -20,10 +20,12 @@
 //!    the connection's input, so that nothing else of the session can be run meanwhile.
 //! 4. `token` is the newest commit that this connection made or saw; later reads are never older.
 
+use crate::acl::{Denied, Refused, User};
 use crate::clients::{Client, Situation};
 use crate::commands::Spec;
 use crate::execute::Underway;
-use crate::resp::OwnedArgs;
+use crate::resp::{Args, OwnedArgs};
+use crate::shared::Shared;
 use crate::terms::Terms;
 use crate::waits::LockWait;
 use isolith::{Age, CommitSteps, Durability, Savepoint, Snapshot, Timestamp, Transaction};
@@ -49,6 +51,22 @@ pub(crate) struct Session {
     /// A transaction of the server's own that waits: the front command's.
     pub(crate) underway: Option<Box<Underway>>,
     pub(crate) wait: LockWait,
+    /// CLIENT REPLY.
+    pub(crate) replies: Replies,
+    /// Who it has proven to be; `None`: nobody yet.
+    user: Option<Arc<User>>,
+    /// The generation of the users that `user` is of.
+    users_seen: u64,
+}
+
+/// What is answered: CLIENT REPLY.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Replies {
+    All,
+    None,
+    /// SKIP has just been said.
+    NotThisAndNext,
+    NotNext,
 }
 
 /// See the head of this file.
@@ -134,7 +152,81 @@ impl Session {
             terms: Terms::default(),
             underway: None,
             wait,
+            replies: Replies::All,
+            user: None,
+            users_seen: 0,
         }
+    }
+
+    /// Makes it another user's.
+    pub(crate) fn become_user(&mut self, user: Option<Arc<User>>) {
+        self.client.set_user(user.as_ref().map_or("", |user| &user.name));
+        self.user = user;
+    }
+
+    /// True if it may do more than say who it is.
+    pub(crate) fn is_proven(&self) -> bool {
+        self.user.is_some()
+    }
+
+    /// Whose it is.
+    pub(crate) fn user_name(&self) -> &str {
+        self.user.as_ref().map_or("", |user| &user.name)
+    }
+
+    /// True if every command may be run, and is answered: nothing needs to be looked up for each.
+    pub(crate) fn is_plain(&mut self, shared: &Shared) -> bool {
+        self.look_at_users(shared);
+        self.replies == Replies::All
+            && self.user.as_ref().is_some_and(|user| user.is_unrestricted())
+    }
+
+    /// Follows what has become of its user. Once before anything else, too: see `is_proven`.
+    pub(crate) fn look_at_users(&mut self, shared: &Shared) {
+        let generation = shared.users.generation();
+        if self.users_seen == generation {
+            return;
+        }
+        let first = self.users_seen == 0;
+        self.users_seen = generation;
+        self.user = match &self.user {
+            Some(user) => shared.users.get(&user.name),
+            None if first => shared.users.unproven(),
+            None => None,
+        };
+        self.client.set_user(self.user.as_ref().map_or("", |user| &user.name));
+    }
+
+    /// Why a command may not be run, as the text of the reply; `None`: it may.
+    pub(crate) fn refused(
+        &mut self,
+        shared: &Shared,
+        spec: &'static Spec,
+        args: Args<'_>,
+    ) -> Option<String> {
+        self.look_at_users(shared);
+        let denied = match &self.user {
+            None if spec.is("no-auth") => return None,
+            None => return Some("NOAUTH Authentication required.".to_owned()),
+            Some(user) if user.is_unrestricted() => return None,
+            Some(user) => user.may(spec, args).err()?,
+        };
+        let (reason, object) = match &denied {
+            Denied::Command(name) => ("command", name.clone().into_bytes()),
+            Denied::Key(key) => ("key", key.clone()),
+            Denied::Range => ("key", b"*".to_vec()),
+        };
+        let now = shared.now_ms();
+        shared.users.refuse(Refused {
+            count: 1,
+            reason,
+            context: if matches!(self.mode, Mode::Queueing(_)) { "multi" } else { "toplevel" },
+            object,
+            user: self.user_name().to_owned(),
+            client: self.client.line(now),
+            at: now,
+        });
+        Some(denied.text())
     }
 
     /// Back to what a new connection is (RESET), but for its token.
@@ -144,6 +236,7 @@ impl Session {
         self.end();
         self.watched.clear();
         self.terms = Terms::default();
+        self.replies = Replies::All;
     }
 
     /// Rolls back whatever is open, queued or waiting.

@@ -1,7 +1,10 @@
 //! What all cores share: the database, and the little that is not data.
 
-use crate::clients::Clients;
+use crate::acl::Users;
+use crate::clients::{CLIENTS_MAX, Clients};
+use crate::pause::Pause;
 use crate::scans::Scans;
+use crate::slowlog::SlowLog;
 use crate::terms::Defaults;
 use isolith::{Clock, Database, Error, Keyspace, SystemClock};
 use std::net::SocketAddr;
@@ -21,6 +24,11 @@ pub(crate) struct Shared {
     /// What transactions get that nobody wished anything for.
     pub(crate) defaults: Defaults,
     pub(crate) clients: Clients,
+    /// The most at once.
+    pub(crate) clients_max: usize,
+    pub(crate) users: Users,
+    pub(crate) pause: Pause,
+    pub(crate) slowlog: SlowLog,
     pub(crate) scans: Mutex<Scans>,
     pub(crate) counters: Vec<Counters>,
     /// Set once, before the cores start.
@@ -32,6 +40,8 @@ pub(crate) struct Shared {
     /// Unix milliseconds.
     pub(crate) since: u64,
     stopping: AtomicBool,
+    /// See [`saved`](Shared::saved).
+    saved: AtomicU64,
 }
 
 /// What one core counts. Written by that core alone, on a cache line pair of its own.
@@ -79,6 +89,10 @@ impl Shared {
             keyspaces,
             defaults,
             clients: Clients::default(),
+            clients_max: CLIENTS_MAX,
+            users: Users::default(),
+            pause: Pause::default(),
+            slowlog: SlowLog::default(),
             scans: Mutex::default(),
             counters: wakers.iter().map(|_| Counters::default()).collect(),
             wakers,
@@ -87,6 +101,7 @@ impl Shared {
             driver,
             since: SystemClock.unix_millis(),
             stopping: AtomicBool::new(false),
+            saved: AtomicU64::new(SystemClock.unix_millis()),
         })
     }
 
@@ -103,6 +118,16 @@ impl Shared {
     /// Unix milliseconds.
     pub(crate) fn now_ms(&self) -> u64 {
         SystemClock.unix_millis()
+    }
+
+    /// When everything was on stable storage, as of the last time that somebody looked; Unix milliseconds.
+    pub(crate) fn saved(&self) -> u64 {
+        let (visible, now) = (self.database.visible(), self.now_ms());
+        // Relaxed: a figure for a human.
+        if self.database.durable() >= visible {
+            self.saved.fetch_max(now, Ordering::Relaxed);
+        }
+        self.saved.load(Ordering::Relaxed)
     }
 
     /// The sum over the cores.

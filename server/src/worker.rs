@@ -146,6 +146,7 @@ impl<D: Driver> Worker<D> {
         if self.sweep_at <= now {
             self.sweep_at = now + SWEEP;
             self.state.expire_transactions();
+            self.state.close_unproven(now);
         }
         Ok(())
     }
@@ -169,7 +170,9 @@ impl<D: Driver> Worker<D> {
         SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
         let (peer, local) = (stream.peer_addr()?.to_string(), stream.local_addr()?.to_string());
         let state = &mut self.state;
-        let Some(client) = state.shared.clients.enter(peer, local, state.now_ms) else {
+        let Some(client) =
+            state.shared.clients.enter(peer, local, state.now_ms, state.shared.clients_max)
+        else {
             if let Some(counters) = state.shared.counters.get(state.core) {
                 counters.refused.add(1);
             }
@@ -192,7 +195,9 @@ impl<D: Driver> Worker<D> {
             return Err(error);
         }
         let wait = LockWait::new(token, client.clone(), state.wakeups.clone());
-        place.connection = Some(Box::new(Connection::new(token, Session::new(client, wait))));
+        let mut session = Session::new(client, wait);
+        session.look_at_users(&state.shared);
+        place.connection = Some(Box::new(Connection::new(token, session)));
         Ok(())
     }
 
@@ -402,6 +407,20 @@ impl State {
                 connection.expire_transaction(limit);
             }
         }
+    }
+
+    /// Closes the connections whose clients have not said who they are in time.
+    fn close_unproven(&mut self, now: Instant) {
+        let late: Vec<Token> = self
+            .slots
+            .iter()
+            .filter_map(|slot| slot.connection.as_ref())
+            .filter(|connection| connection.is_unproven_at(now))
+            .map(|connection| connection.token)
+            .collect();
+        late.into_iter().for_each(|token| {
+            self.with(token, |connection, _| connection.broken());
+        });
     }
 
     /// A connection is closed: its slot is free, and its transaction rolled back.

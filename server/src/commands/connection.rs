@@ -6,7 +6,7 @@ use crate::execute::{Flow, Try};
 use crate::failure::{Failure, NOT_AN_INTEGER, syntax};
 use crate::number;
 use crate::resp::{Args, Reply};
-use crate::session::Session;
+use crate::session::{Replies, Session};
 use crate::shared::DATABASES;
 use crate::store::Cx;
 use crate::terms::{Misread, Terms};
@@ -38,8 +38,14 @@ pub(super) fn quit(_: &mut Session, _: Try<'_>, _: Args<'_>, reply: &mut Reply<'
 }
 
 /// `RESET`
-pub(super) fn reset(session: &mut Session, _: Try<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Flow {
+pub(super) fn reset(
+    session: &mut Session,
+    this: Try<'_>,
+    _: Args<'_>,
+    reply: &mut Reply<'_>,
+) -> Flow {
     session.reset();
+    session.become_user(this.shared.users.unproven());
     session.client.label(Label::Name, "");
     reply.speak(false);
     reply.simple("RESET");
@@ -57,29 +63,6 @@ pub(super) fn select(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> 
     Ok(())
 }
 
-/// `AUTH [username] password`: there is nothing to prove, as in a Redis without a password.
-pub(super) fn auth(_: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
-    match args.len() {
-        2 => Err(Failure::text(
-            "ERR AUTH <password> called without any password configured for the default user. \
-             Are you sure your configuration is correct?",
-        )),
-        3 => {
-            authenticate(args.at(1))?;
-            reply.ok();
-            Ok(())
-        }
-        _ => Err(syntax()),
-    }
-}
-
-fn authenticate(user: &[u8]) -> Outcome {
-    if user == b"default" {
-        return Ok(());
-    }
-    Err(Failure::text("WRONGPASS invalid username-password pair or user is disabled."))
-}
-
 /// `HELLO [protover [AUTH username password] [SETNAME clientname]]`
 pub(super) fn hello(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
     let mut resp3 = cx.session.resp3;
@@ -95,7 +78,7 @@ pub(super) fn hello(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> O
             }
         };
     }
-    let mut name = None;
+    let (mut name, mut credentials) = (None, None);
     let mut options = args.from(2);
     while let Some(option) = options.next() {
         let unknown = || {
@@ -105,12 +88,21 @@ pub(super) fn hello(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> O
         let value = options.next().ok_or_else(unknown)?;
         match option {
             _ if is(option, "AUTH") => {
-                options.next().ok_or_else(unknown)?;
-                authenticate(value)?;
+                credentials = Some((value, options.next().ok_or_else(unknown)?));
             }
             _ if is(option, "SETNAME") => name = Some(client_text(value, "Client names")?),
             _ => return Err(unknown()),
         }
+    }
+    if let Some((user, password)) = credentials {
+        super::users::authenticate(cx, user, password)?;
+    }
+    if !cx.session.is_proven() {
+        return Err(Failure::text(
+            "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO \
+             <proto> AUTH <user> <pass> option can be used to authenticate the client and select the \
+             RESP protocol version at the same time",
+        ));
     }
     if let Some(name) = name {
         cx.session.client.label(Label::Name, name);
@@ -337,5 +329,63 @@ pub(super) fn client_switch(_: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_
         return Err(syntax());
     }
     reply.ok();
+    Ok(())
+}
+
+/// `CLIENT PAUSE milliseconds [WRITE | ALL]`
+pub(super) fn client_pause(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
+    let writes_only = match (args.get(3), args.len()) {
+        (None, _) => false,
+        (Some(word), 4) if is(word, "ALL") => false,
+        (Some(word), 4) if is(word, "WRITE") => true,
+        _ => return Err(syntax()),
+    };
+    let millis = number::parse(args.at(2))
+        .ok_or_else(|| Failure::text("ERR timeout is not an integer or out of range"))?;
+    let millis = u64::try_from(millis).map_err(|_| Failure::text("ERR timeout is negative"))?;
+    cx.shared.pause.until(cx.shared.now_ms().saturating_add(millis), writes_only);
+    reply.ok();
+    Ok(())
+}
+
+/// `CLIENT UNPAUSE`
+pub(super) fn client_unpause(cx: &mut Cx<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
+    cx.shared.pause.end();
+    reply.ok();
+    Ok(())
+}
+
+/// `CLIENT REPLY ON | OFF | SKIP`
+pub(super) fn client_reply(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
+    match args.at(2) {
+        word if is(word, "ON") => {
+            cx.session.replies = Replies::All;
+            reply.ok();
+        }
+        word if is(word, "OFF") => cx.session.replies = Replies::None,
+        word if is(word, "SKIP") => {
+            if !matches!(cx.session.replies, Replies::None) {
+                cx.session.replies = Replies::NotThisAndNext;
+            }
+        }
+        _ => return Err(syntax()),
+    }
+    Ok(())
+}
+
+/// `CLIENT TRACKING ON | OFF`
+pub(super) fn client_tracking(_: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
+    if !is(args.at(2), "OFF") {
+        return Err(Failure::text(
+            "ERR client-side caching is not supported: nobody is told of keys that change",
+        ));
+    }
+    reply.ok();
+    Ok(())
+}
+
+/// `CLIENT GETREDIR`
+pub(super) fn client_getredir(_: &mut Cx<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
+    reply.integer(-1);
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! `docs/commands.md`, from the table.
 
-use super::{Group, Spec, TABLE};
+use super::{Group, Spec, all};
 use std::fmt::Write;
 
 /// The whole document.
@@ -49,6 +49,7 @@ pub(crate) fn markdown() -> String {
             Group::Connection => "Connection",
             Group::Generic => "Keys",
             Group::String => "Strings",
+            Group::Bitmap => "Bits",
             Group::Transactions => "Transactions of Redis",
             Group::Server => "Server",
             Group::Scripting => "Scripting",
@@ -56,7 +57,7 @@ pub(crate) fn markdown() -> String {
         };
         // Writing to a String cannot fail.
         let _ = write!(text, "## {title}\n\n| command | since | what it does |\n|---|---|---|\n");
-        for spec in TABLE.iter().filter(|spec| spec.group == group) {
+        for spec in all().filter(|spec| spec.group == group) {
             if spec.subcommands.is_empty() || spec.arity == -1 {
                 row(&mut text, spec);
             }

@@ -1,8 +1,7 @@
 //! The server itself: INFO, CONFIG, COMMAND, TIME.
 
 use super::connection::REDIS_RELEASE;
-use super::{Handler, Keys, Outcome, Spec, TABLE, by_name};
-use crate::clients::CLIENTS_MAX;
+use super::{Handler, Keys, Outcome, Spec, all, by_name};
 use crate::config::parse_duration;
 use crate::failure::Failure;
 use crate::glob;
@@ -10,7 +9,7 @@ use crate::resp::request::{BULK_BYTES_MAX, REQUEST_BYTES_MAX};
 use crate::resp::{Args, Reply};
 use crate::shared::{DATABASES, Shared};
 use crate::store::Cx;
-use crate::terms::{Defaults, Limit};
+use crate::terms::Limit;
 use crate::worker::KEEPALIVE;
 use isolith::{Concurrency, Durability, Isolation};
 use std::fmt::Write;
@@ -63,6 +62,7 @@ const SECTIONS: &[(&str, Section)] = &[
     ("Stats", info_stats),
     ("Replication", info_replication),
     ("CPU", info_cpu),
+    ("Cluster", info_cluster),
     ("Isolith", info_isolith),
     ("Locks", info_locks),
     ("Files", info_files),
@@ -90,7 +90,7 @@ fn info_server(shared: &Shared, text: &mut String) {
 
 fn info_clients(shared: &Shared, text: &mut String) {
     field(text, "connected_clients", shared.clients.count());
-    field(text, "maxclients", CLIENTS_MAX);
+    field(text, "maxclients", shared.clients_max);
     let waiting = shared.clients.all().iter().filter(|client| client.waiting().is_some()).count();
     field(text, "blocked_clients", waiting);
 }
@@ -133,6 +133,10 @@ fn info_cpu(_: &Shared, text: &mut String) {
         field(text, name, format_args!("{}.{:06}", spent.tv_sec, spent.tv_nsec / 1000));
     };
     usage("used_cpu_total", text, rustix::time::ClockId::ProcessCPUTime);
+}
+
+fn info_cluster(_: &Shared, text: &mut String) {
+    field(text, "cluster_enabled", 0);
 }
 
 fn info_isolith(shared: &Shared, text: &mut String) {
@@ -249,7 +253,7 @@ fn parameters(shared: &Shared) -> Vec<(&'static str, String)> {
         fixed("dir", &shared.directory.to_string_lossy()),
         fixed("durability", durability_name(shared.defaults.durability)),
         fixed("io-threads", &shared.counters.len().to_string()),
-        fixed("maxclients", &CLIENTS_MAX.to_string()),
+        fixed("maxclients", &shared.clients_max.to_string()),
         fixed("maxmemory", &shared.database.stats().memory_bytes_max.to_string()),
         fixed("maxmemory-policy", "noeviction"),
         fixed("port", &shared.address.port().to_string()),
@@ -257,6 +261,8 @@ fn parameters(shared: &Shared) -> Vec<(&'static str, String)> {
         fixed("client-query-buffer-limit", &REQUEST_BYTES_MAX.to_string()),
         fixed("requirepass", ""),
         fixed("save", ""),
+        fixed(SLOWER_THAN, &shared.slowlog.threshold().to_string()),
+        fixed(SLOW_LENGTH, &shared.slowlog.entries_max().to_string()),
         fixed("tcp-keepalive", &KEEPALIVE.as_secs().to_string()),
         fixed("timeout", "0"),
         fixed(ISOLATION, &shared.defaults.isolation().to_string()),
@@ -272,6 +278,10 @@ fn parameters(shared: &Shared) -> Vec<(&'static str, String)> {
 
 const ISOLATION: &str = "transaction-isolation";
 const CONCURRENCY: &str = "transaction-concurrency";
+const SLOWER_THAN: &str = "slowlog-log-slower-than";
+const SLOW_LENGTH: &str = "slowlog-max-len";
+/// The most slow commands that are kept.
+const SLOW_LENGTH_MAX: usize = 100_000;
 
 /// The limits that can be set, in milliseconds; 0 is none.
 const LIMITS: &[(&str, Limit)] = &[
@@ -285,6 +295,9 @@ enum Change {
     Isolation(Isolation),
     Concurrency(Concurrency),
     Limit(Limit, Option<Duration>),
+    /// In microseconds; negative: nothing is slow.
+    SlowerThan(i64),
+    SlowLogLength(usize),
 }
 
 impl Change {
@@ -296,6 +309,22 @@ impl Change {
             CONCURRENCY => {
                 value.parse().map(Change::Concurrency).map_err(|error| error.to_string())
             }
+            SLOWER_THAN => value
+                .parse()
+                .ok()
+                .filter(|micros| *micros >= -1)
+                .map(Change::SlowerThan)
+                .ok_or_else(|| {
+                    "argument must be between -1 and 9223372036854775807 inclusive".into()
+                }),
+            SLOW_LENGTH => value
+                .parse()
+                .ok()
+                .filter(|count| *count <= SLOW_LENGTH_MAX)
+                .map(Change::SlowLogLength)
+                .ok_or_else(|| {
+                    format!("argument must be between 0 and {SLOW_LENGTH_MAX} inclusive")
+                }),
             _ => {
                 let (_, limit) = limit?;
                 parse_duration(value, 1).map(|to| Change::Limit(*limit, to))
@@ -303,8 +332,11 @@ impl Change {
         })
     }
 
-    fn make(self, defaults: &Defaults) {
+    fn make(self, shared: &Shared) {
+        let defaults = &shared.defaults;
         match self {
+            Change::SlowerThan(micros) => shared.slowlog.set_threshold(micros),
+            Change::SlowLogLength(count) => shared.slowlog.set_entries_max(count),
             Change::Isolation(isolation) => defaults.set_isolation(isolation),
             Change::Concurrency(concurrency) => defaults.set_concurrency(concurrency),
             Change::Limit(limit, to) => defaults.set_limit(limit, to),
@@ -329,8 +361,6 @@ const IGNORED: &[&str] = &[
     "notify-keyspace-events",
     "rdbcompression",
     "save",
-    "slowlog-log-slower-than",
-    "slowlog-max-len",
     "stop-writes-on-bgsave-error",
     "timeout",
 ];
@@ -383,7 +413,7 @@ pub(super) fn config_set(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>)
             format!("ERR Unknown option or number of arguments for CONFIG SET - '{name}'")
         }));
     }
-    changes.into_iter().for_each(|change| change.make(&cx.shared.defaults));
+    changes.into_iter().for_each(|change| change.make(cx.shared));
     reply.ok();
     Ok(())
 }
@@ -396,21 +426,21 @@ pub(super) fn nothing(_: &mut Cx<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Out
 
 /// `COMMAND`
 pub(super) fn command(_: &mut Cx<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
-    reply.array(TABLE.len());
-    TABLE.iter().for_each(|spec| describe(spec, None, reply));
+    reply.array(all().count());
+    all().for_each(|spec| describe(spec, None, reply));
     Ok(())
 }
 
 /// `COMMAND COUNT`
 pub(super) fn command_count(_: &mut Cx<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
-    reply.count(TABLE.len());
+    reply.count(all().count());
     Ok(())
 }
 
 /// `COMMAND LIST`
 pub(super) fn command_list(_: &mut Cx<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
-    reply.array(TABLE.len());
-    TABLE.iter().for_each(|spec| reply.bulk(spec.name.as_bytes()));
+    reply.array(all().count());
+    all().for_each(|spec| reply.bulk(spec.name.as_bytes()));
     Ok(())
 }
 
@@ -447,7 +477,7 @@ pub(super) fn command_getkeys(_: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<
 /// `COMMAND DOCS [name [name ...]]`
 pub(super) fn command_docs(_: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
     let asked: Vec<&Spec> = match args.len() {
-        2 => TABLE.iter().collect(),
+        2 => all().collect(),
         _ => args.from(2).filter_map(by_name).collect(),
     };
     reply.map(asked.len());
@@ -513,24 +543,20 @@ fn describe(spec: &Spec, container: Option<&Spec>, reply: &mut Reply<'_>) {
         Handler::Write(_) => Some("write"),
         _ => None,
     };
-    reply.set(spec.flags.len() + usize::from(access.is_some()));
-    access.iter().chain(spec.flags).for_each(|flag| reply.simple(flag));
+    let marks = spec.marks.iter().filter_map(|mark| match *mark {
+        "admin" => Some("admin"),
+        "no-auth" => Some("no_auth"),
+        _ => None,
+    });
+    let flags: Vec<&str> =
+        access.into_iter().chain(spec.fast.then_some("fast")).chain(marks).collect();
+    reply.set(flags.len());
+    flags.iter().for_each(|flag| reply.simple(flag));
     let Keys { first, last, step } = spec.keys;
     [first, last, step].iter().for_each(|place| reply.integer(i64::from(*place)));
-    let categories: Vec<String> = [
-        Some(format!("@{}", spec.group.name())),
-        match spec.handler {
-            Handler::Read(_) => Some("@read".to_owned()),
-            Handler::Write(_) => Some("@write".to_owned()),
-            _ => None,
-        },
-        Some(if spec.flags.contains(&"fast") { "@fast" } else { "@slow" }.to_owned()),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
+    let categories = spec.categories();
     reply.set(categories.len());
-    categories.iter().for_each(|category| reply.simple(category));
+    categories.iter().for_each(|category| reply.simple(&format!("@{category}")));
     // Tips and key specifications: none are given.
     reply.array(0);
     reply.array(0);

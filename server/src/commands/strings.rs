@@ -1,6 +1,7 @@
 //! Strings: GET, SET and their kin.
 
 use super::{Outcome, is};
+use crate::extended::Extended;
 use crate::failure::{Failure, NOT_AN_INTEGER, TOO_LARGE, syntax};
 use crate::number;
 use crate::resp::request::BULK_BYTES_MAX;
@@ -9,7 +10,7 @@ use crate::store::Cx;
 use isolith::{Entry, NEVER};
 
 /// The longest string.
-const STRING_BYTES_MAX: usize = BULK_BYTES_MAX as usize;
+pub(super) const STRING_BYTES_MAX: usize = BULK_BYTES_MAX as usize;
 
 /// `GET key`
 pub(super) fn get(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
@@ -293,8 +294,24 @@ fn add(cx: &mut Cx<'_>, key: &[u8], amount: i64, reply: &mut Reply<'_>) -> Outco
 }
 
 /// The expiry of a value that is changed and not set anew; of none that of its keyspace.
-fn kept(entry: &Option<Entry>) -> Option<u64> {
+pub(super) fn kept(entry: &Option<Entry>) -> Option<u64> {
     entry.as_ref().map(|entry| entry.expires_at.unwrap_or(NEVER))
+}
+
+/// `INCRBYFLOAT key increment`
+pub(super) fn incrbyfloat(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
+    let float = |text: &[u8]| {
+        Extended::parse(text).ok_or_else(|| Failure::text("ERR value is not a valid float"))
+    };
+    let entry = cx.entry(args.at(1))?;
+    let value = float(value_of(&entry).unwrap_or(b"0"))?;
+    let sum = value
+        .add(float(args.at(2))?)
+        .ok_or_else(|| Failure::text("ERR increment would produce NaN or Infinity"))?;
+    let text = sum.decimal();
+    cx.put(args.at(1), text.as_bytes(), kept(&entry))?;
+    reply.bulk(text.as_bytes());
+    Ok(())
 }
 
 /// `APPEND key value`
@@ -346,11 +363,13 @@ pub(super) fn setrange(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -
     Ok(())
 }
 
-fn check_length(length: usize) -> Outcome {
+/// Refuses what is longer than a string may be.
+pub(super) fn check_length(length: usize) -> Outcome {
     if length > STRING_BYTES_MAX { Err(Failure::text(TOO_LARGE)) } else { Ok(()) }
 }
 
-fn value_of(entry: &Option<Entry>) -> Option<&[u8]> {
+/// The value, if there is one.
+pub(super) fn value_of(entry: &Option<Entry>) -> Option<&[u8]> {
     entry.as_ref().map(|entry| &entry.value[..])
 }
 

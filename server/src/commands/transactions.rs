@@ -71,6 +71,13 @@ pub(super) fn exec(
         reply.error("EXECABORT Transaction discarded because of previous errors.");
         return Flow::Done;
     }
+    // What a user may do can have changed since.
+    for (spec, args) in &queue.commands {
+        if let Some(text) = session.refused(this.shared, spec, args.lend()) {
+            reply.error(&format!("EXECABORT Transaction discarded because of: {text}"));
+            return Flow::Done;
+        }
+    }
     let (db, resp3) = (session.db, session.resp3);
     let flow = session.transact(this, reply, |session, txn, reply| {
         (session.db, session.resp3) = (db, resp3);

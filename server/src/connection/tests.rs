@@ -51,7 +51,7 @@ impl Bench {
         let shared =
             Shared::new(database, defaults, address, "x".into(), vec![waker.clone()], "none")
                 .expect("keyspaces");
-        let client = shared.clients.enter(String::new(), String::new(), 0).expect("room");
+        let client = shared.clients.enter(String::new(), String::new(), 0, 2).expect("room");
         let connection = connection(Token::new(0, 0), client, &waker);
         Bench { gates: Gates::new(waker), shared, connection, disk }
     }
@@ -116,7 +116,7 @@ fn unacknowledged_write_is_seen_by_its_own_connection_alone() {
     let mut bench = Bench::new();
     bench.receive("SET a 1\n");
     bench.receive("GET a\nSTRLEN a\nMGET a b\nSCAN 0\n");
-    let other = bench.shared.clients.enter(String::new(), String::new(), 0).expect("room");
+    let other = bench.shared.clients.enter(String::new(), String::new(), 0, 2).expect("room");
     let other = connection(Token::new(1, 0), other, Waker::noop());
     let own = std::mem::replace(&mut bench.connection, other);
     bench.receive("GET a\nDBSIZE\n");

@@ -27,6 +27,9 @@ pub(crate) const INLINE_BYTES_MAX: usize = 64 * 1024;
 pub(crate) const ARGUMENTS_MAX: i64 = 1024 * 1024;
 /// The longest argument.
 pub(crate) const BULK_BYTES_MAX: i64 = 512 * 1024 * 1024;
+/// The most arguments, and the longest, of clients that have not proven who they are.
+pub(crate) const ARGUMENTS_MAX_UNPROVEN: i64 = 10;
+pub(crate) const BULK_BYTES_MAX_UNPROVEN: i64 = 16 * 1024;
 /// The longest whole request; longer ones end the connection.
 pub(crate) const REQUEST_BYTES_MAX: usize = 1024 * 1024 * 1024;
 
@@ -136,6 +139,8 @@ pub(crate) enum ProtocolError {
     ExpectedBulk(u8),
     ExpectedLineEnd,
     RequestTooBig,
+    UnprovenArrayLength,
+    UnprovenBulkLength,
 }
 
 impl fmt::Display for ProtocolError {
@@ -151,6 +156,8 @@ impl fmt::Display for ProtocolError {
                 write!(f, "expected '$', got '{}'", got.escape_ascii())
             }
             ProtocolError::ExpectedLineEnd => f.write_str("expected CRLF"),
+            ProtocolError::UnprovenArrayLength => f.write_str("unauthenticated multibulk length"),
+            ProtocolError::UnprovenBulkLength => f.write_str("unauthenticated bulk length"),
             ProtocolError::RequestTooBig => f.write_str("request larger than 1 GiB"),
         }
     }
@@ -185,11 +192,24 @@ pub(crate) struct Parser {
     spans: Vec<Span>,
     /// The arguments of an inline command, quotes and escapes resolved.
     unquoted: Vec<u8>,
+    /// The client has proven who it is, or need not.
+    trusted: bool,
 }
 
 impl Parser {
     pub(crate) fn new() -> Parser {
-        Parser { state: State::Start, at: 0, spans: Vec::new(), unquoted: Vec::new() }
+        Parser {
+            state: State::Start,
+            at: 0,
+            spans: Vec::new(),
+            unquoted: Vec::new(),
+            trusted: true,
+        }
+    }
+
+    /// Says whether the client has proven who it is, for what is parsed from now on.
+    pub(crate) fn trust(&mut self, trusted: bool) {
+        self.trusted = trusted;
     }
 
     /// Goes on with a request. `input` begins where the request begins and holds everything of it
@@ -210,6 +230,9 @@ impl Parser {
                         let value = crate::number::parse(count.digits)
                             .filter(|&value| value <= ARGUMENTS_MAX)
                             .ok_or(ProtocolError::ArrayLength)?;
+                        if !self.trusted && value > ARGUMENTS_MAX_UNPROVEN {
+                            return Err(ProtocolError::UnprovenArrayLength);
+                        }
                         self.at += count.bytes;
                         if value > 0 {
                             self.state = State::Header { missing: value as u32 };
@@ -235,6 +258,9 @@ impl Parser {
                     let value = crate::number::parse(length.digits)
                         .filter(|value| (0..=BULK_BYTES_MAX).contains(value))
                         .ok_or(ProtocolError::BulkLength)?;
+                    if !self.trusted && value > BULK_BYTES_MAX_UNPROVEN {
+                        return Err(ProtocolError::UnprovenBulkLength);
+                    }
                     self.at += length.bytes;
                     check_request(self.at, value as usize)?;
                     self.state = State::Bulk { missing, length: value as usize };
