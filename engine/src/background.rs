@@ -1,4 +1,5 @@
-//! The engine's own threads: one that drives the log, one that flushes memtables, one that compacts files,
+//! The engine's own threads: one that drives the log, one that flushes memtables, one that compacts files (with
+//! helpers while a compaction is large: `files/parts.rs`),
 //! one that prepares segments and sweeps.
 //!
 //! The log's thread leads batches for futures and for `Buffered` commits whose delay is over, so

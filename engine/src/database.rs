@@ -462,4 +462,8 @@ mod operations;
 #[cfg(test)]
 mod options;
 #[cfg(test)]
+mod parts;
+#[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod throttle;

@@ -11,10 +11,12 @@
 //! | `opening` | what is there when a database is opened |
 //! | `flushing` | memtables become files, the log is released |
 //! | `compaction` | files become other files |
+//! | `parts` | a large compaction on several threads |
 //! | `bulk` | files that a commit brings with it |
 //! | `edits` | the manifest as it is changed |
 //! | `work` | who does all this, and who waits for it |
 //! | `sink` | the bytes of a new file |
+//! | `throttle` | how many of them in a second |
 //!
 //! 1. A file is written under a number of its own, synced, and its name made durable, before the manifest
 //!    says that it is live; it is removed only after the manifest has said, durably, that it is not, and
@@ -40,7 +42,7 @@ use isolith_index::manifest::{Edit, FileRecord, ManifestError, ManifestState};
 use isolith_index::sstable::{FileId, Properties, SstableOptions, SstableWriter};
 use isolith_index::{LevelSet, Memtable, OpenFile, ReadError, pin};
 use isolith_txn::{Space, SpaceId};
-use isolith_wal::{DatabaseId, Log, LogHold, Lsn, Storage};
+use isolith_wal::{Clock, DatabaseId, Log, LogHold, Lsn, Storage};
 use parking_lot::{Condvar, Mutex};
 
 use crate::core::Core;
@@ -53,7 +55,9 @@ mod compaction;
 mod edits;
 mod flushing;
 mod opening;
+mod parts;
 mod sink;
+mod throttle;
 mod work;
 
 pub(crate) use bulk::Loaded;
@@ -61,6 +65,7 @@ use edits::{Live, Owed};
 use opening::superseded;
 pub(crate) use opening::{OpenedFiles, assigned, create, open, open_file, reaches};
 use sink::Sink;
+use throttle::{Throttle, Writer};
 use work::{EPOCH_TURNS, Work};
 
 /// Where the files are, below the storage's root.
@@ -84,6 +89,10 @@ pub(crate) struct FileOptions {
     pub(crate) file_bytes: u64,
     /// When levels are compacted.
     pub(crate) levels: CompactionOptions,
+    /// What may be written to files in a second; `None`: whatever is there to be written.
+    pub(crate) bytes_per_second: Option<u64>,
+    /// Threads that compact at once, and parts that a compaction may fall into.
+    pub(crate) background_threads: usize,
     /// Files of level 0 at which writers are slowed down, and at which they wait.
     pub(crate) slow_files: usize,
     pub(crate) stop_files: usize,
@@ -101,6 +110,8 @@ impl FileOptions {
             log_bytes_max: (4 * segment_bytes).max(memory_bytes as u64),
             file_bytes: file,
             levels: CompactionOptions { base_bytes_max: 4 * file, ..CompactionOptions::default() },
+            bytes_per_second: options.background_bytes_per_second,
+            background_threads: options.background_threads_max(),
             slow_files: 12,
             stop_files: 24,
         }
@@ -124,6 +135,7 @@ pub(crate) struct Counters {
     pub(crate) flushes: AtomicU64,
     pub(crate) flushed_bytes: AtomicU64,
     pub(crate) compactions: AtomicU64,
+    pub(crate) compaction_parts: AtomicU64,
     pub(crate) compacted_bytes_in: AtomicU64,
     pub(crate) compacted_bytes_out: AtomicU64,
     pub(crate) stalls: AtomicU64,
@@ -162,6 +174,7 @@ pub(crate) struct Files {
     done: Condvar,
     /// Whether threads do the work. Otherwise writers do it themselves.
     attended: bool,
+    throttle: Option<Arc<Throttle>>,
     /// Numbers of files that are live no more and that nobody reads.
     doomed: Arc<Mutex<Vec<FileId>>>,
     /// What the manifest is to be told of commits that brought files, before anything else.
@@ -241,6 +254,7 @@ impl Files {
         log: Arc<Log>,
         options: FileOptions,
         attended: bool,
+        clock: &Arc<dyn Clock>,
     ) -> Self {
         let OpenedFiles { storage, manifest, state, doomed, levels } = opened;
         let level0 = levels.values().map(|levels| levels.levels().levels[0].len()).max();
@@ -261,6 +275,11 @@ impl Files {
             asked: Condvar::new(),
             done: Condvar::new(),
             attended,
+            // Without threads it would be the callers who wait, for a time that perhaps only they let pass.
+            throttle: options
+                .bytes_per_second
+                .filter(|_| attended)
+                .map(|bytes| Arc::new(Throttle::new(bytes, clock))),
             doomed,
             owed: Mutex::default(),
             released: Mutex::new(state.log_floor),
@@ -280,11 +299,17 @@ impl Files {
             flushes: self.counters.flushes.load(Ordering::Relaxed),
             flushed_bytes: self.counters.flushed_bytes.load(Ordering::Relaxed),
             compactions: self.counters.compactions.load(Ordering::Relaxed),
+            compaction_parts: self.counters.compaction_parts.load(Ordering::Relaxed),
             compacted_bytes_in: self.counters.compacted_bytes_in.load(Ordering::Relaxed),
             compacted_bytes_out: self.counters.compacted_bytes_out.load(Ordering::Relaxed),
             stalls: self.counters.stalls.load(Ordering::Relaxed),
             ..FileStats::default()
         };
+        if let Some(throttle) = &self.throttle {
+            let (bytes_per_second, waits, waited_ms) = throttle.figures();
+            stats.background_bytes_per_second = Some(bytes_per_second);
+            (stats.background_waits, stats.background_waited_ms) = (waits, waited_ms);
+        }
         count_levels(&core.all_spaces(), &mut stats);
         stats
     }
@@ -309,11 +334,17 @@ impl Files {
         WorkError::Io { what: self.storage.display(Path::new(path)), source }
     }
 
-    fn new_file(&self, options: SstableOptions) -> Done<SstableWriter<Sink>> {
+    fn new_file(
+        &self,
+        options: SstableOptions,
+        writer: Option<Writer>,
+    ) -> Done<SstableWriter<Sink>> {
         // Relaxed: distinct numbers are all that is wanted.
         let file = FileId(self.next_file.fetch_add(1, Ordering::Relaxed));
         let name = file_name(file);
-        let sink = Sink::create(&self.storage, file).map_err(|source| self.io(&name, source))?;
+        let pace = self.throttle.clone().zip(writer);
+        let sink =
+            Sink::create(&self.storage, file, pace).map_err(|source| self.io(&name, source))?;
         SstableWriter::new(sink, self.database, file, options)
             .map_err(|source| self.io(&name, source))
     }

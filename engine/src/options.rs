@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use isolith_txn::{Age, Concurrency, Isolation};
@@ -16,6 +17,9 @@ use crate::merge::{MergeOperator, Operators};
 pub const KEY_BYTES_MAX: usize = 64 << 10;
 /// The longest value, in bytes.
 pub const VALUE_BYTES_MAX: usize = 512 << 20;
+/// Threads that compact unless it is said otherwise, and parts of a compaction without threads.
+const THREADS_MAX: usize = 4;
+const THREADS_REPEATABLE: usize = 2;
 /// The longest that anything may be told to wait: beyond it, arithmetic on times would overflow.
 pub(crate) const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
@@ -40,6 +44,8 @@ pub struct Builder {
     pub(crate) memory_bytes: usize,
     pub(crate) memtable_bytes: Option<usize>,
     pub(crate) file_bytes: Option<u64>,
+    pub(crate) background_threads: Option<usize>,
+    pub(crate) background_bytes_per_second: Option<u64>,
     pub(crate) durability: Durability,
     pub(crate) commit_mode: CommitMode,
     pub(crate) io: IoBackend,
@@ -79,6 +85,8 @@ impl Builder {
             memory_bytes: 1 << 30,
             memtable_bytes: None,
             file_bytes: None,
+            background_threads: None,
+            background_bytes_per_second: None,
             durability: Durability::Sync,
             commit_mode: CommitMode::default(),
             io: IoBackend::Auto,
@@ -131,6 +139,32 @@ impl Builder {
     pub fn file_bytes(mut self, bytes: u64) -> Self {
         self.file_bytes = Some(bytes.max(4096));
         self
+    }
+
+    /// Threads that compact files at once, at least 1: a compaction of several files' size falls into as many
+    /// parts, which lie side by side in the order of keys. Flushes have a thread of their own. Without
+    /// [`Builder::threads`] the caller does one part after the other. Default: one for each core, at most 4;
+    /// without threads 2, so that what is done is the same on every machine.
+    pub fn background_threads(mut self, threads: usize) -> Self {
+        self.background_threads = Some(threads.max(1));
+        self
+    }
+
+    /// Bytes of files that are written in a second, by the clock, in the long run: compactions wait for it, those
+    /// of [`Database::compact`] included. Flushes do not wait, and compactions have less for it; what a bulk load
+    /// writes is not counted. Too low a limit makes writers wait for compactions. Without [`Builder::threads`]
+    /// there is none. Default: no limit.
+    pub fn background_bytes_per_second(mut self, bytes: u64) -> Self {
+        self.background_bytes_per_second = Some(bytes.max(1));
+        self
+    }
+
+    /// What follows for [`Builder::background_threads`].
+    pub(crate) fn background_threads_max(&self) -> usize {
+        self.background_threads.unwrap_or_else(|| match self.starts_threads() {
+            true => thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX),
+            false => THREADS_REPEATABLE,
+        })
     }
 
     /// The durability of transactions that do not choose one. Default: [`Durability::Sync`].

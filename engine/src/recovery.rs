@@ -159,7 +159,7 @@ pub(crate) fn recover(options: &Builder) -> Result<Recovered, OpenError> {
     let dropped: Vec<SpaceId> = dropped.collect();
     let attended = options.starts_threads();
     let sizes = FileOptions::of(options);
-    let files = Files::new(found, Arc::clone(&opened.log), sizes, attended);
+    let files = Files::new(found, Arc::clone(&opened.log), sizes, attended, &options.clock);
     files.forget_spaces(&dropped).map_err(OpenError::from)?;
     Ok(Recovered {
         log: Some(opened.log),

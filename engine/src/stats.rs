@@ -84,10 +84,20 @@ pub struct FileStats {
     pub flushed_bytes: u64,
     /// Compactions, those that only moved a file to another level included.
     pub compactions: u64,
+    /// Parts that they fell into, each compacted by itself: see
+    /// [`Builder::background_threads`](crate::Builder::background_threads).
+    pub compaction_parts: u64,
     /// Bytes of files that were compacted.
     pub compacted_bytes_in: u64,
     /// Bytes of the files that they became.
     pub compacted_bytes_out: u64,
+    /// What may be written to files in a second:
+    /// [`Builder::background_bytes_per_second`](crate::Builder::background_bytes_per_second).
+    pub background_bytes_per_second: Option<u64>,
+    /// Times that a compaction waited for that.
+    pub background_waits: u64,
+    /// How long they waited, in milliseconds by the database's clock.
+    pub background_waited_ms: u64,
     /// Times that a writer waited for a flush or a compaction.
     pub stalls: u64,
     /// The last commit that needs no log any more.

@@ -92,6 +92,13 @@ pub(crate) struct Serve {
     /// Memory for keys and values, like 512M or 2G; beyond it writes (but not deletes) are refused.
     #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = parse_size)]
     pub(crate) memory: u64,
+    /// Threads that compact files at once; as many as there are cores, at most 4, if not given.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) background_threads: Option<u16>,
+    /// Bytes of files that are written in a second, like 50M: compactions wait for it, flushes do not.
+    /// No limit if not given.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) background_rate: Option<u64>,
     /// How the log is written; auto takes io_uring where the system allows it.
     #[arg(long, value_name = "BACKEND", value_enum, default_value_t = Io::Auto)]
     pub(crate) io: Io,

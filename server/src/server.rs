@@ -47,14 +47,21 @@ pub(crate) fn serve(options: &Serve) -> Result<(), String> {
     raise_descriptor_limit();
     let rings = rings(options.driver, threads)?;
 
-    let database = Database::builder(&options.dir)
+    let mut builder = Database::builder(&options.dir)
         .memory(options.memory)
         .durability(options.durability.into())
         .io(options.io.into())
         .retention(options.retention.0.unwrap_or_default())
         .snapshot_age_max(options.snapshot_age_max.0.unwrap_or(Duration::MAX))
         // A core never waits: a command that finds no room is parked and tried again.
-        .stall_timeout(Duration::ZERO)
+        .stall_timeout(Duration::ZERO);
+    if let Some(threads) = options.background_threads {
+        builder = builder.background_threads(threads.into());
+    }
+    if let Some(bytes) = options.background_rate {
+        builder = builder.background_bytes_per_second(bytes);
+    }
+    let database = builder
         .open()
         .map_err(|error| format!("cannot open {}: {error}", options.dir.display()))?;
     if let Some(backend) = database.backend() {

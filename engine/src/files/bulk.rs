@@ -295,7 +295,7 @@ impl Files {
     }
 
     fn begin_file(&self, options: SstableOptions) -> Done<(FileId, SstableWriter<Sink>)> {
-        let writer = self.new_file(options)?;
+        let writer = self.new_file(options, None)?;
         Ok((writer.file(), writer))
     }
 }

@@ -1,17 +1,18 @@
 //! Files become other files: fewer versions, larger files, deeper levels.
 
 use std::io;
-use std::ops::Bound;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use isolith_index::compact::{CompactError, Compacted, CompactionRules, Outputs, compact};
+use isolith_index::compact::{CompactError, Compacted, CompactionRules, Outputs};
 use isolith_index::levels::{Plan, pick};
 use isolith_index::manifest::Edit;
-use isolith_index::sstable::{Properties, Sstable, SstableOptions, SstableWriter};
+use isolith_index::sstable::{Properties, SstableOptions, SstableWriter};
 use isolith_index::{Beneath, LevelSet, OpenFile, PruneView, ReadError, pin};
 use isolith_txn::Space;
 
 use super::sink::Sink;
+use super::throttle::Writer;
 use super::{Counters, Done, Files, WorkError, add_edit, changed};
 use crate::core::Core;
 use crate::merge::Calm;
@@ -20,6 +21,9 @@ use crate::merge::Calm;
 pub(super) struct NewFiles<'a> {
     files: &'a Files,
     options: SstableOptions,
+    writer: Writer,
+    /// Set when another part of the same compaction has failed.
+    stop: Option<&'a AtomicBool>,
     finished: Vec<OpenFile>,
     failed: Option<WorkError>,
 }
@@ -27,7 +31,20 @@ pub(super) struct NewFiles<'a> {
 impl<'a> NewFiles<'a> {
     pub(super) fn new(files: &'a Files, core: &Core, space: &Space) -> Self {
         let options = core.keyspace_options(space.id).of_files(space.id);
-        Self { files, options, finished: Vec::new(), failed: None }
+        let writer = Writer::Flush;
+        Self { files, options, writer, stop: None, finished: Vec::new(), failed: None }
+    }
+
+    /// For a part of a compaction, which ends early once `stop` is set.
+    pub(super) fn of_part(
+        files: &'a Files,
+        core: &Core,
+        space: &Space,
+        stop: &'a AtomicBool,
+    ) -> Self {
+        let mut new = Self::new(files, core, space);
+        (new.writer, new.stop) = (Writer::Compaction, Some(stop));
+        new
     }
 
     /// The files; from here on they are the caller's.
@@ -61,7 +78,7 @@ impl Outputs for NewFiles<'_> {
     type Sink = Sink;
 
     fn begin(&mut self) -> io::Result<SstableWriter<Sink>> {
-        let begun = self.files.new_file(self.options);
+        let begun = self.files.new_file(self.options, Some(self.writer));
         self.told(begun)
     }
 
@@ -73,7 +90,9 @@ impl Outputs for NewFiles<'_> {
     }
 
     fn is_cancelled(&self) -> bool {
-        self.files.work.lock().over
+        // Relaxed: see `compact_files`.
+        let stop = self.stop.is_some_and(|stop| stop.load(Ordering::Relaxed));
+        stop || self.files.work.lock().over
     }
 }
 
@@ -85,10 +104,10 @@ impl Drop for NewFiles<'_> {
 }
 
 /// A compaction that was picked.
-struct Picked {
-    space: Arc<Space>,
-    plan: Plan,
-    levels: Arc<LevelSet>,
+pub(super) struct Picked {
+    pub(super) space: Arc<Space>,
+    pub(super) plan: Plan,
+    pub(super) levels: Arc<LevelSet>,
 }
 
 impl Files {
@@ -207,29 +226,5 @@ impl Files {
         Counters::count(&self.counters.compactions, 1);
         self.note_done();
         Ok(())
-    }
-
-    fn compact_files(
-        &self,
-        core: &Core,
-        picked: &Picked,
-        inputs: &[Arc<OpenFile>],
-    ) -> Done<(Vec<OpenFile>, Compacted)> {
-        let Picked { space, plan, levels } = picked;
-        let tables: Vec<Arc<Sstable>> =
-            inputs.iter().map(|file| Arc::clone(file.table())).collect();
-        let expired_before = core.expired_for_all();
-        let view = core.prune_view();
-        let operators = Calm(core.operators());
-        let fences = levels.levels().fences(plan);
-        let rules = self.rules(space, &view, &operators, expired_before);
-        let beneath = if plan.bottom { Beneath::Nothing } else { rules.beneath };
-        let rules = CompactionRules { beneath, fences: &fences, ..rules };
-        let mut outputs = NewFiles::new(self, core, space);
-        let all = (Bound::Unbounded, Bound::Unbounded);
-        match compact(&tables, all, &rules, &mut outputs) {
-            Ok(compacted) => Ok((outputs.take(), compacted)),
-            Err(error) => Err(outputs.error(error)),
-        }
     }
 }

@@ -8,6 +8,7 @@ use isolith_index::sstable::{FileId, FileSink};
 use isolith_wal::{Storage, StorageFile};
 
 use super::file_name;
+use super::throttle::{Throttle, Writer};
 
 /// Bytes that are written at once.
 const BUFFER_BYTES: usize = 256 << 10;
@@ -21,15 +22,21 @@ pub(super) struct Sink {
     id: FileId,
     offset: u64,
     buffer: Vec<u8>,
+    /// What it goes by, and as whom.
+    pace: Option<(Arc<Throttle>, Writer)>,
     kept: bool,
 }
 
 impl Sink {
     /// Makes the file. Its name is not durable yet.
-    pub(super) fn create(storage: &Arc<dyn Storage>, id: FileId) -> io::Result<Self> {
+    pub(super) fn create(
+        storage: &Arc<dyn Storage>,
+        id: FileId,
+        pace: Option<(Arc<Throttle>, Writer)>,
+    ) -> io::Result<Self> {
         let file = storage.create_new(Path::new(&file_name(id)))?;
         let (storage, buffer) = (Arc::clone(storage), Vec::with_capacity(BUFFER_BYTES));
-        Ok(Self { storage, file, id, offset: 0, buffer, kept: false })
+        Ok(Self { storage, file, id, offset: 0, buffer, pace, kept: false })
     }
 
     pub(super) fn file(&self) -> FileId {
@@ -37,6 +44,9 @@ impl Sink {
     }
 
     fn write_out(&mut self) -> io::Result<()> {
+        if let Some((throttle, writer)) = &self.pace {
+            throttle.take(self.buffer.len(), *writer);
+        }
         self.file.write_at(self.offset, &self.buffer)?;
         self.offset += self.buffer.len() as u64;
         self.buffer.clear();

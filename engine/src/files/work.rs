@@ -85,6 +85,9 @@ impl Files {
     /// From now on threads end, and nobody waits for them.
     pub(crate) fn end(&self) {
         self.work.lock().over = true;
+        if let Some(throttle) = &self.throttle {
+            throttle.end();
+        }
         self.asked.notify_all();
         self.done.notify_all();
     }

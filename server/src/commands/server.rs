@@ -196,8 +196,14 @@ fn info_files(shared: &Shared, text: &mut String) {
     field(text, "flushes", files.flushes);
     field(text, "flushed_bytes", files.flushed_bytes);
     field(text, "compactions", files.compactions);
+    field(text, "compaction_parts", files.compaction_parts);
     field(text, "compacted_bytes_in", files.compacted_bytes_in);
     field(text, "compacted_bytes_out", files.compacted_bytes_out);
+    if let Some(bytes) = files.background_bytes_per_second {
+        field(text, "background_bytes_per_second", bytes);
+        field(text, "background_waits", files.background_waits);
+        field(text, "background_waited_ms", files.background_waited_ms);
+    }
     field(text, "write_amplification", format_args!("{:.2}", files.write_amplification()));
     let space = files.space_amplification().unwrap_or(1.0);
     field(text, "space_amplification", format_args!("{space:.2}"));
