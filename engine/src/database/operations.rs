@@ -88,6 +88,23 @@ fn a_sound_database_is_found_sound_open_and_closed() {
 }
 
 #[test]
+fn a_bulk_load_is_found_sound_before_and_after_the_manifest_knows_its_commit() {
+    let storage = Arc::new(MemoryStorage::new());
+    let db = small_files(&storage).open().expect("opens");
+    let keyspace = db.keyspace("people").expect("made");
+    let mut load = keyspace.bulk_load(crate::BulkLoadOptions::default()).expect("begun");
+    for number in 0..500 {
+        load.add(format!("{number:05}"), "v").expect("added");
+    }
+    load.finish().expect("loaded");
+    let open = db.verify(Verify::Full).expect("looked");
+    assert!(open.is_sound() && open.versions == 500, "{open:?}");
+    drop((keyspace, db));
+    let closed = verify(&storage, Verify::Full);
+    assert!(closed.is_sound() && closed.versions >= 500, "{closed:?}");
+}
+
+#[test]
 fn every_damaged_file_is_named_and_the_others_are_looked_at() {
     let storage = Arc::new(MemoryStorage::new());
     let db = small_files(&storage).open().expect("opens");

@@ -283,12 +283,13 @@ impl Files {
     /// log tells the next open.
     fn tell(&self, space: &Arc<Space>, mut edits: Vec<super::Edit>) {
         edits.extend(space.may_expire().then_some(super::Edit::ExpiringSpace(space.id)));
-        self.owed.lock().edits = edits;
-        let told = self
-            .log
-            .sync()
-            .map_err(|error| WorkError::Log(error.to_string()))
-            .and_then(|()| self.settle_first());
+        // Whoever changes or looks at the manifest pays what is owed: not before the record is durable. If it
+        // never is, the log has failed, and the next open goes by what it has.
+        let synced = self.log.sync().map_err(|error| WorkError::Log(error.to_string()));
+        let told = synced.and_then(|()| {
+            self.owed.lock().edits = edits;
+            self.settle_first()
+        });
         if let Err(error) = told {
             self.note_failure(&error);
         }

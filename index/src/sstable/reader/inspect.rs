@@ -152,8 +152,10 @@ impl Sstable {
                 return Err(damaged(offset, "a version is outside of its block's zone"));
             }
             let properties = &self.properties;
-            if entry.stamp < properties.stamp_min
-                || entry.stamp > properties.stamp_max
+            // Those of a file that a commit brought have none of their own.
+            let stamp = self.assigned.filter(|_| entry.stamp == Lsn::ZERO).unwrap_or(entry.stamp);
+            if stamp < properties.stamp_min
+                || stamp > properties.stamp_max
                 || *key < *properties.smallest
                 || properties.largest.as_deref().is_some_and(|largest| key > largest)
             {
