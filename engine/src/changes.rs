@@ -213,7 +213,7 @@ impl Changes {
     }
 }
 
-fn read_error(error: LogReadError) -> Error {
+pub(crate) fn read_error(error: LogReadError) -> Error {
     match error {
         LogReadError::Gone(gone) => Error::HistoryGone { begins: gone.begins },
         LogReadError::Corrupt { file, offset, what } => {

@@ -572,6 +572,12 @@ pub enum OpenError {
         /// What is wrong with it.
         what: String,
     },
+    /// The directory holds a copy of a database that was not finished: a checkpoint, backup or restore was
+    /// cut short.
+    Partial {
+        /// The directory.
+        path: String,
+    },
     /// A newer isolith wrote it.
     FormatTooNew {
         /// The file.
@@ -630,6 +636,10 @@ impl fmt::Display for OpenError {
             OpenError::NotADatabase { path, what } => {
                 write!(f, "{path} is not an isolith database: {what}")
             }
+            OpenError::Partial { path } => write!(
+                f,
+                "{path} holds a copy of a database that was not finished: remove it, and make it again"
+            ),
             OpenError::FormatTooNew { path, found, supported } => write!(
                 f,
                 "{path} has format {found}, written by a newer isolith; this one reads up to {supported}"

@@ -63,7 +63,7 @@ mod work;
 pub(crate) use bulk::Loaded;
 use edits::{Live, Owed};
 use opening::superseded;
-pub(crate) use opening::{OpenedFiles, assigned, create, open, open_file, reaches};
+pub(crate) use opening::{OpenedFiles, assigned, create, live_files, open, open_file, reaches};
 use sink::Sink;
 use throttle::{Throttle, Writer};
 use work::{EPOCH_TURNS, Work};
@@ -83,6 +83,8 @@ pub(crate) struct FileOptions {
     pub(crate) active_bytes_max: usize,
     /// Memtables, frozen ones included, that hold so much make writers wait.
     pub(crate) memory_bytes_max: usize,
+    /// So much of the log is kept behind its floor.
+    pub(crate) log_retained_bytes: u64,
     /// So much of the log may be waited for by idle memtables.
     pub(crate) log_bytes_max: u64,
     /// A file that compaction writes is ended once it has so much.
@@ -107,6 +109,7 @@ impl FileOptions {
         Self {
             active_bytes_max: active,
             memory_bytes_max: memory_bytes / 8 * 5,
+            log_retained_bytes: options.log_retained_bytes,
             log_bytes_max: (4 * segment_bytes).max(memory_bytes as u64),
             file_bytes: file,
             levels: CompactionOptions { base_bytes_max: 4 * file, ..CompactionOptions::default() },
@@ -244,6 +247,9 @@ type Done<T> = Result<T, WorkError>;
 #[derive(Debug)]
 pub(crate) struct Pinned {
     pub(crate) state: ManifestState,
+    /// Commits up to here are in these files, or in the log that comes with them; none of the files has
+    /// anything above it.
+    pub(crate) at: Lsn,
     _levels: Vec<Arc<LevelSet>>,
     _log: LogHold,
 }

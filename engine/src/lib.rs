@@ -62,6 +62,7 @@ mod snapshot;
 mod timers;
 
 mod background;
+mod backup;
 mod bulk;
 mod changes;
 mod history;
@@ -75,6 +76,7 @@ mod verify;
 
 pub mod steps;
 
+pub use backup::{BackupError, Checkpoint, CheckpointOptions, RestoreOptions, backup, restore};
 pub use bulk::{BulkLoad, BulkLoadOptions, BulkLoaded};
 pub use catalog::KeyspaceOptions;
 pub use changes::{Change, ChangedKeyspace, Changes, Commit};
@@ -104,7 +106,7 @@ pub use isolith_txn::{
 };
 pub use isolith_wal::{
     BackendChoice, Clock, Durability, IoBackend, LogStats, Lsn, Lsn as Timestamp, ManualClock,
-    ReplayReport, SystemClock, TornTail,
+    ParseLsnError as ParseTimestampError, ReplayReport, SystemClock, TornTail,
 };
 
 /// The storage seam: other places for the files than a directory.

@@ -50,6 +50,7 @@ pub struct Builder {
     pub(crate) commit_mode: CommitMode,
     pub(crate) io: IoBackend,
     pub(crate) segment_bytes: Option<u64>,
+    pub(crate) log_retained_bytes: u64,
     pub(crate) log_depth_max: usize,
     pub(crate) transaction_bytes_max: usize,
     pub(crate) stall_timeout: Duration,
@@ -91,6 +92,7 @@ impl Builder {
             commit_mode: CommitMode::default(),
             io: IoBackend::Auto,
             segment_bytes: None,
+            log_retained_bytes: 0,
             log_depth_max: 4,
             transaction_bytes_max: 1 << 30,
             stall_timeout: Duration::from_secs(10),
@@ -196,6 +198,15 @@ impl Builder {
     pub(crate) fn log_segment_bytes(&self) -> u64 {
         let of_memory = (self.memory_bytes as u64 / 8).clamp(4 << 20, 64 << 20);
         self.segment_bytes.unwrap_or(of_memory)
+    }
+
+    /// Bytes of the log that are kept though everything in them is in files: whole segments, the oldest go
+    /// first. A backup has what is kept, so that an older one can be carried on with it to any timestamp in
+    /// between ([`restore`](crate::restore)), and [`Database::changes`] reaches that far back. Each segment
+    /// takes two file descriptors. Default: 0, nothing is kept.
+    pub fn log_retained(mut self, bytes: u64) -> Self {
+        self.log_retained_bytes = bytes;
+        self
     }
 
     /// Log batches in flight at once, 1 to 32. Default: 4.

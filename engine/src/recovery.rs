@@ -31,6 +31,8 @@ use crate::record::{Named, Operation, Operations};
 const LOCK: &str = "LOCK";
 /// The seed of a database without threads of its own.
 const REPEATABLE_SEED: u64 = 0x9e37_79b9_7f4a_7c15;
+/// Says of a directory that it holds a copy which was not finished.
+pub(crate) const PARTIAL: &str = "PARTIAL";
 /// What a database's directory may hold.
 const NAMES: [&str; 5] = [LOCK, "wal", files::DIRECTORY, MANIFEST, MANIFEST_NEW];
 
@@ -134,6 +136,7 @@ pub(crate) fn recover(options: &Builder) -> Result<Recovered, OpenError> {
         begins: state.as_ref().map_or(Lsn::ZERO, |state| state.log_floor),
         reaches: state.as_ref().map_or(Lsn::ZERO, files::reaches),
         segment_bytes: options.log_segment_bytes(),
+        retained_bytes: options.log_retained_bytes,
         depth_max: options.log_depth_max,
         buffered_delay: options.buffered_delay,
         threads: options.threads,
@@ -205,6 +208,15 @@ fn recover_read_only(options: &Builder) -> Result<Recovered, OpenError> {
     };
     refuse_foreign(&*storage)?;
     let lock = lock_shared(&*storage)?;
+    read_only_over(storage, lock, options)
+}
+
+/// The same over a storage that was looked at and is locked.
+pub(crate) fn read_only_over(
+    storage: Arc<dyn Storage>,
+    lock: Option<Box<dyn StorageLock>>,
+    options: &Builder,
+) -> Result<Recovered, OpenError> {
     let seed = random_seed();
     let found = files::open(&storage, true)?;
     let mut replay = Replay::new(seed, options.operators.clone(), found.as_ref())?;
@@ -265,13 +277,16 @@ pub(crate) fn lock_shared(
     }
 }
 
-/// Refuses to make a database out of a directory that holds other things.
+/// Refuses to make a database out of a directory that holds other things, or half of a copy.
 pub(crate) fn refuse_foreign(storage: &dyn Storage) -> Result<(), OpenError> {
     let root = Path::new("");
     let entries = storage.list(root).map_err(|source| OpenError::Io {
         what: format!("reading the directory {}", storage.display(root)),
         source,
     })?;
+    if entries.iter().any(|entry| entry.name == PARTIAL) {
+        return Err(OpenError::Partial { path: storage.display(root) });
+    }
     let foreign = entries.iter().find(|entry| !NAMES.contains(&entry.name.as_str()));
     match foreign {
         Some(entry) if entry.name != "lost+found" => Err(OpenError::NotADatabase {

@@ -465,6 +465,7 @@ impl Builder {
     ) -> Result<VerifyReport, OpenError> {
         match (&self.storage, &self.path) {
             (Some(storage), _) => {
+                recovery::refuse_foreign(&**storage)?;
                 let _lock = recovery::lock_shared(&**storage)?;
                 verify_storage(storage, how, progress)
             }

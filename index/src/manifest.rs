@@ -203,12 +203,20 @@ impl Manifest {
         storage: Arc<dyn Storage>,
         database: DatabaseId,
     ) -> Result<Manifest, ManifestError> {
-        Manifest::create_grown(storage, database, GROWN_BYTES_MIN)
+        Manifest::create_with(storage, ManifestState::new(database))
+    }
+
+    /// Makes the manifest of a database that has none, with this state to begin with: of a copy.
+    pub fn create_with(
+        storage: Arc<dyn Storage>,
+        state: ManifestState,
+    ) -> Result<Manifest, ManifestError> {
+        Manifest::create_grown(storage, state, GROWN_BYTES_MIN)
     }
 
     fn create_grown(
         storage: Arc<dyn Storage>,
-        database: DatabaseId,
+        state: ManifestState,
         grown_bytes_min: u64,
     ) -> Result<Manifest, ManifestError> {
         match storage.open(Path::new(MANIFEST), Access::Read) {
@@ -219,7 +227,6 @@ impl Manifest {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(io_error(&*storage, MANIFEST, error)),
         }
-        let state = ManifestState::new(database);
         let (file, end) = write_new(&*storage, &state, 0)?;
         put_in_place(&*storage)?;
         Ok(Manifest {

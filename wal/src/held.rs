@@ -85,16 +85,23 @@ impl Held {
         Some(self.segments.get(at + 1).cloned())
     }
 
-    /// Takes out what is not needed (invariants 1 and 3). `durable_batch`: the last batch that is durable.
-    fn release(&mut self, floor: Lsn, durable_batch: u64) -> Vec<HeldSegment> {
+    /// Takes out what is not needed (invariants 1 and 3), but for the last `retained` bytes of it.
+    /// `durable_batch`: the last batch that is durable.
+    fn release(&mut self, floor: Lsn, durable_batch: u64, retained: u64) -> Vec<HeldSegment> {
         let floor = self.holds.iter().map(|&(_, lsn)| lsn).fold(floor, Lsn::min);
+        let is_free = |next: &HeldSegment| {
+            floor > Lsn::ZERO
+                && next.header.previous_lsn <= floor
+                && (next.settled || durable_batch >= next.header.first_batch)
+        };
+        let free = self.segments.iter().skip(1).take_while(|next| is_free(next)).count();
+        let mut bytes: u64 = self.segments.iter().take(free).map(|held| held.header.capacity).sum();
         let mut released = Vec::new();
-        while let Some(next) = self.segments.get(1)
-            && floor > Lsn::ZERO
-            && next.header.previous_lsn <= floor
-            && (next.settled || durable_batch >= next.header.first_batch)
+        while bytes > retained
+            && let Some(first) = self.segments.pop_front()
         {
-            released.extend(self.segments.pop_front());
+            bytes -= first.header.capacity;
+            released.push(first);
         }
         released
     }
@@ -145,7 +152,8 @@ impl Log {
     /// Lets go of the segments whose records are all at or below `floor`: nobody asks for them any more,
     /// and that is known durably elsewhere, since from now on the log has to be opened with
     /// [`LogOptions::begins`](crate::LogOptions::begins) at `floor` or above. What is above *durable* stays
-    /// whatever the floor, and so does what is held.
+    /// whatever the floor, and so does what is held, and the last
+    /// [`LogOptions::retained_bytes`](crate::LogOptions::retained_bytes) of what is free to go.
     ///
     /// Does its I/O on this thread: write a block, sync it, rename, sync the directory, for each segment
     /// that is used again. An error is about a file that is no part of the log any more; the others are
@@ -156,7 +164,10 @@ impl Log {
             return Ok(done);
         }
         let (durable_batch, durable) = self.commit.durable_batch();
-        let released = self.held.lock().release(floor.min(durable), durable_batch);
+        let released = {
+            let retained = self.options.retained_bytes;
+            self.held.lock().release(floor.min(durable), durable_batch, retained)
+        };
         let mut failed = None;
         for HeldSegment { header, file, .. } in released {
             let usual = header.capacity == self.options.segment_bytes;

@@ -16,6 +16,7 @@
 //! | `held` | which segments are still needed, and what becomes of the others |
 //! | `replay` | reading the log back; a torn tail is told from damage |
 //! | `reader` | reading it while it is written |
+//! | `log_copy` | writing a log that holds the records of another |
 //! | `log` | the log itself: open, reserve, append, wait |
 
 #[cfg(not(target_os = "linux"))]
@@ -69,6 +70,8 @@ mod salvage;
 
 mod log;
 
+mod log_copy;
+
 #[cfg(test)]
 mod test_log;
 
@@ -80,7 +83,8 @@ pub use error::{
 pub use format::{DatabaseId, FORMAT_NUMBER, RECORD_BYTES_MAX};
 pub use held::{LogHold, Released};
 pub use log::{Durability, Horizon, Log, LogOptions, LogStats, Opened, Preparation, Record};
-pub use lsn::{AtomicLsn, Lsn};
+pub use log_copy::{LogCopied, LogCopy};
+pub use lsn::{AtomicLsn, Lsn, ParseLsnError};
 pub use reader::{LogReader, Replayed};
 pub use replay::{EachRecord, ReplayReport, TornTail};
 pub use salvage::{LogRemains, log_remains};

@@ -81,6 +81,9 @@ pub struct LogOptions {
     /// and so must this one have been: a log that begins after it, or ends before it, is damaged.
     /// Default [`Lsn::ZERO`]: all are needed.
     pub begins: Lsn,
+    /// So many bytes of segments that were released stay for a while, for those who read the past: the oldest
+    /// go first. Default 0.
+    pub retained_bytes: u64,
     /// This record is known to have been durable: a log that ends before it is damaged. Default
     /// [`Lsn::ZERO`]: none is known of but what `begins` says.
     pub reaches: Lsn,
@@ -98,6 +101,7 @@ impl Default for LogOptions {
             threads: true,
             database: None,
             begins: Lsn::ZERO,
+            retained_bytes: 0,
             reaches: Lsn::ZERO,
         }
     }

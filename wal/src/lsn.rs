@@ -14,6 +14,7 @@
 //! 3. [`Lsn::ZERO`] is no commit's number: it means "nothing yet".
 
 use std::fmt;
+use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 const COUNTER_BITS: u32 = 46;
@@ -84,6 +85,41 @@ impl Lsn {
 impl fmt::Display for Lsn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.epoch(), self.counter())
+    }
+}
+
+/// What is no `epoch:counter`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ParseLsnError;
+
+impl fmt::Display for ParseLsnError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("expected a timestamp, EPOCH:COUNTER, like 0:1234")
+    }
+}
+
+impl std::error::Error for ParseLsnError {}
+
+impl FromStr for Lsn {
+    type Err = ParseLsnError;
+
+    /// Reads what [`Display`](fmt::Display) writes.
+    fn from_str(text: &str) -> Result<Lsn, ParseLsnError> {
+        let number = |digits: &str| -> Option<u64> {
+            // A number alone: no sign.
+            let plain = digits.bytes().all(|digit| digit.is_ascii_digit());
+            digits.parse().ok().filter(|_| plain)
+        };
+        let parts = text.split_once(':').and_then(|(epoch, counter)| {
+            let epoch = u32::try_from(number(epoch)?).ok()?;
+            Some((epoch, number(counter)?))
+        });
+        match parts {
+            Some((epoch, counter)) if epoch <= Lsn::EPOCH_MAX && counter <= Lsn::COUNTER_MAX => {
+                Ok(Lsn::new(epoch, counter))
+            }
+            _ => Err(ParseLsnError),
+        }
     }
 }
 
@@ -169,6 +205,27 @@ mod tests {
         assert_eq!(mark.load(Ordering::Relaxed), Lsn::new(0, 5));
         mark.fetch_max(Lsn::new(1, 0), Ordering::Relaxed);
         assert_eq!(mark.load(Ordering::Relaxed), Lsn::new(1, 0));
-        assert_eq!(Lsn::new(4, 20).to_string(), "4:20");
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_nothing_else_is() {
+        for lsn in [Lsn::ZERO, Lsn::new(4, 20), Lsn::MAX] {
+            assert_eq!(lsn.to_string().parse(), Ok(lsn));
+        }
+        for wrong in [
+            "",
+            ":",
+            "1",
+            "1:",
+            ":1",
+            "+1:1",
+            "1:-1",
+            "1:1:1",
+            "131072:1",
+            "0:70368744177664",
+            "a:1",
+        ] {
+            assert_eq!(wrong.parse::<Lsn>(), Err(ParseLsnError), "{wrong}");
+        }
     }
 }

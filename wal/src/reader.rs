@@ -53,6 +53,9 @@ pub struct Replayed {
     pub database: Option<DatabaseId>,
     /// The last record.
     pub last: Lsn,
+    /// Every record after this one is in the log; not above what it was begun with. What lies before that
+    /// was not read, and is known by the headers.
+    pub begins: Lsn,
     /// Whether the log had been shut down in order.
     pub clean: bool,
     /// What was read.
@@ -68,8 +71,9 @@ impl Log {
         each: &mut EachRecord<'_>,
     ) -> Result<Replayed, LogOpenError> {
         let wanted = Wanted::of(options, true);
-        let replay::Replayed { tail, report, .. } = replay::replay(storage, &wanted, each)?;
+        let replay::Replayed { tail, kept, report, .. } = replay::replay(storage, &wanted, each)?;
         Ok(Replayed {
+            begins: kept.first().map_or(Lsn::ZERO, |first| first.header.previous_lsn),
             database: tail.as_ref().map(|tail| tail.database),
             last: tail.as_ref().map_or(Lsn::ZERO, |tail| tail.last),
             clean: tail.is_none_or(|tail| tail.clean),

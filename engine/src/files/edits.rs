@@ -9,7 +9,7 @@ use isolith_index::pin;
 use isolith_txn::{Space, SpaceId};
 use isolith_wal::{Lsn, Storage};
 
-use super::{Done, Files, Pinned, WorkError};
+use super::{Done, Files, Pinned, WorkError, reaches};
 use crate::core::Core;
 
 /// Commits that brought files and that the manifest does not know: the log has them.
@@ -127,7 +127,16 @@ impl Files {
         &self.storage
     }
 
+    /// Whether the log is kept for longer than it is needed.
+    pub(crate) fn retains_log(&self) -> bool {
+        self.options.log_retained_bytes > 0
+    }
+
     /// Keeps what is live now. Whoever drops it should [let go](Self::unpin) of what was superseded meanwhile.
+    ///
+    /// Three things are read one after the other, so that they fit: which keyspaces there are, then *visible*,
+    /// then their files. A keyspace that is missing was dropped by a commit that is visible, or created since
+    /// and is in no file. Files that a visible commit brought are among those of its keyspace.
     pub(crate) fn pin(&self, core: &Core) -> Done<Pinned> {
         // What a keyspace has in files changes under this lock, and only then is the log released.
         let mut live = self.manifest.lock();
@@ -137,10 +146,11 @@ impl Files {
         let log =
             self.log.hold(state.log_floor).map_err(|gone| WorkError::Log(gone.to_string()))?;
         let spaces = core.all_spaces();
+        let at = core.marks().visible().max(reaches(&state));
         let levels = spaces.iter().map(|space| Arc::clone(space.view(&pin()).levels())).collect();
         // One that has been dropped: the log says so, and its files may go at any time.
         state.spaces.retain(|id, _| spaces.iter().any(|space| space.id == *id));
-        Ok(Pinned { state, _levels: levels, _log: log })
+        Ok(Pinned { state, at, _levels: levels, _log: log })
     }
 
     /// After something pinned was dropped: removes the files that were waited for.

@@ -183,6 +183,11 @@ pub(crate) fn reaches(state: &ManifestState) -> Lsn {
     files.chain(flushed).fold(state.log_floor, Lsn::max)
 }
 
+/// The names of all files that are live.
+pub(crate) fn live_files(state: &ManifestState) -> impl Iterator<Item = String> {
+    state.files().map(|record| file_name(FileId(record.file.id)))
+}
+
 /// Whom a file tells that is live no more and that nobody reads.
 pub(super) fn superseded(doomed: &Arc<Mutex<Vec<FileId>>>) -> Superseded {
     let doomed = Arc::clone(doomed);
@@ -238,8 +243,7 @@ pub(super) fn remove_orphans(
     let directory = Path::new(DIRECTORY);
     let io = |source| OpenError::Io { what: storage.display(directory), source };
     storage.create_dir(directory).map_err(io)?;
-    let live: BTreeSet<String> =
-        state.files().map(|record| file_name(FileId(record.file.id))).collect();
+    let live: BTreeSet<String> = live_files(state).collect();
     let mut removed = false;
     for entry in storage.list(directory).map_err(io)? {
         let name = format!("{DIRECTORY}/{}", entry.name);

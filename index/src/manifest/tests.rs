@@ -146,7 +146,9 @@ const LEVELS_AND_ONE: u8 = crate::levels::LEVELS as u8;
 #[test]
 fn a_manifest_that_has_grown_is_written_anew() {
     let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
-    let mut manifest = Manifest::create_grown(storage.clone(), DATABASE, 64 << 10).expect("memory");
+    let mut manifest =
+        Manifest::create_grown(storage.clone(), ManifestState::new(DATABASE), 64 << 10)
+            .expect("memory");
     let batches = batches(400);
     let mut longest = 0;
     for batch in &batches {
@@ -263,7 +265,10 @@ fn a_block_of_another_place_is_damage() {
 fn append_until_crash(disk: &FaultyStorage, batches: &[Vec<Edit>], from: usize) -> usize {
     let opened = Manifest::open_grown(disk.as_storage(), false, 16 << 10);
     let created = match opened {
-        Ok(None) => Manifest::create_grown(disk.as_storage(), DATABASE, 16 << 10).map(Some),
+        Ok(None) => {
+            Manifest::create_grown(disk.as_storage(), ManifestState::new(DATABASE), 16 << 10)
+                .map(Some)
+        }
         other => other,
     };
     let Ok(Some(mut manifest)) = created else { return from };
@@ -352,7 +357,8 @@ fn a_full_disk_puts_off_writing_it_anew() {
     let disk = FaultyStorage::new(DiskKind::Fua);
     let grown = 8 * 4096;
     let mut manifest =
-        Manifest::create_grown(disk.as_storage(), DATABASE, grown).expect("a sound disk");
+        Manifest::create_grown(disk.as_storage(), ManifestState::new(DATABASE), grown)
+            .expect("a sound disk");
     let batches = batches(12);
     for (number, batch) in batches.iter().enumerate() {
         if manifest.bytes() + 4096 >= manifest.rewrite_at {

@@ -48,6 +48,53 @@ fn hundred() -> (Arc<MemoryStorage>, Arc<Log>) {
 }
 
 #[test]
+fn so_much_of_what_is_released_is_retained_and_is_there_after_reopening() {
+    let storage = Arc::new(MemoryStorage::new());
+    let retained_bytes = 5 * small().segment_bytes + 100;
+    let options = LogOptions { retained_bytes, ..small() };
+    let (opened, _) = test_log::open_with(&storage, options.clone());
+    let log = opened.log;
+    let mut next = opened.first_new;
+    let mut last = Lsn::ZERO;
+    for round in 0..40 {
+        next = write(&log, next, 5, 9_000);
+        log.release(log.durable()).unwrap();
+        let (durable, kept) = (log.durable(), log.bytes_after(log.begins()));
+        // What is free to go, and the segment in use.
+        assert!(kept <= retained_bytes + small().segment_bytes, "{kept}");
+        assert!(round < 8 || kept > 5 * small().segment_bytes, "{kept}");
+        assert!(log.begins() >= last);
+        last = log.begins();
+        let mut reader = log.read_after(last).unwrap();
+        let mut lsn = last;
+        let each = &mut |at: Lsn, bytes: &[u8]| {
+            lsn = lsn.next();
+            assert!(at == lsn && bytes == record_of(lsn, 9_000).bytes());
+            std::ops::ControlFlow::Continue(())
+        };
+        reader.read(each).unwrap();
+        assert_eq!(lsn, durable);
+    }
+    assert!(last > Lsn::ZERO);
+    drop(log);
+    let floor = next.before();
+    let found =
+        Log::replay_only(&*storage, &LogOptions { begins: floor, ..small() }, &mut |_, _| {
+            Err("nothing is needed".into())
+        });
+    assert_eq!(found.unwrap().begins, last);
+    let reopened = LogOptions { begins: floor, ..options };
+    let (opened, found) = test_log::open_with(&storage, reopened);
+    assert!(found.is_empty());
+    assert_eq!(opened.log.begins(), last);
+    // Without the option they go.
+    drop(opened);
+    let (opened, _) = open_after(&storage, floor).unwrap();
+    opened.log.release(floor).unwrap();
+    assert_eq!(opened.log.begins(), floor);
+}
+
+#[test]
 fn released_segments_are_used_again_and_the_log_stays_small() {
     let storage = Arc::new(MemoryStorage::new());
     let (opened, _) = test_log::open(&storage);

@@ -191,6 +191,17 @@ impl FaultyStorage {
         self.disk.lock().drop_clean_pages();
     }
 
+    /// Gives a file of this disk another name on it, as a link of [`Storage::link`] between two directories of
+    /// one file system would: for storages that are parts of a disk. Counted as a creation.
+    pub fn link_here(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let (from, to) = (normal(from)?, normal(to)?);
+        let mut disk = self.disk.lock();
+        disk.call(Operation::Create, &to, |disk, fate| {
+            let file = disk.names.file(&from)?;
+            disk.names.create(&to, file, fate)
+        })
+    }
+
     // ---- looking
 
     /// How many calls there have been up to the crash, the crashing one included.

@@ -36,7 +36,8 @@ mod directories;
 
 use descriptors::find_stable_path;
 use directories::{
-    create_directories, is_directory, length, open_at, open_directory, still_named, sync_directory,
+    create_directories, is_directory, length, lies_within, open_at, open_directory, still_named,
+    sync_directory,
 };
 
 pub(super) use descriptors::Descriptors;
@@ -93,6 +94,21 @@ impl SyscallStorage {
         let root = open_directory(CWD, path)?;
         let stable_path = find_stable_path(root.as_fd());
         Ok(SyscallStorage { shown, root, stable_path })
+    }
+
+    /// Whether a path, which need not be there yet, is another storage's root or lies below it. Never so
+    /// where that one is no directory.
+    pub fn is_within(path: &Path, other: &dyn Storage) -> io::Result<bool> {
+        let Some(outer) = other.root() else { return Ok(false) };
+        for existing in path.ancestors() {
+            let existing = if existing.as_os_str().is_empty() { Path::new(".") } else { existing };
+            match open_directory(CWD, existing) {
+                Ok(inner) => return lies_within(inner.as_fd(), outer),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        lies_within(CWD, outer)
     }
 
     /// How this file system takes writes at [`Reach::Stable`].
@@ -356,6 +372,19 @@ mod tests {
         assert!(storage.display(Path::new("f")).ends_with("deep/root/f"));
         // A second open finds it, and leaves nothing behind from looking around.
         assert_eq!(open(&directory).list(Path::new("")).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_path_below_the_root_is_told_before_it_is_made() {
+        let directory = tempfile::tempdir().unwrap();
+        let storage = open(&directory);
+        let link = directory.path().join("link");
+        rustix::fs::symlink(directory.path().join("deep"), &link).unwrap();
+        let within = |path: &Path| SyscallStorage::is_within(path, &storage).unwrap();
+        let root = directory.path().join("deep/root");
+        assert!(within(&root) && within(&root.join("a/b")) && within(&link.join("root/a")));
+        assert!(!within(directory.path()) && !within(&link) && !within(&link.join("rooted")));
+        assert!(!within(Path::new("nowhere")) && !within(Path::new("")));
     }
 
     #[test]

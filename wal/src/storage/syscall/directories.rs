@@ -72,6 +72,23 @@ pub(super) fn length(stat: &Stat) -> u64 {
     u64::try_from(stat.st_size).unwrap_or(0)
 }
 
+/// Whether a directory is another one, or lies somewhere below it.
+pub(super) fn lies_within(inner: BorrowedFd<'_>, outer: BorrowedFd<'_>) -> io::Result<bool> {
+    let outer = rustix::fs::fstat(outer)?;
+    let mut directory = open_directory(inner, Path::new("."))?;
+    loop {
+        let stat = rustix::fs::fstat(&directory)?;
+        if same_file(&stat, &outer) {
+            return Ok(true);
+        }
+        let parent = open_directory(directory.as_fd(), Path::new(".."))?;
+        if same_file(&rustix::fs::fstat(&parent)?, &stat) {
+            return Ok(false);
+        }
+        directory = parent;
+    }
+}
+
 /// Whether what was opened is still what the path names.
 pub(super) fn still_named(base: BorrowedFd<'_>, path: &Path, file: impl AsFd) -> io::Result<bool> {
     match rustix::fs::statat(base, path, AtFlags::empty()) {
