@@ -7,6 +7,7 @@
 use std::io::Write;
 
 pub(crate) mod anomalies;
+pub(crate) mod backup;
 pub(crate) mod check;
 pub(crate) mod database;
 pub(crate) mod dump;

@@ -2,6 +2,7 @@
 
 use crate::clients::CLIENTS_MAX;
 use crate::command::anomalies::Anomalies;
+use crate::command::backup::{Backup, Restore};
 use crate::command::check::Check;
 use crate::command::database::{Compact, StatsCommand, VerifyCommand};
 use crate::command::dump::{Dump, Load};
@@ -49,6 +50,10 @@ pub(crate) enum Command {
     Dump(Dump),
     /// Reads pairs from standard input into a database.
     Load(Load),
+    /// Copies a database to another directory.
+    Backup(Backup),
+    /// Makes a database out of a backup, as of its end or of a commit before or after it.
+    Restore(Restore),
     /// Checks a database: every block of every file, and the log.
     Verify(VerifyCommand),
     /// Writes a database anew, so that what was overwritten or deleted gives its space back.
@@ -126,6 +131,14 @@ pub(crate) struct Serve {
     /// How long the past is kept for readers, like 10m; 0: only what open transactions still read.
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = parse_limit)]
     pub(crate) retention: Limit,
+    /// How much of the log is kept though all of it is in files, like 1G: backups can then be carried on
+    /// with it (isolith restore --log); 0: nothing.
+    #[arg(long, value_name = "SIZE", default_value = "0", value_parser = parse_kept)]
+    pub(crate) log_retained: u64,
+    /// Where BACKUP puts its backups, each in a directory of its own. Without it BACKUP is refused. Best
+    /// in the same file system as the database: then files need not be copied.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) backup_dir: Option<PathBuf>,
     /// How old what a transaction reads may become: then it is refused, and holds no memory any more;
     /// 0: as old as it likes.
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = parse_limit)]
@@ -259,6 +272,11 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     let number = digits.parse::<u64>().map_err(|_| expected())?;
     let bytes = number.checked_mul(1 << shift).ok_or("larger than any memory")?;
     if bytes < MEMORY_BYTES_MIN { Err("at least 1M".to_owned()) } else { Ok(bytes) }
+}
+
+/// A size, or 0.
+fn parse_kept(text: &str) -> Result<u64, String> {
+    if text == "0" { Ok(0) } else { parse_size(text) }
 }
 
 #[cfg(test)]

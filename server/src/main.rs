@@ -16,6 +16,7 @@
 //! | [`gates`], [`waits`] | replies that wait for the disk, commands that wait for a lock |
 //! | [`shared`], [`clients`], [`scans`], [`slowlog`], [`pause`] | what the cores have in common |
 //! | [`acl`] | users, and what they may do |
+//! | [`backups`] | backups that clients ask for |
 //!
 //! Exit codes: [`command::Exit`]. Unsafe code is denied, but for the two modules that hand memory to
 //! io_uring (`reactor/uring/{ring,buffers}.rs`).
@@ -50,6 +51,7 @@ mod glob;
 mod number;
 
 mod acl;
+mod backups;
 mod clients;
 mod pause;
 mod scans;
@@ -75,6 +77,8 @@ fn main() -> ExitCode {
         Some(Command::Commands) => print_commands(),
         Some(Command::Serve(options)) => serve(&options),
         Some(Command::Anomalies(command)) => command::anomalies::run(&command),
+        Some(Command::Backup(options)) => command::backup::backup(&options),
+        Some(Command::Restore(options)) => command::backup::restore(&options),
         Some(Command::Check(options)) => command::check::run(&options),
         Some(Command::Dump(options)) => command::dump::dump(&options),
         Some(Command::Load(options)) => command::dump::load(&options),

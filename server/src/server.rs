@@ -7,6 +7,7 @@
 //!    client was given up.
 
 use crate::acl::Users;
+use crate::backups::Backups;
 use crate::config::{Serve, Sockets};
 use crate::reactor::epoll::Epoll;
 use crate::reactor::uring::{self, Ring, Uring};
@@ -52,6 +53,7 @@ pub(crate) fn serve(options: &Serve) -> Result<(), String> {
         .durability(options.durability.into())
         .io(options.io.into())
         .retention(options.retention.0.unwrap_or_default())
+        .log_retained(options.log_retained)
         .snapshot_age_max(options.snapshot_age_max.0.unwrap_or(Duration::MAX))
         // A core never waits: a command that finds no room is parked and tried again.
         .stall_timeout(Duration::ZERO);
@@ -103,11 +105,13 @@ fn run(
         .collect::<io::Result<Vec<_>>>()
         .map_err(failed)?;
     let durability = Durability::from(options.durability);
+    let backups = Backups::start(database.clone(), options.backup_dir.clone()).map_err(failed)?;
     let mut shared = Shared::new(
         database,
         options.defaults(),
         address,
         options.dir.clone(),
+        backups,
         wakers.iter().cloned().map(Waker::from).collect(),
         driver,
     )

@@ -1,6 +1,7 @@
 //! What all cores share: the database, and the little that is not data.
 
 use crate::acl::Users;
+use crate::backups::Backups;
 use crate::clients::{CLIENTS_MAX, Clients};
 use crate::pause::Pause;
 use crate::scans::Scans;
@@ -29,6 +30,7 @@ pub(crate) struct Shared {
     pub(crate) users: Users,
     pub(crate) pause: Pause,
     pub(crate) slowlog: SlowLog,
+    pub(crate) backups: Backups,
     pub(crate) scans: Mutex<Scans>,
     pub(crate) counters: Vec<Counters>,
     /// Set once, before the cores start.
@@ -78,6 +80,7 @@ impl Shared {
         defaults: Defaults,
         address: SocketAddr,
         directory: PathBuf,
+        backups: Backups,
         wakers: Vec<Waker>,
         driver: &'static str,
     ) -> Result<Shared, Error> {
@@ -93,6 +96,7 @@ impl Shared {
             users: Users::default(),
             pause: Pause::default(),
             slowlog: SlowLog::default(),
+            backups,
             scans: Mutex::default(),
             counters: wakers.iter().map(|_| Counters::default()).collect(),
             wakers,

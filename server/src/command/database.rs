@@ -134,19 +134,19 @@ pub(crate) fn bytes(bytes: u64) -> String {
     if unit == "bytes" { format!("{bytes} bytes") } else { format!("{value:.1} {unit}") }
 }
 
-fn text(text: &str) -> Datum {
+pub(crate) fn text(text: &str) -> Datum {
     Datum::Text(text.to_owned())
 }
 
-fn count(count: u64) -> Datum {
+pub(crate) fn count(count: u64) -> Datum {
     Datum::Int(i64::try_from(count).unwrap_or(i64::MAX))
 }
 
-fn field(name: &str, value: Datum) -> (Datum, Datum) {
+pub(crate) fn field(name: &str, value: Datum) -> (Datum, Datum) {
     (text(name), value)
 }
 
-fn json(fields: Vec<(Datum, Datum)>) -> String {
+pub(crate) fn json(fields: Vec<(Datum, Datum)>) -> String {
     let mut json = String::new();
     Datum::Map(fields).write_json(&mut json);
     json.push('\n');

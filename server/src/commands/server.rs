@@ -52,6 +52,14 @@ pub(super) fn info(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Ou
     Ok(())
 }
 
+/// `BACKUP name`
+pub(super) fn backup(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
+    let name = args.at(1);
+    cx.shared.backups.begin(name).map_err(Failure::text)?;
+    reply.simple("Backup started");
+    Ok(())
+}
+
 type Section = fn(&Shared, &mut String);
 
 const SECTIONS: &[(&str, Section)] = &[
@@ -103,13 +111,25 @@ fn info_memory(shared: &Shared, text: &mut String) {
     field(text, "maxmemory_policy", "noeviction");
 }
 
-fn info_persistence(_: &Shared, text: &mut String) {
+fn info_persistence(shared: &Shared, text: &mut String) {
     field(text, "loading", 0);
     field(text, "async_loading", 0);
     field(text, "aof_enabled", 1);
     field(text, "aof_last_write_status", "ok");
     field(text, "rdb_bgsave_in_progress", 0);
     field(text, "rdb_last_bgsave_status", "ok");
+    let backups = shared.backups.state();
+    field(text, "backup_in_progress", u8::from(backups.running.is_some()));
+    let Some((name, made)) = backups.last else { return };
+    field(text, "last_backup", name);
+    match made {
+        Ok(made) => {
+            field(text, "last_backup_status", "ok");
+            field(text, "last_backup_timestamp", made.timestamp);
+        }
+        // On one line: what a system says may have several.
+        Err(error) => field(text, "last_backup_status", error.replace(['\r', '\n'], " ")),
+    }
 }
 
 fn info_stats(shared: &Shared, text: &mut String) {

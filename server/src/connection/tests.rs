@@ -1,6 +1,7 @@
 //! What leaves when, on a database whose log moves only when the test says so.
 
 use super::*;
+use crate::backups::Backups;
 use crate::clients::Client;
 use crate::terms::Defaults;
 use crate::waits::{LockWait, Wakeups};
@@ -48,9 +49,10 @@ impl Bench {
         let waker = Waker::from(Arc::new(Wakes::default()));
         let address = "127.0.0.1:1".parse().expect("an address");
         let defaults = Defaults::new(Durability::Sync);
-        let shared =
-            Shared::new(database, defaults, address, "x".into(), vec![waker.clone()], "none")
-                .expect("keyspaces");
+        let backups = Backups::start(database.clone(), None).expect("no thread");
+        let wakers = vec![waker.clone()];
+        let shared = Shared::new(database, defaults, address, "x".into(), backups, wakers, "none")
+            .expect("keyspaces");
         let client = shared.clients.enter(String::new(), String::new(), 0, 2).expect("room");
         let connection = connection(Token::new(0, 0), client, &waker);
         Bench { gates: Gates::new(waker), shared, connection, disk }

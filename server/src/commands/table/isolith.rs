@@ -1,10 +1,22 @@
 //! What Redis does not have: their part of the table. Order here is order in the reference.
 
 use super::{NO_KEYS, ONE_KEY, OURS};
-use crate::commands::{Group, Handler, Spec, keys, keyspaces, strings, transactions};
+use crate::commands::{Group, Handler, Spec, keys, keyspaces, server, strings, transactions};
 
 /// The commands of this group.
 pub(super) static COMMANDS: &[Spec] = &[
+    Spec::new(Group::Isolith, "backup", 2, NO_KEYS, OURS)
+        .syntax("BACKUP name")
+        .does("Begins a backup of the whole database, and answers at once.")
+        .note(
+            "It goes to a directory of that name below the server's `--backup-dir`, which must not be \
+            there or be empty; without that option it is refused. A name has letters, digits, `.`, `_` and \
+            `-`, so that it leads nowhere else. It has every commit acknowledged before the call, up to \
+            one timestamp, while clients read and write on. One is made at a time: INFO persistence says \
+            when it is done (`backup_in_progress`, `last_backup_status`).",
+        )
+        .runs(Handler::Plain(server::backup))
+        .marked(&["admin"]),
     Spec::new(Group::Isolith, "begin", -1, NO_KEYS, OURS)
         .syntax(
             "BEGIN [ISOLATION READ-UNCOMMITTED | READ-COMMITTED | REPEATABLE-READ | SNAPSHOT | \
