@@ -182,8 +182,7 @@ fn changed_beside_a_freeze(freezes_first: bool, depends: fn(&mut ReadSet, &Arc<S
 
 /// What was read by itself is looked for in the active memtable and beneath it.
 ///
-/// Fails if `pre_validate` does not look beneath, and, where the freeze comes first, if `decide` does not
-/// send back what is stale: its points are looked for where nobody writes any more.
+/// Fails if `pre_validate` does not look beneath.
 #[test]
 fn what_was_read_is_found_changed_though_it_is_frozen() {
     changed_beside_a_freeze(false, |reads, space| reads.point(space, b"k"));
@@ -192,8 +191,7 @@ fn what_was_read_is_found_changed_though_it_is_frozen() {
 
 /// The same of an interval: the ring has forgotten what was written to a frozen memtable.
 ///
-/// Fails if `pre_validate` leaves intervals to the ring though something beneath the active memtable may
-/// be newer, and if `decide` does not send back what is stale.
+/// Fails if `decide` does not send back what is stale.
 #[test]
 fn an_interval_is_found_changed_though_it_is_frozen() {
     let interval = |reads: &mut ReadSet, space: &Arc<Space>| {
@@ -205,7 +203,7 @@ fn an_interval_is_found_changed_though_it_is_frozen() {
 
 /// Who takes its timestamp first and then the view finds all that it is to see, wherever it lies.
 ///
-/// Fails if the view is taken first, and with a Relaxed store in `Tree::replace`.
+/// Fails with a Relaxed swap in `Tree::replace`.
 #[test]
 fn a_reader_finds_what_was_committed_before_and_after_a_freeze() {
     model(|| {
