@@ -10,6 +10,7 @@ use isolith_index::sstable::FileId;
 use isolith_wal::{Access, LogCopy, Lsn, Storage, copy, link_or_copy};
 
 use super::{BackupError, Checkpoint, CheckpointOptions, shown};
+use crate::catalog::Definition;
 use crate::core::SYSTEM_SPACE;
 use crate::error::OpenError;
 use crate::files::{self, file_name, live_files};
@@ -57,8 +58,11 @@ impl Reach {
         while let Some(operation) = operations.next()? {
             match operation {
                 _ if lsn <= self.floor => {}
-                Operation::Put { space: SYSTEM_SPACE, key, .. } => {
-                    self.created.insert(key.to_vec());
+                Operation::Put { space: SYSTEM_SPACE, key, value, .. } => {
+                    // It may also be given other options.
+                    if !Definition::decode(value)?.changes {
+                        self.created.insert(key.to_vec());
+                    }
                 }
                 Operation::Delete { space: SYSTEM_SPACE, key } => {
                     if !self.created.remove(key) {
@@ -281,7 +285,10 @@ impl Copying<'_> {
     /// Opens the copy as whoever reads it would.
     fn try_to_open(&self) -> Result<(), BackupError> {
         let options = Builder::new(None).read_only(true);
-        let opened = recovery::read_only_over(Arc::clone(self.target), None, &options);
-        opened.map(drop).map_err(BackupError::Incomplete)
+        match recovery::read_only_over(Arc::clone(self.target), None, &options) {
+            // The operators are registered by whoever will open it: all else was looked at before them.
+            Ok(_) | Err(OpenError::UnknownOperator { .. }) => Ok(()),
+            Err(error) => Err(BackupError::Incomplete(error)),
+        }
     }
 }
