@@ -16,7 +16,7 @@ pub(super) static COMMANDS: &[Spec] = &[
             when it is done (`backup_in_progress`, `last_backup_status`).",
         )
         .runs(Handler::Plain(server::backup))
-        .marked(&["admin"]),
+        .marked(&["admin", "dangerous"]),
     Spec::new(Group::Isolith, "begin", -1, NO_KEYS, OURS)
         .syntax(
             "BEGIN [ISOLATION READ-UNCOMMITTED | READ-COMMITTED | REPEATABLE-READ | SNAPSHOT | \
