@@ -26,8 +26,8 @@ const SEAMS: [&str; 10] = [
     // The command's own files (a configuration, a generated document), not the database's.
     "server/src/main.rs",
     "server/src/commands/reference.rs",
-    // The users' file.
-    "server/src/acl/file.rs",
+    // The configuration, the users, the certificates.
+    "server/src/files.rs",
     // The histories, scenarios and reports of the subcommands.
     "server/src/command/",
 ];

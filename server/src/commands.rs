@@ -17,6 +17,7 @@ mod keys;
 mod keyspaces;
 mod objects;
 mod operations;
+mod past;
 mod payload;
 pub(crate) mod reference;
 mod sequence;

@@ -1,5 +1,7 @@
 //! The command line.
 
+pub(crate) mod file;
+
 use crate::clients::CLIENTS_MAX;
 use crate::command::anomalies::Anomalies;
 use crate::command::backup::{Backup, Restore};
@@ -70,7 +72,12 @@ pub(crate) enum Command {
 
 /// How to serve.
 #[derive(Clone, Debug, Args)]
+#[command(args_override_self = true)]
 pub(crate) struct Serve {
+    /// A file of options: TOML, with their names as keys (`memory = "2G"`). What is said here, or by the
+    /// environment, goes before it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
     /// The database's directory; created if it is not there.
     #[arg(long, value_name = "DIR", default_value = "isolith-data")]
     pub(crate) dir: PathBuf,
@@ -84,6 +91,30 @@ pub(crate) struct Serve {
     /// The file of users, a line for each as ACL LIST shows them; ACL SAVE writes it.
     #[arg(long, value_name = "FILE")]
     pub(crate) acl_file: Option<PathBuf>,
+    /// The port for clients that speak TLS, on the address of --listen; 0 picks a free one.
+    #[arg(long, value_name = "PORT", requires = "tls_cert", requires = "tls_key")]
+    pub(crate) tls_port: Option<u16>,
+    /// The server's certificate, and those up to its authority, in PEM.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// Its key, in PEM.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// The authorities of which clients have to show a certificate, in PEM.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_client_ca: Option<PathBuf>,
+    /// A Unix socket to listen on, too; open to the server's own user and group.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) unix_socket: Option<PathBuf>,
+    /// Where /metrics, /healthz and /readyz are served by HTTP, like 127.0.0.1:9121.
+    #[arg(long, value_name = "ADDR", value_parser = parse_listen)]
+    pub(crate) admin: Option<SocketAddr>,
+    /// From how many microseconds on a command is slow (SLOWLOG); -1: none is.
+    #[arg(long, value_name = "MICROSECONDS", default_value_t = 10_000, allow_hyphen_values = true)]
+    pub(crate) slowlog_log_slower_than: i64,
+    /// How many slow commands are kept.
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    pub(crate) slowlog_max_len: u32,
     /// The most connections at once.
     #[arg(long, value_name = "N", default_value_t = CLIENTS_MAX as u32, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) maxclients: u32,
@@ -143,6 +174,24 @@ pub(crate) struct Serve {
     /// 0: as old as it likes.
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = parse_limit)]
     pub(crate) snapshot_age_max: Limit,
+}
+
+impl CommandLine {
+    /// The command line of this process, with the file that it names. Ends the process if it is wrong.
+    pub(crate) fn of_process() -> CommandLine {
+        match file::with_file(std::env::args_os().collect()) {
+            Ok(arguments) => CommandLine::parse_from(arguments),
+            Err(why) => {
+                eprintln!("isolith: {why}");
+                std::process::exit(2);
+            }
+        }
+    }
+
+    #[cfg(test)]
+    fn try_parse_from_file(arguments: Vec<std::ffi::OsString>) -> Result<CommandLine, String> {
+        CommandLine::try_parse_from(arguments).map_err(|error| error.to_string())
+    }
 }
 
 impl Serve {

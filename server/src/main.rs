@@ -6,6 +6,8 @@
 //! | [`command`] | the subcommands that do not serve |
 //! | [`server`], [`shutdown`] | starting the cores, and ending them |
 //! | [`worker`] | one core's loop |
+//! | [`admin`] | metrics and health, by HTTP |
+//! | [`acceptors`], [`tls`] | other ways in: TLS, a Unix socket |
 //! | [`reactor`] | the seam to the kernel's sockets, and its drivers: io_uring and epoll |
 //! | [`connection`] | one socket: bytes in, replies out, in order |
 //! | [`resp`] | bytes to commands, answers to bytes |
@@ -14,7 +16,7 @@
 //! | [`store`] | data as a command sees it |
 //! | [`terms`] | what transactions are begun with |
 //! | [`gates`], [`waits`] | replies that wait for the disk, commands that wait for a lock |
-//! | [`shared`], [`clients`], [`scans`], [`slowlog`], [`pause`] | what the cores have in common |
+//! | [`shared`], [`clients`], [`scans`], [`slowlog`], [`pause`], [`snapshots`] | what the cores have in common |
 //! | [`acl`] | users, and what they may do |
 //! | [`backups`] | backups that clients ask for |
 //!
@@ -28,6 +30,9 @@ mod command;
 mod server;
 mod shutdown;
 
+mod acceptors;
+mod admin;
+mod tls;
 mod worker;
 
 mod reactor;
@@ -47,6 +52,7 @@ mod store;
 
 mod extended;
 mod failure;
+mod files;
 mod glob;
 mod number;
 
@@ -57,8 +63,8 @@ mod pause;
 mod scans;
 mod shared;
 mod slowlog;
+mod snapshots;
 
-use clap::Parser;
 use command::{Exit, Failure, Outcome};
 use config::{Command, CommandLine, Serve};
 use std::io::{IsTerminal, Write};
@@ -72,7 +78,7 @@ fn main() -> ExitCode {
     #[cfg(planted)]
     plant();
     // clap itself ends with 2 on a wrong command line.
-    let line = CommandLine::parse();
+    let line = CommandLine::of_process();
     let outcome = match line.command {
         Some(Command::Commands) => print_commands(),
         Some(Command::Serve(options)) => serve(&options),

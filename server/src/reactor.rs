@@ -19,6 +19,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 pub(crate) mod epoll;
+pub(crate) mod sealed;
 pub(crate) mod uring;
 pub(crate) mod waker;
 

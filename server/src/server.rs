@@ -6,7 +6,9 @@
 //! 3. The database is closed after the last core has ended: every acknowledged reply has left, or its
 //!    client was given up.
 
+use crate::acceptors::{self, Door};
 use crate::acl::Users;
+use crate::admin;
 use crate::backups::Backups;
 use crate::config::{Serve, Sockets};
 use crate::reactor::epoll::Epoll;
@@ -14,11 +16,14 @@ use crate::reactor::uring::{self, Ring, Uring};
 use crate::reactor::waker::CoreWaker;
 use crate::shared::Shared;
 use crate::shutdown::{Event, Events};
+use crate::tls::{Acceptor, Files};
 use crate::worker::Worker;
 use isolith::{Database, Durability};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
@@ -32,6 +37,7 @@ pub(crate) fn serve(options: &Serve) -> Result<(), String> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = options.threads.map_or(cores, usize::from);
     let users = Users::open(options.acl_file.as_deref(), options.requirepass.as_deref())?;
+    let tls = open_tls(options)?;
     check_exposure(options, &users)?;
     let listeners = listen(options.listen, threads).map_err(|error| match error.kind() {
         io::ErrorKind::AddrInUse => format!(
@@ -45,6 +51,14 @@ pub(crate) fn serve(options: &Serve) -> Result<(), String> {
         .first()
         .map_or(Ok(options.listen), TcpListener::local_addr)
         .map_err(|error| format!("cannot listen on {}: {error}", options.listen))?;
+    let unix = options.unix_socket.as_deref().map(listen_locally).transpose()?;
+    let admin = options
+        .admin
+        .map(|address| {
+            TcpListener::bind(address)
+                .map_err(|error| format!("cannot listen on {address}: {error}"))
+        })
+        .transpose()?;
     raise_descriptor_limit();
     let rings = rings(options.driver, threads)?;
 
@@ -70,7 +84,7 @@ pub(crate) fn serve(options: &Serve) -> Result<(), String> {
         tracing::info!(dir = %options.dir.display(), "the log is written through {backend}");
     }
     let places = Places { listeners, address, rings, pin: threads <= cores };
-    let outcome = run(options, users, database.clone(), places, events);
+    let outcome = run(options, Ways { users, tls, unix, admin }, database.clone(), places, events);
     let closed = database.close().map_err(|error| format!("cannot close the database: {error}"));
     outcome.and(closed)?;
     tracing::info!("closed cleanly");
@@ -91,7 +105,7 @@ struct Places {
 /// Runs the cores until one of `events` ends them.
 fn run(
     options: &Serve,
-    users: Users,
+    ways: Ways,
     database: Database,
     places: Places,
     events: Events,
@@ -116,7 +130,18 @@ fn run(
         driver,
     )
     .map_err(|error| format!("cannot open {}: {error}", options.dir.display()))?;
-    shared.users = users;
+    shared.users = ways.users;
+    shared.unix_socket = options.unix_socket.clone();
+    shared.config_file = options.config.clone();
+    shared.slowlog.set_threshold(options.slowlog_log_slower_than);
+    shared.slowlog.set_entries_max(options.slowlog_max_len as usize);
+    let mut doors: Vec<Door> = ways.unix.map(Door::Unix).into_iter().collect();
+    if let Some((acceptor, listener)) = ways.tls {
+        let address = listener.local_addr().map_err(failed)?;
+        tracing::info!("TLS on {address}");
+        shared.tls = Some((acceptor, address));
+        doors.push(Door::Tls(listener));
+    }
     shared.clients_max = options.maxclients as usize;
     let shared = Arc::new(shared);
 
@@ -144,6 +169,12 @@ fn run(
         });
         threads.push(thread.map_err(failed)?);
     }
+    for door in doors {
+        acceptors::open(shared.clone(), door).map_err(failed)?;
+    }
+    if let Some(listener) = ways.admin {
+        admin::open(shared.clone(), listener).map_err(failed)?;
+    }
     tracing::info!(threads = threads.len(), ?durability, driver, "ready on {address}");
     // For scripts: the one line on standard output says where the server is.
     let mut output = io::stdout();
@@ -151,8 +182,14 @@ fn run(
         tracing::debug!(%error, "standard output is closed");
     }
 
-    let event = events.wait();
+    let event = loop {
+        match events.wait() {
+            Event::Reload => reload(&shared),
+            event => break event,
+        }
+    };
     match event {
+        Event::Reload => {}
         Event::Signal(name) => tracing::info!("{name}: finishing what is in hand"),
         Event::CoreEnded => tracing::error!("a core has ended: stopping"),
     }
@@ -167,6 +204,50 @@ fn run(
         outcome = outcome.and(ended);
     }
     outcome
+}
+
+/// What else clients come by, and who they are.
+struct Ways {
+    users: Users,
+    tls: Option<(Acceptor, TcpListener)>,
+    unix: Option<UnixListener>,
+    admin: Option<TcpListener>,
+}
+
+fn open_tls(options: &Serve) -> Result<Option<(Acceptor, TcpListener)>, String> {
+    let (Some(port), Some(cert), Some(key)) =
+        (options.tls_port, options.tls_cert.clone(), options.tls_key.clone())
+    else {
+        return Ok(None);
+    };
+    let acceptor = Acceptor::open(Files { cert, key, client_ca: options.tls_client_ca.clone() })?;
+    let address = SocketAddr::new(options.listen.ip(), port);
+    let mut listeners =
+        listen(address, 1).map_err(|error| format!("cannot listen on {address}: {error}"))?;
+    Ok(listeners.pop().map(|listener| (acceptor, listener)))
+}
+
+/// A Unix socket. What a server before left at its place goes, if nobody listens there any more.
+fn listen_locally(path: &Path) -> Result<UnixListener, String> {
+    let failed = |error: io::Error| format!("cannot listen on {}: {error}", path.display());
+    match UnixListener::bind(path) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+        bound => return bound.map_err(failed),
+    }
+    if UnixStream::connect(path).is_ok() {
+        return Err(format!("cannot listen on {}: another server does", path.display()));
+    }
+    rustix::fs::unlink(path).map_err(|error| failed(error.into()))?;
+    UnixListener::bind(path).map_err(failed)
+}
+
+/// SIGHUP: certificates are read anew. What is wrong is told, and changes nothing.
+fn reload(shared: &Shared) {
+    let Some((acceptor, _)) = &shared.tls else { return };
+    match acceptor.reload() {
+        Ok(()) => tracing::info!("the certificates are read anew"),
+        Err(error) => tracing::error!(%error, "the certificates stay as they are"),
+    }
 }
 
 /// Refuses what would let anybody in from elsewhere.

@@ -53,6 +53,8 @@ pub(crate) struct Session {
     pub(crate) wait: LockWait,
     /// CLIENT REPLY.
     pub(crate) replies: Replies,
+    /// Where CHANGES goes on: while it is kept, so is what it has not given.
+    pub(crate) changes: Option<Box<isolith::Changes>>,
     /// Who it has proven to be; `None`: nobody yet.
     user: Option<Arc<User>>,
     /// The generation of the users that `user` is of.
@@ -153,6 +155,7 @@ impl Session {
             underway: None,
             wait,
             replies: Replies::All,
+            changes: None,
             user: None,
             users_seen: 0,
         }
@@ -237,6 +240,7 @@ impl Session {
         self.watched.clear();
         self.terms = Terms::default();
         self.replies = Replies::All;
+        self.changes = None;
     }
 
     /// Rolls back whatever is open, queued or waiting.

@@ -1,13 +1,17 @@
 //! What all cores share: the database, and the little that is not data.
 
+use crate::acceptors::Newcomer;
 use crate::acl::Users;
 use crate::backups::Backups;
 use crate::clients::{CLIENTS_MAX, Clients};
 use crate::pause::Pause;
 use crate::scans::Scans;
 use crate::slowlog::SlowLog;
+use crate::snapshots::Snapshots;
 use crate::terms::Defaults;
+use crate::tls::Acceptor;
 use isolith::{Clock, Database, Error, Keyspace, SystemClock};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -29,12 +33,21 @@ pub(crate) struct Shared {
     pub(crate) clients_max: usize,
     pub(crate) users: Users,
     pub(crate) pause: Pause,
+    pub(crate) snapshots: Mutex<Snapshots>,
     pub(crate) slowlog: SlowLog,
     pub(crate) backups: Backups,
     pub(crate) scans: Mutex<Scans>,
     pub(crate) counters: Vec<Counters>,
     /// Set once, before the cores start.
     pub(crate) wakers: Vec<Waker>,
+    /// Connections for each core that came another way than through its own listener.
+    pub(crate) inboxes: Vec<Mutex<Vec<Newcomer>>>,
+    /// For those that speak TLS, with the address that they come to.
+    pub(crate) tls: Option<(Acceptor, SocketAddr)>,
+    pub(crate) unix_socket: Option<PathBuf>,
+    /// The configuration file, and the parameters that were set since it was read.
+    pub(crate) config_file: Option<PathBuf>,
+    pub(crate) config_changed: Mutex<BTreeSet<String>>,
     pub(crate) address: SocketAddr,
     pub(crate) directory: PathBuf,
     /// What the cores reach their sockets through.
@@ -95,10 +108,16 @@ impl Shared {
             clients_max: CLIENTS_MAX,
             users: Users::default(),
             pause: Pause::default(),
+            snapshots: Mutex::default(),
             slowlog: SlowLog::default(),
             backups,
             scans: Mutex::default(),
             counters: wakers.iter().map(|_| Counters::default()).collect(),
+            inboxes: wakers.iter().map(|_| Mutex::default()).collect(),
+            tls: None,
+            unix_socket: None,
+            config_file: None,
+            config_changed: Mutex::default(),
             wakers,
             address,
             directory,

@@ -1,6 +1,6 @@
 //! What ends the server: a signal, or a core that has ended.
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -9,6 +9,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Event {
     Signal(&'static str),
+    /// SIGHUP: files are to be read anew.
+    Reload,
     CoreEnded,
 }
 
@@ -19,19 +21,25 @@ pub(crate) struct Events {
 }
 
 impl Events {
-    /// Takes SIGTERM and SIGINT over. A second signal ends the process at once, as it would have.
+    /// Takes SIGTERM, SIGINT and SIGHUP over. A second signal ends the process at once, as it would have.
     pub(crate) fn new() -> io::Result<Events> {
         let (sender, receiver) = channel();
-        let mut signals = Signals::new([SIGTERM, SIGINT])?;
+        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
         let own = sender.clone();
         std::thread::Builder::new().name("signals".into()).spawn(move || {
-            for (count, signal) in signals.forever().enumerate() {
+            let mut count = 0;
+            for signal in signals.forever() {
+                if signal == SIGHUP {
+                    let _ = own.send(Event::Reload);
+                    continue;
+                }
                 let name = if signal == SIGTERM { "SIGTERM" } else { "SIGINT" };
                 if count > 0 {
                     tracing::warn!("{name} again: leaving at once; nothing acknowledged is lost");
                     let _ = signal_hook::low_level::emulate_default_handler(signal);
                 }
                 // Nobody listens any more only when the process is about to end anyway.
+                count += 1;
                 let _ = own.send(Event::Signal(name));
             }
         })?;

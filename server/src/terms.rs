@@ -24,6 +24,8 @@ pub(crate) struct Terms {
     pub(crate) age: Option<Age>,
     /// Read only, as things were then (Unix milliseconds).
     pub(crate) at: Option<u64>,
+    /// Read only, at a snapshot that is kept (SNAPSHOT OPEN).
+    pub(crate) snapshot: Option<u64>,
 }
 
 /// Why words are no terms.
@@ -106,6 +108,11 @@ impl Terms {
                     let at = at.ok_or_else(|| misread("ERR AT is a time in Unix milliseconds"))?;
                     terms.at = Some(at);
                 }
+                _ if is(word, "SNAPSHOT") => {
+                    let id = number::parse(value()?).and_then(|id| u64::try_from(id).ok());
+                    let id = id.ok_or_else(|| misread("ERR SNAPSHOT is one of SNAPSHOT OPEN"))?;
+                    terms.snapshot = Some(id);
+                }
                 _ if is(word, "AGE") => {
                     let age = number::parse(value()?).and_then(|age| u64::try_from(age).ok());
                     let age = age.ok_or_else(|| misread("ERR AGE is not one that was given"))?;
@@ -117,8 +124,12 @@ impl Terms {
                 }
             }
         }
-        if terms.at.is_some() && terms.read_only != Some(true) {
-            return Err(misread("ERR the past is READ ONLY: AT goes with it"));
+        let past = terms.at.is_some() || terms.snapshot.is_some();
+        if past && terms.read_only != Some(true) {
+            return Err(misread("ERR the past is READ ONLY: AT and SNAPSHOT go with it"));
+        }
+        if terms.at.is_some() && terms.snapshot.is_some() {
+            return Err(misread("ERR AT or SNAPSHOT, not both"));
         }
         match (policy, terms.concurrency) {
             (None, _) => {}
@@ -147,6 +158,7 @@ impl Terms {
             lock_timeout: self.lock_timeout.or(others.lock_timeout),
             age: self.age.or(others.age),
             at: self.at.or(others.at),
+            snapshot: self.snapshot.or(others.snapshot),
         }
     }
 }

@@ -16,8 +16,10 @@
 //!    waker), and the earliest alarm of a connection.
 //! 3. After a panic the thread ends, and with it the server: what was acknowledged is in the log.
 
+use crate::acceptors::{Newcomer, Way};
 use crate::connection::{Connection, Work};
 use crate::gates::{Gates, Opened};
+use crate::reactor::sealed::Sealed;
 use crate::reactor::{Completion, Driver, Token};
 use crate::session::Session;
 use crate::shared::Shared;
@@ -28,6 +30,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -57,7 +60,7 @@ struct State {
     slots: Vec<Slot>,
     free: Vec<usize>,
     /// Sockets that were accepted during this turn.
-    newcomers: Vec<OwnedFd>,
+    newcomers: Vec<Newcomer>,
     /// Connections to look after at the end of this turn.
     dirty: Vec<Token>,
     /// Connections with a command that is to be tried again before long.
@@ -75,7 +78,7 @@ struct State {
 
 /// A core: its driver and its state.
 pub(crate) struct Worker<D> {
-    driver: D,
+    driver: Sealed<D>,
     state: State,
     sweep_at: Instant,
     /// Set once the server is stopping.
@@ -100,7 +103,12 @@ impl<D: Driver> Worker<D> {
             woken: false,
             shared,
         };
-        Worker { driver, state, sweep_at: Instant::now() + SWEEP, stop_by: None }
+        Worker {
+            driver: Sealed::new(driver),
+            state,
+            sweep_at: Instant::now() + SWEEP,
+            stop_by: None,
+        }
     }
 
     /// Runs until the server stops.
@@ -153,22 +161,29 @@ impl<D: Driver> Worker<D> {
 
     /// Takes new connections in.
     fn welcome(&mut self) {
-        for socket in std::mem::take(&mut self.state.newcomers) {
+        for newcomer in std::mem::take(&mut self.state.newcomers) {
             if self.stop_by.is_some() {
                 continue;
             }
-            if let Err(error) = self.welcome_one(socket) {
+            if let Err(error) = self.welcome_one(newcomer) {
                 tracing::debug!(%error, "a client went before it was taken in");
             }
         }
     }
 
-    fn welcome_one(&mut self, socket: OwnedFd) -> io::Result<()> {
-        let stream = TcpStream::from(socket);
-        stream.set_nodelay(true)?;
-        // A client that has vanished without a word is noticed after a while.
-        SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
-        let (peer, local) = (stream.peer_addr()?.to_string(), stream.local_addr()?.to_string());
+    fn welcome_one(&mut self, Newcomer { socket, way }: Newcomer) -> io::Result<()> {
+        let (socket, peer, local) = match way {
+            Way::Unix => {
+                let path = self.state.shared.unix_socket.as_deref().unwrap_or(Path::new(""));
+                let name = format!("{}:0", path.display());
+                (socket, name.clone(), name)
+            }
+            Way::Tcp | Way::Tls => introduce(socket)?,
+        };
+        let tls = match (&self.state.shared.tls, way) {
+            (Some((acceptor, _)), Way::Tls) => Some(acceptor.begin().map_err(io::Error::other)?),
+            _ => None,
+        };
         let state = &mut self.state;
         let Some(client) =
             state.shared.clients.enter(peer, local, state.now_ms, state.shared.clients_max)
@@ -177,9 +192,10 @@ impl<D: Driver> Worker<D> {
                 counters.refused.add(1);
             }
             // The socket is new: its buffer takes this, or the client does not get to know.
-            let socket = OwnedFd::from(stream);
             let farewell = b"-ERR max number of clients reached\r\n";
-            let _ = rustix::net::send(&socket, farewell, rustix::net::SendFlags::DONTWAIT);
+            if tls.is_none() {
+                let _ = rustix::net::send(&socket, farewell, rustix::net::SendFlags::DONTWAIT);
+            }
             return Ok(());
         };
         let slot = state.free.pop().unwrap_or_else(|| {
@@ -189,7 +205,11 @@ impl<D: Driver> Worker<D> {
         let Some(place) = state.slots.get_mut(slot) else { return Ok(()) };
         let token = Token::new(slot, place.generation);
         let id = client.id;
-        if let Err(error) = self.driver.adopt(token, stream.into()) {
+        let adopted = match tls {
+            Some(tls) => self.driver.adopt_sealed(token, socket, tls),
+            None => self.driver.adopt(token, socket),
+        };
+        if let Err(error) = adopted {
             state.free.push(slot);
             state.shared.clients.leave(id);
             return Err(error);
@@ -249,6 +269,16 @@ impl<D: Driver> Worker<D> {
     }
 }
 
+/// A TCP connection, and its two ends.
+fn introduce(socket: OwnedFd) -> io::Result<(OwnedFd, String, String)> {
+    let stream = TcpStream::from(socket);
+    stream.set_nodelay(true)?;
+    // A client that has vanished without a word is noticed after a while.
+    SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
+    let (peer, local) = (stream.peer_addr()?.to_string(), stream.local_addr()?.to_string());
+    Ok((stream.into(), peer, local))
+}
+
 impl State {
     fn connection(&mut self, token: Token) -> Option<&mut Connection> {
         let connection = self.slots.get_mut(token.slot())?.connection.as_deref_mut()?;
@@ -298,7 +328,9 @@ impl State {
     /// Something has happened.
     fn visit(&mut self, completion: Completion<'_>) {
         match completion {
-            Completion::Accepted(socket) => self.newcomers.push(socket),
+            Completion::Accepted(socket) => {
+                self.newcomers.push(Newcomer { socket, way: Way::Tcp });
+            }
             Completion::AcceptFailed(error) => {
                 tracing::warn!(%error, "cannot accept connections at the moment");
                 self.accept_at = Some(Instant::now() + ACCEPT_REST);
@@ -340,6 +372,7 @@ impl State {
         if std::mem::take(&mut self.woken) {
             self.each_killed();
             self.look_at_locks();
+            self.newcomers.extend(self.shared.take_over(self.core));
         }
         loop {
             let mut opened = std::mem::take(&mut self.opened);

@@ -1,25 +1,15 @@
 //! The users' file: a line for each, as ACL LIST shows them.
 
-#![expect(clippy::disallowed_methods, reason = "the server's own file, not the database's")]
-
 use super::User;
+use crate::files;
 use std::collections::BTreeMap;
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Longer is no users' file.
-const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
-
 /// Reads it. The error is a message for a human, with the line.
 pub(super) fn read(path: &Path) -> Result<BTreeMap<String, Arc<User>>, String> {
-    let failed = |error: io::Error| format!("cannot read {}: {error}", path.display());
-    if std::fs::metadata(path).map_err(failed)?.len() > FILE_BYTES_MAX {
-        return Err(format!("{} is too large for a file of users", path.display()));
-    }
-    parse(&std::fs::read(path).map_err(failed)?)
-        .map_err(|(line, why)| format!("{}:{line}: {why}", path.display()))
+    parse(&files::read(path)?).map_err(|(line, why)| format!("{}:{line}: {why}", path.display()))
 }
 
 fn parse(text: &[u8]) -> Result<BTreeMap<String, Arc<User>>, (usize, String)> {
@@ -47,24 +37,10 @@ fn parse(text: &[u8]) -> Result<BTreeMap<String, Arc<User>>, (usize, String)> {
     Ok(users)
 }
 
-/// Writes it: beside its place first, then into it, so that a crash leaves the old or the new.
+/// Writes it, as a whole or not at all.
 pub(super) fn write(path: &Path, users: &[Arc<User>]) -> io::Result<()> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".new");
-    // Hashes of passwords are for nobody else to read.
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&beside)?;
-    for user in users {
-        file.write_all(&[&user.line()[..], b"\n"].concat())?;
-    }
-    file.sync_all()?;
-    std::fs::rename(&beside, path)?;
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    std::fs::File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+    let lines: Vec<Vec<u8>> = users.iter().map(|user| [&user.line()[..], b"\n"].concat()).collect();
+    files::replace(path, &lines.concat())
 }
 
 #[cfg(test)]

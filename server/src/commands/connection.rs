@@ -273,8 +273,8 @@ pub(super) fn client_transaction(
         (Some(word), 3) if is(word, "RESET") => cx.session.terms = Terms::default(),
         _ => {
             let terms = Terms::parse(args.from(2)).map_err(|Misread(text)| Failure::text(text))?;
-            if terms.age.is_some() || terms.at.is_some() {
-                let text = "ERR AGE and AT are for BEGIN: they belong to one transaction";
+            if terms.age.is_some() || terms.at.is_some() || terms.snapshot.is_some() {
+                let text = "ERR AGE, AT and SNAPSHOT are for BEGIN: they belong to one transaction";
                 return Err(Failure::text(text));
             }
             cx.session.terms = terms.or(&cx.session.terms);

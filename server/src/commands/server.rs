@@ -2,12 +2,12 @@
 
 use super::connection::REDIS_RELEASE;
 use super::{Handler, Keys, Outcome, Spec, all, by_name};
-use crate::config::parse_duration;
+use crate::config::{self, parse_duration};
 use crate::failure::Failure;
 use crate::glob;
 use crate::resp::request::{BULK_BYTES_MAX, REQUEST_BYTES_MAX};
 use crate::resp::{Args, Reply};
-use crate::shared::{DATABASES, Shared};
+use crate::shared::{DATABASES, Shared, lock};
 use crate::store::Cx;
 use crate::terms::Limit;
 use crate::worker::KEEPALIVE;
@@ -289,6 +289,11 @@ fn parameters(shared: &Shared) -> Vec<(&'static str, String)> {
         fixed("save", ""),
         fixed(SLOWER_THAN, &shared.slowlog.threshold().to_string()),
         fixed(SLOW_LENGTH, &shared.slowlog.entries_max().to_string()),
+        fixed("tls-port", &shared.tls.as_ref().map_or(0, |(_, at)| at.port()).to_string()),
+        fixed(
+            "unixsocket",
+            &shared.unix_socket.as_ref().map_or_else(String::new, |at| at.display().to_string()),
+        ),
         fixed("tcp-keepalive", &KEEPALIVE.as_secs().to_string()),
         fixed("timeout", "0"),
         fixed(ISOLATION, &shared.defaults.isolation().to_string()),
@@ -416,7 +421,7 @@ pub(super) fn config_set(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>)
         let name = String::from_utf8_lossy(name).to_lowercase();
         match Change::parse(&name, &String::from_utf8_lossy(value)) {
             Some(Ok(change)) => {
-                changes.push(change);
+                changes.push((name, change));
                 continue;
             }
             Some(Err(wrong)) => {
@@ -439,10 +444,48 @@ pub(super) fn config_set(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>)
             format!("ERR Unknown option or number of arguments for CONFIG SET - '{name}'")
         }));
     }
-    changes.into_iter().for_each(|change| change.make(cx.shared));
+    for (name, change) in changes {
+        change.make(cx.shared);
+        lock(&cx.shared.config_changed).insert(name);
+    }
     reply.ok();
     Ok(())
 }
+
+/// `CONFIG REWRITE`
+pub(super) fn config_rewrite(cx: &mut Cx<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
+    let path = cx
+        .shared
+        .config_file
+        .as_deref()
+        .ok_or_else(|| Failure::text("ERR The server is running without a config file"))?;
+    let changed = lock(&cx.shared.config_changed).clone();
+    let now = parameters(cx.shared);
+    let settings =
+        OPTIONS.iter().filter(|(name, _)| changed.contains(*name)).filter_map(|(name, option)| {
+            let (_, value) = now.iter().find(|(known, _)| known == name)?;
+            let is_time = LIMITS.iter().any(|(known, _)| known == name);
+            let unit = if is_time && value != "0" { "ms" } else { "" };
+            Some((*option, format!("{value}{unit}")))
+        });
+    config::file::rewrite(path, settings).map_err(|error| {
+        tracing::error!(%error, "the configuration is not written");
+        Failure::text(format!("ERR Rewriting config file: {error}"))
+    })?;
+    reply.ok();
+    Ok(())
+}
+
+/// The parameters that can be set, and the options that they are in the file and on the command line.
+const OPTIONS: &[(&str, &str)] = &[
+    (ISOLATION, "isolation"),
+    (CONCURRENCY, "concurrency"),
+    ("lock-timeout", "lock-timeout"),
+    ("transaction-timeout", "transaction-timeout"),
+    ("idle-transaction-timeout", "transaction-idle"),
+    (SLOWER_THAN, SLOWER_THAN),
+    (SLOW_LENGTH, SLOW_LENGTH),
+];
 
 /// `CONFIG RESETSTAT`, `FUNCTION FLUSH`: there is nothing to do.
 pub(super) fn nothing(_: &mut Cx<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Outcome {

@@ -10,6 +10,7 @@ use crate::resp::{Args, Reply};
 use crate::session::{
     Committing, Mode, Open, OpenTransaction, Queue, Session, Watched, WatchedKeys,
 };
+use crate::shared::lock;
 use crate::store::{Cx, Store};
 use crate::terms::{Misread, Terms};
 use isolith::{Error, RangeLock, Transaction};
@@ -163,7 +164,7 @@ pub(super) fn unwatch(cx: &mut Cx<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Ou
 }
 
 /// `BEGIN [ISOLATION level] [CONCURRENCY control] [DEADLOCK policy] [DURABILITY level] [READ ONLY]
-/// [AT ms] [TIMEOUT ms] [LOCKTIMEOUT ms] [AGE n]`
+/// [AT ms | SNAPSHOT id] [TIMEOUT ms] [LOCKTIMEOUT ms] [AGE n]`
 pub(super) fn begin(
     session: &mut Session,
     this: Try<'_>,
@@ -190,7 +191,13 @@ pub(super) fn begin(
         }
     };
     let options = this.shared.defaults.settle(&terms);
-    let transaction = if let Some(at) = terms.at {
+    let transaction = if let Some(id) = terms.snapshot {
+        let Some(snapshot) = lock(&this.shared.snapshots).get(id) else {
+            reply.error("ERR no such snapshot");
+            return Flow::Done;
+        };
+        Ok(OpenTransaction::ReadOnly(Box::new(snapshot)))
+    } else if let Some(at) = terms.at {
         match this.shared.database.timestamp_at(at) {
             Some(timestamp) => {
                 let snapshot = this.shared.database.snapshot_at(timestamp);

@@ -1,7 +1,7 @@
 //! What Redis does not have: their part of the table. Order here is order in the reference.
 
 use super::{NO_KEYS, ONE_KEY, OURS};
-use crate::commands::{Group, Handler, Spec, keys, keyspaces, server, strings, transactions};
+use crate::commands::{Group, Handler, Spec, keys, keyspaces, past, server, strings, transactions};
 
 /// The commands of this group.
 pub(super) static COMMANDS: &[Spec] = &[
@@ -22,7 +22,7 @@ pub(super) static COMMANDS: &[Spec] = &[
             "BEGIN [ISOLATION READ-UNCOMMITTED | READ-COMMITTED | REPEATABLE-READ | SNAPSHOT | \
             SERIALIZABLE] [CONCURRENCY OPTIMISTIC | LOCKING | AUTO] [DEADLOCK WOUND-WAIT | \
             WAIT-DIE | NO-WAIT | DETECT] [DURABILITY SYNC | OS | BUFFERED] [READ ONLY [AT \
-            unix-milliseconds]] [TIMEOUT milliseconds] [LOCKTIMEOUT milliseconds] [AGE age]",
+            unix-milliseconds | SNAPSHOT id]] [TIMEOUT milliseconds] [LOCKTIMEOUT milliseconds] [AGE age]",
         )
         .does(
             "Begins an interactive transaction: the commands that follow run within it, \
@@ -37,10 +37,23 @@ pub(super) static COMMANDS: &[Spec] = &[
             READ-COMMITTED and OPTIMISTIC, two that change one value by what it is (INCR, APPEND, …) may \
             both commit, and one change is lost, unless GETFORUPDATE comes before it. READ ONLY \
             never waits and never conflicts. AT shows what was acknowledged by then, as \
-            far as `--retention` keeps it. An idle transaction is rolled back after a time limit \
+            far as `--retention` keeps it; SNAPSHOT what SNAPSHOT OPEN has kept. An idle transaction is rolled back after a time limit \
             (`--transaction-idle`); so is that of a lost connection.",
         )
         .runs(Handler::Control(transactions::begin)),
+    Spec::new(Group::Isolith, "changes", -3, NO_KEYS, OURS)
+        .syntax("CHANGES FROM timestamp | NOW [COUNT count]")
+        .does("Gives what the commits after a timestamp changed, in their order, and the timestamp to go on from.")
+        .note(
+            "Only what is on stable storage; 100 commits if COUNT does not say, and none beyond the first MiB. \
+            `[timestamp, [[timestamp, [change ...]] ...]]`; a change is `put keyspace key value expires-at`, \
+            `delete keyspace key`, `delete-range keyspace start end` (`[a` with, `(a` without the key, `-` and `+` \
+            open), `merge keyspace key operator operand`, `created`, `dropped` or `loaded keyspace`. NOW gives \
+            nothing but where to begin. As long as a connection goes on from where it was, the log keeps what it \
+            has not been given; what is not kept any more is an error, never a gap. For users with all keys.",
+        )
+        .runs(Handler::Plain(past::changes))
+        .marked(&["admin", "ranges"]),
     Spec::new(Group::Isolith, "commit", 1, NO_KEYS, OURS)
         .syntax("COMMIT")
         .does("Commits the transaction; answers when it is as durable as was asked.")
@@ -133,6 +146,29 @@ pub(super) static COMMANDS: &[Spec] = &[
         .syntax("SAVEPOINT name")
         .does("Marks a place in the transaction for ROLLBACK TO.")
         .runs(Handler::Control(transactions::savepoint)),
+    Spec::new(Group::Isolith, "snapshot", -2, NO_KEYS, OURS)
+        .syntax("SNAPSHOT subcommand")
+        .does("Commands about snapshots.")
+        .with(SNAPSHOT),
+];
+
+static SNAPSHOT: &[Spec] = &[
+    Spec::new(Group::Isolith, "close", -3, NO_KEYS, OURS)
+        .syntax("SNAPSHOT CLOSE id [id ...]")
+        .does("Closes snapshots; gives how many there were. Transactions that read at one go on.")
+        .runs(Handler::Plain(past::close)),
+    Spec::new(Group::Isolith, "list", 2, NO_KEYS, OURS)
+        .syntax("SNAPSHOT LIST")
+        .does("Gives the snapshots that are open, each with its timestamp and its age in milliseconds.")
+        .runs(Handler::Plain(past::list)),
+    Spec::new(Group::Isolith, "open", 2, NO_KEYS, OURS)
+        .syntax("SNAPSHOT OPEN")
+        .does("Keeps the database as it is now; gives the number for BEGIN READ ONLY SNAPSHOT.")
+        .note(
+            "Any connection may read at it, until somebody closes it, or the server ends, or it is older than \
+            `--snapshot-age-max`. It holds what it shows. 1024 at most.",
+        )
+        .runs(Handler::Plain(past::open)),
 ];
 
 static KEYSPACE: &[Spec] = &[

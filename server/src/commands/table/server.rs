@@ -110,6 +110,11 @@ static CONFIG: &[Spec] = &[
         .does("Accepted without effect.")
         .runs(Handler::Plain(server::nothing))
         .marked(&["admin", "dangerous"]),
+    Spec::new(Group::Server, "rewrite", 2, NO_KEYS, "2.8.0")
+        .syntax("CONFIG REWRITE")
+        .does("Writes what CONFIG SET has changed to the configuration file, and leaves the rest of it.")
+        .runs(Handler::Plain(server::config_rewrite))
+        .marked(&["admin", "dangerous"]),
     Spec::new(Group::Server, "set", -4, NO_KEYS, "2.0.0")
         .syntax("CONFIG SET parameter value [parameter value ...]")
         .does("Sets parameters, all of them or none.")
