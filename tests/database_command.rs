@@ -1,4 +1,4 @@
-//! `isolith verify`, `compact` and `stats` as a shell sees them: output and exit codes.
+//! `isolith verify`, `salvage`, `compact` and `stats` as a shell sees them: output and exit codes.
 
 use std::path::Path;
 use std::process::Command;
@@ -98,4 +98,34 @@ fn what_is_no_database_is_refused_and_left_alone() {
         assert!(!missing.exists(), "{command} made it");
         assert_eq!(run(&[command]).0, Some(2), "{command} without a directory");
     }
+}
+
+#[test]
+fn what_is_sound_of_a_damaged_database_is_salvaged() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("data");
+    let dir = path.to_str().expect("text");
+    let out = |name: &str| directory.path().join(name).to_str().expect("text").to_owned();
+    let db = made(&path);
+    let (code, _, error) = run(&["salvage", dir, &out("one")]);
+    assert_eq!(code, Some(3), "in use: {error}");
+    db.close().expect("closed");
+    drop(db);
+    let (code, told, error) = run(&["salvage", dir, &out("one")]);
+    assert_eq!(code, Some(0), "{told}{error}");
+    assert!(told.contains("nothing was lost (2,001 keys in 1 keyspaces"), "{told}");
+    let (code, _, error) = run(&["salvage", dir, &out("one")]);
+    assert_eq!(code, Some(3), "{error}");
+    assert!(error.contains("is not empty"), "{error}");
+    let file = flip(&path);
+    let (code, told, error) = run(&["salvage", dir, &out("two"), "--format", "json"]);
+    assert_eq!(code, Some(1), "{told}{error}");
+    assert!(told.contains(&file) && told.contains("\"keyspace\": \"people\""), "{told}");
+    let (code, told, error) = run(&["verify", &out("two")]);
+    assert_eq!(code, Some(0), "{told}{error}");
+    let db = Database::open(out("two")).expect("opens");
+    let people = db.keyspace("people").expect("there");
+    assert_eq!(people.get("last").expect("readable").as_deref(), Some(&b"in the log"[..]));
+    let (code, _, _) = run(&["salvage", dir]);
+    assert_eq!(code, Some(2));
 }

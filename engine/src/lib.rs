@@ -72,6 +72,7 @@ mod recovery;
 mod error;
 mod stats;
 
+mod salvage;
 mod verify;
 
 pub mod steps;
@@ -88,6 +89,7 @@ pub use options::{
     Builder, CommitMode, KEY_BYTES_MAX, NEVER, PutOptions, TransactionOptions, VALUE_BYTES_MAX,
 };
 pub use pending::{CommitInfo, Pending};
+pub use salvage::{LostPiece, SalvageProgress, SalvageReport, SalvagedKeyspace, salvage};
 pub use scan::{Pair, Range};
 pub use snapshot::Snapshot;
 pub use stats::{FileStats, KeyspaceStats, OldestSnapshot, Stats};

@@ -324,6 +324,11 @@ impl Operators {
         Ok(())
     }
 
+    /// Numbers of names that may be lost, where they are not known: more than anybody has operators.
+    pub(crate) fn numbers_in_doubt() -> std::ops::Range<u16> {
+        FIRST_NAMED..4 * FIRST_NAMED
+    }
+
     /// Whether a number stands for a supplied one.
     pub(crate) fn is_supplied(number: u16) -> bool {
         (1..=SUPPLIED.len()).contains(&usize::from(number))

@@ -28,6 +28,7 @@ use std::sync::Arc;
 use isolith_wal::{Access, BLOCK_BYTES, DatabaseId, Storage, StorageFile};
 
 mod format;
+mod remains;
 mod state;
 
 #[cfg(all(test, not(loom)))]
@@ -35,6 +36,8 @@ mod tests;
 
 use format::{BadHeader, FrameKind, Framed, Place};
 
+pub use format::FORMAT_NUMBER;
+pub use remains::ManifestRemains;
 pub use state::{Edit, FileRecord, ManifestState, SpaceState};
 
 /// The manifest's name in the storage's root.

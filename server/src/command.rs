@@ -13,6 +13,7 @@ pub(crate) mod database;
 pub(crate) mod dump;
 pub(crate) mod history;
 mod progress;
+pub(crate) mod salvage;
 
 /// How a command ended, as its exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,6 +9,7 @@ use crate::command::check::Check;
 use crate::command::database::{Compact, StatsCommand, VerifyCommand};
 use crate::command::dump::{Dump, Load};
 use crate::command::history::History;
+use crate::command::salvage::Salvage;
 use crate::terms::{self, Defaults};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use isolith::{Concurrency, Durability, Isolation};
@@ -58,6 +59,8 @@ pub(crate) enum Command {
     Restore(Restore),
     /// Checks a database: every block of every file, and the log.
     Verify(VerifyCommand),
+    /// Takes what is sound out of a damaged database into a new one, and tells what was lost.
+    Salvage(Salvage),
     /// Writes a database anew, so that what was overwritten or deleted gives its space back.
     Compact(Compact),
     /// Tells what a database holds: its levels, its keyspaces, its log.

@@ -89,6 +89,7 @@ fn main() -> ExitCode {
         Some(Command::Dump(options)) => command::dump::dump(&options),
         Some(Command::Load(options)) => command::dump::load(&options),
         Some(Command::History(command)) => command::history::run(&command),
+        Some(Command::Salvage(options)) => command::salvage::salvage(&options),
         Some(Command::Verify(options)) => command::database::verify(&options),
         Some(Command::Compact(options)) => command::database::compact(&options),
         Some(Command::Stats(options)) => command::database::stats(&options),

@@ -11,7 +11,7 @@
 use isolith_wal::{BLOCK_BYTES, DatabaseId};
 
 /// The format number in the header. A reader refuses what is newer than itself.
-pub(crate) const FORMAT_NUMBER: u32 = 1;
+pub const FORMAT_NUMBER: u32 = 1;
 /// The first bytes of the file; no text.
 const FILE_MAGIC: [u8; 8] = *b"\x89isoman\n";
 /// The first bytes of a frame.
@@ -103,6 +103,13 @@ pub(crate) fn read_file_header(bytes: &[u8]) -> Result<DatabaseId, BadHeader> {
         return Err(BadHeader::Damaged("the header's checksum does not match"));
     }
     Ok(DatabaseId(u128::from(u64_at(block, 16)) | u128::from(u64_at(block, 24)) << 64))
+}
+
+/// The format number of a first block that is whole, and newer than this build.
+pub(crate) fn newer(bytes: &[u8]) -> Option<u32> {
+    let block = bytes.get(..BLOCK_BYTES)?;
+    let whole = block[..8] == FILE_MAGIC && u32_at(block, 12) == crc_around(block, 12);
+    Some(u32_at(block, 8)).filter(|format| whole && *format > FORMAT_NUMBER)
 }
 
 /// A frame's bytes, whole blocks; `None` if the payload is longer than a frame can be.

@@ -72,7 +72,7 @@ fn refused(error: &OpenError) -> Failure {
     Failure::could_not_run(harmless(&error.to_string()))
 }
 
-fn failed(error: &isolith::Error) -> Failure {
+pub(super) fn failed(error: &isolith::Error) -> Failure {
     Failure::could_not_run(harmless(&error.to_string()))
 }
 
