@@ -64,10 +64,8 @@ impl Reach {
                         self.created.insert(key.to_vec());
                     }
                 }
-                Operation::Delete { space: SYSTEM_SPACE, key } => {
-                    if !self.created.remove(key) {
-                        self.from = self.from.max(lsn);
-                    }
+                Operation::Delete { space: SYSTEM_SPACE, key } if !self.created.remove(key) => {
+                    self.from = self.from.max(lsn);
                 }
                 _ => {}
             }

@@ -300,9 +300,9 @@ fn names_that_are_lost_are_made_up() {
         found_some = true;
         // Nothing else was in it.
         let of = |contents: &Contents| {
-            let mut spaces: BTreeMap<String, Vec<(Vec<u8>, Vec<u8>)>> = BTreeMap::new();
+            let mut spaces: BTreeMap<String, Vec<[Vec<u8>; 2]>> = BTreeMap::new();
             for ((name, key), (value, _)) in contents {
-                spaces.entry(name.clone()).or_default().push((key.clone(), value.clone()));
+                spaces.entry(name.clone()).or_default().push([key.clone(), value.clone()]);
             }
             let mut spaces: Vec<_> = spaces.into_values().collect();
             spaces.sort();
