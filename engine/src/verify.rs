@@ -266,14 +266,16 @@ impl<'p> Check<'p> {
                 if *open.meta() != record.file || stamps != (record.stamp_min, record.stamp_max) {
                     damage.push((0, "it is not the file that the manifest means".into()));
                 }
-                if self.how == Verify::Full {
-                    let progress = &mut self.progress;
-                    let versions =
-                        open.table().inspect(&mut |error| damage.push(told(error)), &mut |bytes| {
+                match self.how {
+                    Verify::Quick => damage.extend(open.table().check_ends().err().map(told)),
+                    Verify::Full => {
+                        let progress = &mut self.progress;
+                        let mut tell = |error| damage.push(told(error));
+                        self.report.versions += open.table().inspect(&mut tell, &mut |bytes| {
                             *done += bytes;
                             progress((*done).min(total), total);
                         });
-                    self.report.versions += versions;
+                    }
                 }
                 Some(open)
             }

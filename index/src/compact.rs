@@ -249,7 +249,10 @@ fn behind(key: &[u8]) -> Vec<u8> {
 /// # Errors
 /// The input whose index cannot be read.
 pub fn split_points(inputs: &[Arc<Sstable>], parts: usize) -> Result<Vec<Vec<u8>>, CompactError> {
-    let blocks: u64 = inputs.iter().map(|file| file.blocks()).sum();
+    let blocks = inputs
+        .iter()
+        .map(|file| file.blocks().map_err(|error| CompactError::Input { file: file.id(), error }));
+    let blocks: u64 = blocks.sum::<Result<_, _>>()?;
     let every = blocks.div_ceil(SAMPLES).max(1);
     let mut samples: Vec<(Vec<u8>, u64)> = Vec::new();
     for file in inputs {

@@ -105,3 +105,10 @@ pub(crate) fn write_all<S: FileSink>(
     });
     Ok(())
 }
+
+/// Where the filter lies in a file, its frame included (`docs/format.md`).
+pub(crate) fn filter_of(file: &[u8]) -> std::ops::Range<usize> {
+    let footer = &file[file.len() - 96..];
+    let number = |at: usize| footer[at..at + 8].try_into().map_or(0, u64::from_le_bytes) as usize;
+    number(0)..number(0) + number(8)
+}

@@ -849,10 +849,16 @@ fn a_damaged_input_is_an_error_that_names_it() {
         }
         writer.finish().expect("memory").0
     };
+    let filter = crate::testing::filter_of(&bytes);
     for at in 64..bytes.len() {
         let mut bytes = bytes.clone();
         bytes[at] ^= 1 << (at % 8);
         let Ok(damaged) = Sstable::open(Box::new(bytes), DATABASE, FileId(2)) else { continue };
+        if filter.contains(&at) {
+            // A compaction has no use for it, and its outputs have filters of their own.
+            assert!(damaged.check_ends().is_err(), "byte {at}");
+            continue;
+        }
         let inputs = [Arc::clone(&file), damaged];
         let result = compact(&inputs, EVERYTHING, &rules, &mut Files::new());
         let named = matches!(result, Err(CompactError::Input { file: FileId(2), .. }));

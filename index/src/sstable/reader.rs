@@ -2,28 +2,27 @@
 
 use std::fmt;
 use std::ops::Deref;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use isolith_wal::{DatabaseId, FileMap, Lsn};
+use isolith_wal::{FileMap, Lsn};
 
 use super::filter;
-use super::format::{
-    self, FOOTER_BYTES, FileError, FileId, Footer, Framed, HEADER_BYTES, Place, Properties,
-    Section, damaged,
-};
-use super::prefix::{self, PrefixExtractor};
+use super::format::{self, FileError, FileId, Footer, Framed, Place, Properties, Section, damaged};
+use super::prefix::PrefixExtractor;
 use crate::KeyRange;
 use crate::block::{self, Block, Entry, Malformed, Position};
 use crate::hash::Hasher;
 use crate::version::Kind;
 
 mod ahead;
+mod ends;
 mod estimate;
 mod inspect;
 mod lookup;
 
 use ahead::Ahead;
+pub(super) use ends::decode_range_deletes;
 
 pub(crate) use lookup::{Probe, is_above, is_below};
 
@@ -69,12 +68,20 @@ pub struct Sstable {
     /// By their starts.
     range_deletes: Vec<FileRangeDelete>,
     furthest: Box<[usize]>,
-    /// The index and the filter: checked at open, read where they lie.
-    index: (usize, usize),
-    filter: (usize, usize),
-    /// The lines of the prefix filter, and whose prefixes they are.
-    prefix_filter: Option<(PrefixExtractor, (usize, usize))>,
+    /// The index, once it was checked, and where the filter lies, once that was.
+    index: OnceLock<CheckedIndex>,
+    filter: OnceLock<(usize, usize)>,
+    /// The same of the lines of the prefix filter, and whose prefixes they are.
+    prefix_filter: OnceLock<Option<PrefixLines>>,
     hasher: Hasher,
+}
+
+/// Whose prefixes a filter has, and where its lines lie.
+type PrefixLines = (PrefixExtractor, (usize, usize));
+
+/// An index whose checksum was found right: it is read where it lies.
+struct CheckedIndex {
+    at: (usize, usize),
     /// A bit for each data block whose checksum was found right. Relaxed: the bytes are the file's, and
     /// whoever does not see the bit checks once more.
     checked: Box<[AtomicU64]>,
@@ -139,79 +146,6 @@ enum DataBlock {
 }
 
 impl Sstable {
-    /// Opens a file: checks its ends, its index and its filter; data blocks are checked when they are
-    /// first touched.
-    pub fn open(
-        pages: Box<dyn Pages>,
-        database: DatabaseId,
-        file: FileId,
-    ) -> Result<Arc<Self>, FileError> {
-        let len = pages.len();
-        pages.touch(0, (HEADER_BYTES as u64).min(len as u64))?;
-        format::check_header(&pages, database, file)?;
-        let Some(end) = len.checked_sub(FOOTER_BYTES).filter(|end| *end >= HEADER_BYTES) else {
-            return Err(damaged(0, "the file is cut short"));
-        };
-        let place = Place { database, file, offset: end as u64 };
-        pages.touch(end as u64, FOOTER_BYTES as u64)?;
-        let footer = Footer::decode(&pages[end..], place)?;
-        let mut sstable = Self {
-            pages,
-            place,
-            footer,
-            properties: Properties::default(),
-            assigned: None,
-            range_deletes: Vec::new(),
-            furthest: Box::default(),
-            index: (0, 0),
-            filter: (0, 0),
-            prefix_filter: None,
-            hasher: filter::hasher(),
-            checked: Box::default(),
-        };
-        sstable.read_ends()?;
-        Ok(Arc::new(sstable))
-    }
-
-    fn read_ends(&mut self) -> Result<(), FileError> {
-        let Footer { filter, range_deletes, index, properties, prefix_filter } = self.footer;
-        let malformed = |at: Section| move |Malformed| damaged(at.offset, "it was written wrongly");
-        let bytes = self.whole(properties)?;
-        self.properties = Properties::decode(&bytes).map_err(malformed(properties))?;
-        if range_deletes.bytes > 0 {
-            let bytes = self.whole(range_deletes)?;
-            let found = decode_range_deletes(&bytes).map_err(malformed(range_deletes))?;
-            self.range_deletes = found;
-            self.range_deletes.sort_unstable_by(|left, right| left.0.cmp(&right.0));
-            self.furthest = lookup::furthest(&self.range_deletes);
-        }
-        if filter.bytes > 0 {
-            self.filter = self.plain(filter)?;
-        }
-        if prefix_filter.bytes > 0 {
-            let place = self.plain(prefix_filter)?;
-            let raw = self.slice(place);
-            let extractor = prefix::extractor_of(raw).ok_or(malformed(prefix_filter)(Malformed))?;
-            self.prefix_filter = Some((extractor, (place.0, prefix::lines(raw).len())));
-        }
-        if index.bytes > 0 {
-            self.index = self.plain(index)?;
-            let blocks = {
-                let index_block = self.index_block()?;
-                let mut last = Position::default();
-                last.last(&index_block).map_err(malformed(index))?;
-                let (_, entry) = last.entry(&index_block).ok_or(malformed(index)(Malformed))?;
-                Indexed::decode(entry.value).map_err(malformed(index))?.number + 1
-            };
-            // A block takes several bytes of the file: the number of blocks is bounded by its length.
-            if blocks > self.pages.len() as u64 {
-                return Err(malformed(index)(Malformed));
-            }
-            self.checked = (0..blocks.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
-        }
-        Ok(())
-    }
-
     /// The bytes of a section, touched; checked to lie in the file.
     fn section(&self, section: Section) -> Result<&[u8], FileError> {
         let outside = || damaged(section.offset, "a block lies outside of the file");
@@ -256,7 +190,7 @@ impl Sstable {
     }
 
     fn index_block(&self) -> Result<Block<'_>, FileError> {
-        Block::new(self.slice(self.index)).map_err(|_| self.index_damaged())
+        Block::new(self.slice(self.index()?.at)).map_err(|_| self.index_damaged())
     }
 
     fn index_damaged(&self) -> FileError {
@@ -299,29 +233,28 @@ impl Sstable {
     }
 
     /// False if no version of the key is in the file; true if there may be one.
-    pub fn may_have(&self, key: &[u8]) -> bool {
-        let filter = self.slice(self.filter);
-        filter.is_empty() || filter::may_have(filter, self.hasher.hash(key))
+    pub fn may_have(&self, key: &[u8]) -> Result<bool, FileError> {
+        Ok(filter::may_have(self.filter()?, self.hasher.hash(key)))
     }
 
     /// False if no version of a key in the range is in the file; true if there may be one. Range deletes are
     /// not looked at.
-    pub(crate) fn may_have_in(&self, range: KeyRange<'_>) -> bool {
-        let Some((extractor, lines)) = self.prefix_filter else { return true };
-        let Some(prefix) = extractor.of_range(range) else { return true };
-        filter::may_have(self.slice(lines), self.hasher.hash(prefix))
+    pub(crate) fn may_have_in(&self, range: KeyRange<'_>) -> Result<bool, FileError> {
+        let Some((extractor, lines)) = self.prefix_filter()? else { return Ok(true) };
+        let Some(prefix) = extractor.of_range(range) else { return Ok(true) };
+        Ok(filter::may_have(self.slice(lines), self.hasher.hash(prefix)))
     }
 
     /// Whether the prefix filter lets a key of the file pass: it has to.
-    fn prefix_passes(&self, key: &[u8]) -> bool {
-        let Some((extractor, lines)) = self.prefix_filter else { return true };
-        let prefix = extractor.prefix(key);
-        prefix.is_none_or(|prefix| filter::may_have(self.slice(lines), self.hasher.hash(prefix)))
+    fn prefix_passes(&self, key: &[u8]) -> Result<bool, FileError> {
+        let Some((extractor, lines)) = self.prefix_filter()? else { return Ok(true) };
+        let passes = |prefix| filter::may_have(self.slice(lines), self.hasher.hash(prefix));
+        Ok(extractor.prefix(key).is_none_or(passes))
     }
 
     /// The newest version of a key at or below `read`.
     pub fn get(&self, key: &[u8], read: Lsn) -> Result<Option<VersionAt>, FileError> {
-        if self.footer.index.bytes == 0 || !self.may_have(key) {
+        if self.footer.index.bytes == 0 || !self.may_have(key)? {
             return Ok(None);
         }
         let mut cursor = Cursor::default();
@@ -338,8 +271,11 @@ impl Sstable {
     }
 
     /// Data blocks, about: as many as checksums were kept for.
-    pub(crate) fn blocks(&self) -> u64 {
-        64 * self.checked.len() as u64
+    pub(crate) fn blocks(&self) -> Result<u64, FileError> {
+        match self.footer.index.bytes {
+            0 => Ok(0),
+            _ => Ok(64 * self.index()?.checked.len() as u64),
+        }
     }
 
     /// Goes over the data blocks: a key that is not below the block's and below the next block's, and the
@@ -364,7 +300,7 @@ impl Sstable {
     /// Reads every block and checks it, and the order of all versions; gives how many there are. What is
     /// damaged is told with its place.
     pub fn verify(self: &Arc<Self>) -> Result<u64, FileError> {
-        for word in &self.checked {
+        for word in self.index.get().into_iter().flat_map(|index| &index.checked) {
             word.store(0, Ordering::Relaxed);
         }
         let mut cursor = FileCursor::new(Arc::clone(self));
@@ -376,7 +312,7 @@ impl Sstable {
             let in_order = last.as_ref().is_none_or(|(last, stamp)| {
                 block::order((last, *stamp), (key, entry.stamp)).is_lt()
             });
-            if !in_order || !self.may_have(key) || !self.prefix_passes(key) {
+            if !in_order || !self.may_have(key)? || !self.prefix_passes(key)? {
                 return Err(damaged(cursor.cursor.offset, "the versions are not in order"));
             }
             let (known, stamp) = last.get_or_insert_default();
@@ -395,8 +331,9 @@ impl Sstable {
     /// Reads a data block; its checksum is looked at when it is the first time.
     fn load(&self, indexed: Indexed, into: &mut DataBlock) -> Result<(), FileError> {
         let section = indexed.section;
+        let checked = &self.index()?.checked;
         let (word, bit) = (indexed.number / 64, 1 << (indexed.number % 64));
-        let word = usize::try_from(word).ok().and_then(|word| self.checked.get(word));
+        let word = usize::try_from(word).ok().and_then(|word| checked.get(word));
         let word = word.ok_or_else(|| self.index_damaged())?;
         let framed = if word.load(Ordering::Relaxed) & bit == 0 {
             let framed = self.checked_section(section)?;
@@ -431,22 +368,6 @@ impl Sstable {
         };
         Block::new(bytes).map_err(|Malformed| damaged(offset, "a block was written wrongly"))
     }
-}
-
-pub(super) fn decode_range_deletes(mut input: &[u8]) -> Result<Vec<FileRangeDelete>, Malformed> {
-    let input = &mut input;
-    let mut range_deletes = Vec::new();
-    while !input.is_empty() {
-        let stamp = Lsn::from_bits(block::number(input)?);
-        let (start, end) = (block::length(input)?, block::length(input)?);
-        let start = block::take(input, start)?.into();
-        let end = match end.checked_sub(1) {
-            Some(bytes) => Some(block::take(input, bytes)?.into()),
-            None => None,
-        };
-        range_deletes.push((start, end, stamp));
-    }
-    Ok(range_deletes)
 }
 
 /// A place in a file: in the index, and in the data block that the index is at.

@@ -283,3 +283,34 @@ fn every_damaged_block_is_told_and_the_others_are_looked_at() {
         assert!(left > entries / 2 && left < entries);
     }
 }
+
+#[test]
+fn a_damaged_index_or_filter_is_told_by_whoever_looks_at_it() {
+    let versions = versions(400, 6);
+    let bytes = write(&versions, SstableOptions::default());
+    let footer = bytes.len() - 96;
+    let section = |field: usize| {
+        let field = &bytes[footer + field..][..8];
+        u64::from_le_bytes(field.try_into().expect("eight bytes"))
+    };
+    let key = &versions.keys().next().expect("one").0;
+    for (offset, is_index) in [(section(0), false), (section(32), true)] {
+        let mut flipped = bytes.clone();
+        flipped[offset as usize + 20] ^= 1;
+        let told = |error: FileError| match error {
+            FileError::Damaged { offset, .. } => offset,
+            other => panic!("{other}"),
+        };
+        let file = open(flipped).expect("its ends are whole");
+        // Each time, by whatever leads there.
+        assert_eq!(file.check_ends().map_err(told), Err(offset));
+        assert_eq!(file.get(key, Lsn::MAX).map_err(told), Err(offset));
+        let mut cursor = FileCursor::new(std::sync::Arc::clone(&file));
+        assert_eq!(cursor.first().map_err(told), if is_index { Err(offset) } else { Ok(true) });
+        assert_eq!(cursor.seek(key, Lsn::MAX).is_err(), is_index);
+        assert_eq!(file.verify().map_err(told), Err(offset));
+        let mut found = Vec::new();
+        file.inspect(&mut |error| found.push(told(error)), &mut |_| ());
+        assert_eq!(found, [offset]);
+    }
+}

@@ -392,12 +392,14 @@ impl RunCursor {
         });
         let (mut from, mut to) = (from, from + near.len());
         // What lies between two files with keys of one prefix has no others: only the ends are asked.
-        let passed_by =
-            |file: usize| files.get(file).is_some_and(|file| !file.table().may_have_in(range));
-        while from < to && passed_by(from) {
+        let passed_by = |file: usize| match files.get(file) {
+            Some(file) => file.told(file.table().may_have_in(range)).map(|may| !may),
+            None => Ok(false),
+        };
+        while from < to && passed_by(from)? {
             from += 1;
         }
-        while from < to && passed_by(to - 1) {
+        while from < to && passed_by(to - 1)? {
             to -= 1;
         }
         let mut at = RunCursor {

@@ -4,6 +4,7 @@ use isolith_wal::Lsn;
 
 use super::{Indexed, Sstable};
 use crate::block::{self, Block, Malformed, Position};
+use crate::sstable::filter;
 use crate::sstable::format::{
     self, FOOTER_BYTES, FileError, Framed, HEADER_BYTES, Section, damaged,
 };
@@ -22,6 +23,15 @@ struct Seen {
     gaps: bool,
 }
 
+/// What is looked at block by block, beside the blocks.
+struct Ends<'f> {
+    index: Block<'f>,
+    /// Passes all if it is damaged, which is told once.
+    filter: &'f [u8],
+    /// Whether the filter of prefixes can be looked at.
+    prefixes: bool,
+}
+
 impl Sstable {
     /// Checks every block against its checksum, its zone, the index and the filter, the order of all versions,
     /// and what the file says of itself. Each damage is told with its place, and what can still be looked at
@@ -29,15 +39,24 @@ impl Sstable {
     pub fn inspect(&self, told: &mut dyn FnMut(FileError), passed: &mut dyn FnMut(u64)) -> u64 {
         let mut seen = Seen::default();
         let mut end = HEADER_BYTES as u64;
-        if self.footer.index.bytes > 0
-            && let Err(error) = self.inspect_blocks(&mut seen, &mut end, told, passed)
-        {
-            seen.gaps = true;
-            told(error);
-        }
-        let before = end;
         let format::Footer { filter, range_deletes, index, properties, prefix_filter } =
             self.footer;
+        if index.bytes > 0 {
+            let ends = self.index_block().map(|index| {
+                let filter = self.filter().unwrap_or_default();
+                Ends { index, filter, prefixes: self.prefix_filter().is_ok() }
+            });
+            let looked =
+                ends.and_then(|ends| self.inspect_blocks(&ends, &mut seen, &mut end, told, passed));
+            if let Err(error) = looked {
+                seen.gaps = true;
+                // What its frame does not tell, too.
+                if self.checked_section(index).is_ok() {
+                    told(error);
+                }
+            }
+        }
+        let before = end;
         for section in [filter, prefix_filter, range_deletes, index, properties] {
             if section.bytes == 0 {
                 continue;
@@ -84,32 +103,33 @@ impl Sstable {
 
     fn inspect_blocks(
         &self,
+        ends: &Ends<'_>,
         seen: &mut Seen,
         end: &mut u64,
         told: &mut dyn FnMut(FileError),
         passed: &mut dyn FnMut(u64),
     ) -> Result<(), FileError> {
-        let index = self.index_block()?;
+        let index = &ends.index;
         let wrong = |Malformed| self.index_damaged();
         let mut position = Position::default();
-        let mut more = position.first(&index).map_err(wrong)?;
+        let mut more = position.first(index).map_err(wrong)?;
         let mut number = 0;
         while more {
-            let (key, entry) = position.entry(&index).ok_or_else(|| self.index_damaged())?;
+            let (key, entry) = position.entry(index).ok_or_else(|| self.index_damaged())?;
             let indexed = Indexed::decode(entry.value).map_err(wrong)?;
             let Section { offset, bytes } = indexed.section;
             if indexed.number != number || offset != *end {
                 told(damaged(offset, "the index leads to another place than the block's"));
             }
             number += 1;
-            if let Err(error) = self.inspect_block(indexed, (key, entry.stamp), seen) {
+            if let Err(error) = self.inspect_block(indexed, (key, entry.stamp), ends, seen) {
                 seen.gaps = true;
                 told(error);
             }
             seen.separator = Some((key.to_vec(), entry.stamp));
             *end = offset.saturating_add(bytes);
             passed(bytes);
-            more = position.advance(&index).map_err(wrong)?.is_some();
+            more = position.advance(index).map_err(wrong)?.is_some();
         }
         Ok(())
     }
@@ -118,6 +138,7 @@ impl Sstable {
         &self,
         indexed: Indexed,
         separator: (&[u8], Lsn),
+        ends: &Ends<'_>,
         seen: &mut Seen,
     ) -> Result<(), FileError> {
         let offset = indexed.section.offset;
@@ -161,10 +182,10 @@ impl Sstable {
             {
                 return Err(damaged(offset, "a version is outside of the file's bounds"));
             }
-            if !self.may_have(key) {
+            if !filter::may_have(ends.filter, self.hasher.hash(key)) {
                 return Err(damaged(self.footer.filter.offset, "the filter denies a key"));
             }
-            if !self.prefix_passes(key) {
+            if ends.prefixes && !self.prefix_passes(key)? {
                 let offset = self.footer.prefix_filter.offset;
                 return Err(damaged(offset, "the filter of prefixes denies a key"));
             }

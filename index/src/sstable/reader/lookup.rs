@@ -92,7 +92,7 @@ impl Sstable {
         if let Some((_, _, stamp)) = newer {
             return Ok(Some(*stamp));
         }
-        if !self.may_have_in(range) {
+        if !self.may_have_in(range)? {
             return Ok(None);
         }
         let (lower, stamp) = match range.0 {
@@ -144,7 +144,7 @@ impl Sstable {
         let properties = &self.properties;
         let largest = properties.largest.as_ref().map_or(0, Vec::len);
         size_of::<Sstable>()
-            + size_of_val(&*self.checked)
+            + self.index.get().map_or(0, |index| size_of_val(&*index.checked))
             + range_deletes.sum::<usize>()
             + properties.smallest.len()
             + largest
@@ -219,8 +219,7 @@ impl Probe {
         key: &[u8],
         read: Lsn,
     ) -> Result<(bool, bool), FileError> {
-        let filter = file.slice(file.filter);
-        if !filter.is_empty() && !filter::may_have(filter, self.hash) {
+        if !filter::may_have(file.filter()?, self.hash) {
             return Ok((false, false));
         }
         // If nothing in the file is above, it need not be looked for.
