@@ -321,10 +321,16 @@ impl Files {
     }
 
     /// For the end of a database to which nobody commits any more: writes to files what would take long to
-    /// replay. What fails is in the log.
+    /// replay, or keep much of the log. What fails is in the log.
     pub(crate) fn close(&self, core: &Core) {
-        if Self::active_memtables(core).0 > REPLAY_BYTES {
+        let log_bytes = self.log.bytes_after(*self.released.lock());
+        let replay = Self::active_memtables(core).0.max(log_bytes as usize);
+        if replay > REPLAY_BYTES {
             let _ = self.flush_everything(core);
+        }
+        // If everything is in files by now, that is to be known before the log ends: it keeps nothing then.
+        if self.log.sync().is_ok() {
+            let _ = self.release_log(core);
         }
         // What was superseded goes now, if nobody reads it any more; else at the next open.
         for _ in 0..EPOCH_TURNS / 8 {
@@ -386,7 +392,8 @@ impl Files {
 const FILE_BYTES: u64 = 64 << 20;
 /// In the manifest's options of a keyspace: somebody has merged into it.
 pub(crate) const MERGES: u8 = 1;
-/// Memtables that hold no more than this are left to replay when a database is closed.
+/// Memtables that hold no more than this are left to replay when a database is closed, if the log that has
+/// them takes no more either.
 const REPLAY_BYTES: usize = 4 << 20;
 
 fn add_edit(space: SpaceId, level: usize, file: &OpenFile) -> Edit {

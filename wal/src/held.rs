@@ -49,11 +49,14 @@ pub(crate) struct Held {
     /// By number: everything after this is wanted.
     holds: Vec<(u64, Lsn)>,
     next_hold: u64,
+    /// The records up to here are not needed, as was said last.
+    floor: Lsn,
 }
 
 impl Held {
-    pub(crate) fn new(segments: Vec<HeldSegment>) -> Held {
-        Held { segments: segments.into(), holds: Vec::new(), next_hold: 0 }
+    /// These segments, of which nothing is needed up to `floor`.
+    pub(crate) fn new(segments: Vec<HeldSegment>, floor: Lsn) -> Held {
+        Held { segments: segments.into(), holds: Vec::new(), next_hold: 0, floor }
     }
 
     /// The log goes on in another segment.
@@ -85,9 +88,20 @@ impl Held {
         Some(self.segments.get(at + 1).cloned())
     }
 
+    /// Whether nothing is needed of a log that ends with the record `last`.
+    pub(crate) fn is_needless(&self, last: Lsn) -> bool {
+        self.floor >= last && self.floor > Lsn::ZERO && self.holds.is_empty()
+    }
+
     /// Takes out what is not needed (invariants 1 and 3), but for the last `retained` bytes of it.
     /// `durable_batch`: the last batch that is durable.
-    fn release(&mut self, floor: Lsn, durable_batch: u64, retained: u64) -> Vec<HeldSegment> {
+    pub(crate) fn release(
+        &mut self,
+        floor: Lsn,
+        durable_batch: u64,
+        retained: u64,
+    ) -> Vec<HeldSegment> {
+        self.floor = self.floor.max(floor);
         let floor = self.holds.iter().map(|&(_, lsn)| lsn).fold(floor, Lsn::min);
         let is_free = |next: &HeldSegment| {
             floor > Lsn::ZERO
@@ -226,7 +240,7 @@ impl Log {
         }
     }
 
-    fn remove(&self, id: SegmentId) -> Result<(), ReleaseError> {
+    pub(crate) fn remove(&self, id: SegmentId) -> Result<(), ReleaseError> {
         // Its name may come back with a crash: the next open removes it again.
         let path = segment::path(id);
         self.storage

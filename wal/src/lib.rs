@@ -58,6 +58,7 @@ mod writer;
 
 mod pipeline;
 
+mod closing;
 mod group_commit;
 
 mod held;

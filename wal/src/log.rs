@@ -35,7 +35,7 @@ use crate::held::{Held, HeldSegment, ReleaseCounters};
 use crate::lsn::Lsn;
 use crate::replay::{self, EachRecord, ReplayReport, Replayed, Tail, Wanted, io_error};
 use crate::segment::{self, DIRECTORY, PrepareError, SEGMENT_BYTES_MIN, Segment};
-use crate::space::{Attempt, Credit, Lack, Ledger, Space};
+use crate::space::{Attempt, Credit, Lack, Ledger, SOON_BYTES, Space};
 use crate::storage::{IoBuffer, Storage};
 use crate::sync::{AtomicU64, Mutex, Ordering};
 use crate::writer::{Start, Writer};
@@ -129,7 +129,7 @@ const WAIT_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// The first segment of an epoch is made while a user waits for the database to open, so it is not
 /// larger than this; the next ones are prepared ahead in full.
-const FIRST_SEGMENT_BYTES_MAX: u64 = 4 << 20;
+const FIRST_SEGMENT_BYTES_MAX: u64 = SOON_BYTES;
 
 /// What the log asks of whoever decides commits. Called under the log's locks: must not call back,
 /// nor wait.
@@ -324,7 +324,7 @@ impl Log {
         }
 
         let Opening { last_id, spare, kept, .. } = opening;
-        let held = Held::new(kept);
+        let held = Held::new(kept, options.begins);
         let begins = held.begins();
         let held = Arc::new(Mutex::new(held));
         let (last, next, database) = (start.last, start.next, start.database);
@@ -511,7 +511,8 @@ impl Log {
 
     /// Prepares a segment for all, after `begin_preparing`.
     fn prepare_now(&self) -> Result<(), StallReason> {
-        let result = self.prepare_segment(self.options.segment_bytes);
+        let capacity = self.space.with(|ledger| ledger.next_capacity());
+        let result = self.prepare_segment(capacity);
         let failure = result.as_ref().err().cloned();
         self.space.end_preparing(result);
         failure.map_or(Ok(()), Err)
@@ -523,7 +524,7 @@ impl Log {
         SegmentId(self.next_segment.fetch_add(1, Ordering::Relaxed))
     }
 
-    fn prepare_segment(&self, capacity: u64) -> Result<Segment, StallReason> {
+    pub(crate) fn prepare_segment(&self, capacity: u64) -> Result<Segment, StallReason> {
         let id = self.next_segment_id();
         match segment::prepare(&*self.storage, id, capacity, None) {
             Ok(segment) => {
@@ -541,6 +542,10 @@ impl Log {
     /// Writes and syncs all that is queued, then says on disk that the log was closed in order; stops
     /// [`Log::drive`]. No more records may be appended; credits not used are void. A second call
     /// finds the log closed, and does nothing.
+    ///
+    /// What is not needed any more is given back to the file system: segments that were prepared and not
+    /// used; and where everything was [released](Log::release), all but a small segment with the mark of the
+    /// close.
     pub fn shutdown(&self) -> Result<(), LogError> {
         if self.is_forked() {
             return Err(LogError::Forked);
@@ -553,7 +558,9 @@ impl Log {
             // Where there is no room even for this block, the log is closed without it, and the next
             // open takes a new epoch.
             if self.has_room_for_mark() {
+                let unused = self.choose_last_segment();
                 self.write_mark(BatchKind::Clean).map_err(LogError::Poisoned)?;
+                self.give_back(unused);
             }
         }
         self.poisoned().map_or(Ok(()), |cause| Err(LogError::Poisoned(cause)))
@@ -564,7 +571,7 @@ impl Log {
     fn has_room_for_mark(&self) -> bool {
         let has_room = || self.space.with(|ledger| ledger.has_block());
         has_room()
-            || match self.prepare_segment(self.options.segment_bytes) {
+            || match self.prepare_segment(SEGMENT_BYTES_MIN) {
                 Ok(segment) => {
                     self.space.with(|ledger| ledger.add_segment(segment));
                     has_room()

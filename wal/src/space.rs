@@ -30,6 +30,11 @@ use crate::segment::Segment;
 /// Always kept: for the mark of a clean close, which carries no credit, and a block to spare.
 pub(crate) const KEPT_BYTES: u64 = 2 * BLOCK;
 
+/// With less room than this, and no prepared segment, a small one is prepared first.
+const SHORT_BYTES: u64 = 1 << 20;
+/// A segment that is prepared while somebody waits for it, or soon will.
+pub(crate) const SOON_BYTES: u64 = 4 << 20;
+
 /// What a record of `bytes` is charged: a batch of its own.
 pub(crate) fn charge(bytes: usize) -> u64 {
     batch_bytes(framed_bytes(bytes))
@@ -173,6 +178,11 @@ impl Ledger {
         self.active_left >= BLOCK || !self.pool.is_empty()
     }
 
+    /// Whether it finds it in the segment in use.
+    pub(crate) fn has_block_here(&self) -> bool {
+        self.active_left >= BLOCK
+    }
+
     /// A record's charge returns: it is in a batch now, or was never appended.
     pub(crate) fn discharge(&mut self, bytes: usize) {
         if self.is_large(bytes) {
@@ -201,9 +211,30 @@ impl Ledger {
         self.active_left = left;
     }
 
-    /// The next prepared segment.
-    pub(crate) fn next_segment(&mut self) -> Option<Segment> {
-        self.pool.pop_front()
+    /// The next prepared segment that has room for a batch of `bytes`. (What is promised fits those that
+    /// have room for the largest charge: of others nothing was counted, and they stay for marks.)
+    pub(crate) fn next_segment(&mut self, bytes: u64) -> Option<Segment> {
+        let fits = |segment: &Segment| segment.capacity - BLOCK >= bytes;
+        self.pool.iter().position(fits).and_then(|at| self.pool.remove(at))
+    }
+
+    /// The segment that is to be prepared: where hardly any room is left a small one, which is there soon.
+    pub(crate) fn next_capacity(&self) -> u64 {
+        match self.pool.is_empty() && self.active_left < SHORT_BYTES {
+            true => self.segment_bytes.min(SOON_BYTES),
+            false => self.segment_bytes,
+        }
+    }
+
+    /// The last mark goes into this segment, if one is given; gives back all that were prepared and that
+    /// nothing will be written to.
+    pub(crate) fn end_in(&mut self, last: Option<Segment>) -> VecDeque<Segment> {
+        let unused = std::mem::take(&mut self.pool);
+        if let Some(last) = last {
+            self.active_left = 0;
+            self.pool.push_back(last);
+        }
+        unused
     }
 
     /// A prepared segment of an unusual size that a large record could bring: one that came with a

@@ -141,7 +141,7 @@ impl Writer {
             self.move_to(*own, space);
         } else if first_bytes > self.left() {
             let next = space.with(|ledger| {
-                let segment = ledger.next_segment()?;
+                let segment = ledger.next_segment(first_bytes)?;
                 ledger.move_to(segment.capacity - BLOCK);
                 Some(segment)
             });

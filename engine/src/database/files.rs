@@ -170,6 +170,51 @@ fn the_log_is_kept_while_it_is_not_known_whether_a_drop_is_durable() {
 }
 
 #[test]
+fn a_database_that_is_closed_keeps_no_log_that_it_does_not_need() {
+    let storage = Arc::new(MemoryStorage::new());
+    let log_bytes = || {
+        let entries = storage.list(Path::new("wal")).expect("memory").into_iter();
+        let files =
+            entries.map(|entry| storage.open(&Path::new("wal").join(entry.name), Access::Read));
+        files.map(|file| file.and_then(|file| file.len()).expect("memory")).sum::<u64>()
+    };
+    // Opened, with so many records replayed, and closed in order.
+    let live = |records: u64, work: &dyn Fn(&Database, &Keyspace)| {
+        let builder = small_files(&storage).memtable_bytes(16 << 20).segment_bytes(1 << 20);
+        let db = builder.open().expect("it opens");
+        assert_eq!(db.recovery().map(|report| report.records), Some(records));
+        let keyspace = db.keyspace("data").expect("made, or there");
+        work(&db, &keyspace);
+        db.close().expect("closed");
+    };
+    live(0, &|_, keyspace| keyspace.put("a", [1; 1000]).expect("put"));
+    // The little there is, is replayed.
+    live(2, &|db, keyspace| {
+        keyspace.put("b", [2; 1000]).expect("put");
+        db.flush().expect("flushed");
+        assert!(log_bytes() >= 1 << 20);
+    });
+    for round in 0..12 {
+        assert_eq!(log_bytes(), 32 << 10, "round {round}");
+        live(0, &|db, keyspace| {
+            assert_eq!(keyspace.len().expect("readable"), 2);
+            if round % 3 == 1 {
+                keyspace.put("b", [round; 1000]).expect("put");
+                db.flush().expect("flushed");
+            }
+        });
+    }
+    // More than is worth a replay goes to files.
+    live(0, &|_, keyspace| {
+        for number in 0..700u32 {
+            keyspace.put(number.to_be_bytes(), [3; 8 << 10]).expect("put");
+        }
+    });
+    assert_eq!(log_bytes(), 32 << 10);
+    live(0, &|_, keyspace| assert_eq!(keyspace.len().expect("readable"), 702));
+}
+
+#[test]
 fn files_that_were_asked_for_one_by_one_do_not_stop_writers_without_threads() {
     let storage = Arc::new(MemoryStorage::new());
     let db = small(&storage);

@@ -90,7 +90,7 @@ fn whoever_holds_a_credit_finds_room_however_batches_are_cut() {
                         left = own.capacity - BLOCK;
                         ledger.move_to(left);
                     } else if needed > left {
-                        let next = ledger.next_segment();
+                        let next = ledger.next_segment(needed);
                         left =
                             next.unwrap_or_else(|| panic!("no room: ISOLITH_SEED={seed}")).capacity
                                 - BLOCK;
