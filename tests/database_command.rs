@@ -120,7 +120,7 @@ fn what_is_sound_of_a_damaged_database_is_salvaged() {
     let file = flip(&path);
     let (code, told, error) = run(&["salvage", dir, &out("two"), "--format", "json"]);
     assert_eq!(code, Some(1), "{told}{error}");
-    assert!(told.contains(&file) && told.contains("\"keyspace\": \"people\""), "{told}");
+    assert!(told.contains(&file) && told.contains("\"keyspace\":\"people\""), "{told}");
     let (code, told, error) = run(&["verify", &out("two")]);
     assert_eq!(code, Some(0), "{told}{error}");
     let db = Database::open(out("two")).expect("opens");

@@ -528,7 +528,7 @@ fn terms_come_from_begin_then_the_connection_then_the_server() {
         CLIENT TRANSACTION ISOLATION READ COMMITTED TIMEOUT 60000 => +OK
         CLIENT TRANSACTION CONCURRENCY OPTIMISTIC READ ONLY => +OK
         CLIENT TRANSACTION => ["isolation", "read-committed", "concurrency", "optimistic", "durability", "sync", "read-only", "yes", "timeout", "60000", "lock-timeout", "5000"]
-        CLIENT TRANSACTION AGE 3 => -ERR AGE and AT are for BEGIN: they belong to one transaction
+        CLIENT TRANSACTION AGE 3 => -ERR AGE, AT and SNAPSHOT are for BEGIN: they belong to one transaction
         CLIENT TRANSACTION NONSENSE => -ERR syntax error at 'NONSENSE'
         BEGIN => +OK
         SET a 1 => -READONLY this transaction was begun as READ ONLY; ROLLBACK and begin another

@@ -123,6 +123,7 @@ pub type SalvageProgress<'p> = dyn FnMut(u64, u64) + 'p;
 /// let db = Database::open(&damaged)?;
 /// db.keyspace("accounts")?.put("alice", "100")?;
 /// db.close()?;
+/// drop(db);
 ///
 /// let report = isolith::salvage(&damaged, Database::builder(&new), &mut |_, _| {})?;
 /// assert!(report.is_complete());

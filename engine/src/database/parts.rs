@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use isolith_index::sstable::FileId;
 
@@ -71,6 +72,8 @@ fn parts_leave_what_one_piece_leaves_to_every_snapshot() {
         for (threads, attended) in [(1, false), (2, false), (5, false), (1, true), (4, true)] {
             let builder = small_files(&Arc::new(MemoryStorage::new()));
             let builder = builder.background_threads(threads).threads(attended);
+            // Threads may be slow on a busy machine.
+            let builder = builder.stall_timeout(Duration::from_secs(60));
             let db = builder.memory(256 << 10).open().expect("it opens");
             let (keyspace, snapshots, model) = fill(&db, seed);
             db.compact().expect("compacted");

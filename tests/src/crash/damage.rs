@@ -232,6 +232,13 @@ impl Image {
         self.log_blocks().pop().map(|(file, _)| file)
     }
 
+    /// The file with the last used block of the log, and where in it the last byte is that is not zero.
+    pub fn end_of_log(&self) -> Option<(String, usize)> {
+        let file = self.last_used()?;
+        let end = self.files.get(&file)?.iter().rposition(|byte| *byte != 0)?;
+        Some((file, end))
+    }
+
     fn log_blocks(&self) -> Vec<(String, usize)> {
         self.used_blocks().into_iter().filter(|(file, _)| is_log(file)).collect()
     }
