@@ -117,7 +117,7 @@ impl Tls {
         Ok(ended)
     }
 
-    /// Seals bytes, for [`to_send`](Tls::to_send).
+    /// Seals bytes, for [`take_unsent`](Tls::take_unsent).
     pub(crate) fn seal(&mut self, plain: &[u8]) {
         // Into memory without a limit: it cannot fail.
         let _ = self.0.writer().write_all(plain);
@@ -129,7 +129,7 @@ impl Tls {
     }
 
     /// What there is to send.
-    pub(crate) fn to_send(&mut self) -> Vec<u8> {
+    pub(crate) fn take_unsent(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
         while self.0.wants_write() {
             // Into memory: it cannot fail.
@@ -141,6 +141,6 @@ impl Tls {
     /// The last that there is to send.
     pub(crate) fn farewell(&mut self) -> Vec<u8> {
         self.0.send_close_notify();
-        self.to_send()
+        self.take_unsent()
     }
 }

@@ -60,9 +60,8 @@ impl Reach {
                 _ if lsn <= self.floor => {}
                 Operation::Put { space: SYSTEM_SPACE, key, value, .. } => {
                     // It may also be given other options.
-                    if !Definition::decode(value)?.changes {
-                        self.created.insert(key.to_vec());
-                    }
+                    let creates = !Definition::decode(value)?.changes;
+                    self.created.extend(creates.then(|| key.to_vec()));
                 }
                 Operation::Delete { space: SYSTEM_SPACE, key } if !self.created.remove(key) => {
                     self.from = self.from.max(lsn);

@@ -110,7 +110,7 @@ mod tests {
         arguments.extend(words.iter().map(OsString::from));
         let line = crate::config::CommandLine::try_parse_from_file(with_file(arguments)?)?;
         match line.command {
-            Some(crate::config::Command::Serve(serve)) => Ok(serve),
+            Some(crate::config::Command::Serve(serve)) => Ok(*serve),
             _ => Err("no serve".into()),
         }
     }

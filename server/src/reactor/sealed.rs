@@ -61,7 +61,7 @@ impl<D: Driver> Sealed<D> {
         if connection.sending {
             return;
         }
-        let bytes = connection.tls.to_send();
+        let bytes = connection.tls.take_unsent();
         if !bytes.is_empty() {
             connection.sending = true;
             self.driver.send(token, bytes);
