@@ -463,5 +463,5 @@ impl<'s> SalvageCursor<'s> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;
