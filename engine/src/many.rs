@@ -74,8 +74,8 @@ impl Keyspace {
         Ok(())
     }
 
-    /// The values of several keys, in their order, all at the last acknowledged commit. Faster than as many
-    /// [`Keyspace::get`]s where data is in files.
+    /// The values of several keys, in their order, all at the last acknowledged commit. They are looked
+    /// up in key order through one view of the files.
     ///
     /// ```
     /// # let db = isolith::Database::in_memory();
@@ -149,8 +149,8 @@ impl Keyspace {
 }
 
 impl Snapshot {
-    /// The values of several keys, in their order. Faster than as many [`Snapshot::get`]s where data is in
-    /// files.
+    /// The values of several keys, in their order. They are looked up in key order through one view of
+    /// the files.
     pub fn multi_get<K: AsRef<[u8]>>(
         &self,
         keyspace: &Keyspace,

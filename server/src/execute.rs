@@ -129,7 +129,11 @@ impl Session {
                 }
                 _ => {
                     self.client.note_command(spec.name);
-                    let _ = self.run(this.shared, spec, args, &mut reply, Store::Nothing);
+                    let outcome = self.run(this.shared, spec, args, &mut reply, Store::Nothing);
+                    // A command without a reply would leave the client behind by one.
+                    if let Err(error) = outcome {
+                        reply.error(&failure::describe(&error, None));
+                    }
                     Flow::Done
                 }
             },

@@ -21,6 +21,7 @@ impl Pause {
     /// Pauses until then at least.
     pub(crate) fn until(&self, at: u64, writes_only: bool) {
         let cell = if writes_only { &self.writes } else { &self.all };
+        // Relaxed, here and below: see the fields.
         cell.fetch_max(at, Ordering::Relaxed);
     }
 

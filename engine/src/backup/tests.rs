@@ -177,6 +177,7 @@ fn a_copy_made_while_many_write_has_exactly_the_commits_up_to_its_timestamp() {
             assert!(copy.copied_bytes == 0 || options.copy_files, "{copy:?}");
             made.push(copy);
         }
+        // Relaxed: the writers look again, and the scope joins them.
         stop.store(true, Ordering::Relaxed);
     });
     assert!(made.iter().any(|copy| copy.linked_bytes > 0), "{made:?}");

@@ -238,6 +238,7 @@ fn a_call_of_many_keys_is_one_statement() {
             for round in 0..200 {
                 all(&round.to_string());
             }
+            // Relaxed: the scope joins whoever looks.
             done.store(true, std::sync::atomic::Ordering::Relaxed);
         });
         while !done.load(std::sync::atomic::Ordering::Relaxed) {

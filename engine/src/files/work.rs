@@ -147,6 +147,7 @@ impl Files {
             if !self.attended && used > self.options.memory_bytes_max {
                 used = self.reclaimed(core, true);
             }
+            // Relaxed: a count to slow down by; whoever sees an old one waits a turn later.
             let files = self.level0.load(Ordering::Relaxed) as usize;
             let full = used > self.options.memory_bytes_max;
             if !full && files < self.options.stop_files {

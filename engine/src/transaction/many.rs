@@ -18,7 +18,7 @@ use crate::many::Sorted;
 impl Transaction {
     /// The values of several keys, in their order: own writes first, then as the isolation level has it.
     /// Each is as if it were read by [`Transaction::get`], but all at one timestamp, under read committed
-    /// as well. Faster than as many [`Transaction::get`]s where data is in files.
+    /// as well. They are looked up in key order through one view of the files.
     ///
     /// ```
     /// # let db = isolith::Database::in_memory();

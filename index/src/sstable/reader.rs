@@ -301,6 +301,7 @@ impl Sstable {
     /// damaged is told with its place.
     pub fn verify(self: &Arc<Self>) -> Result<u64, FileError> {
         for word in self.index.get().into_iter().flat_map(|index| &index.checked) {
+            // Relaxed, as wherever bits of `checked` are touched: see there.
             word.store(0, Ordering::Relaxed);
         }
         let mut cursor = FileCursor::new(Arc::clone(self));
