@@ -190,7 +190,7 @@ impl Path {
 ///   that is kept to itself on nothing;
 /// - a commit on those of sessions that touch the same, where one changes it;
 /// - where locks are taken, a move on whatever asks for a lock that does not go with its own, and on who
-///   has asked for one by then; and where third sessions stand between them ([`Dependence::locked`]).
+///   has asked for one by then; and where third sessions stand between them.
 ///
 /// Sessions that are connected by nothing in common are independent of each other altogether.
 #[derive(Clone, Debug)]
