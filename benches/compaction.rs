@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use isolith_index::compact::{CompactionRules, Outputs, compact};
 use isolith_index::sstable::{
-    Compression, FileId, Properties, Sstable, SstableOptions, SstableWriter,
+    Compression, FileId, Properties, Sstable, SstableOptions, SstableWriter, ValueWriter,
 };
 use isolith_index::{Beneath, Kind, Memtable, NoOperators, PruneView, Value, flush_memtable};
 use isolith_wal::{DatabaseId, Lsn};
@@ -58,6 +58,14 @@ impl Outputs for Files {
     fn finish(&mut self, sink: Vec<u8>, _: Properties) -> io::Result<()> {
         self.files.push((self.next(), sink));
         Ok(())
+    }
+
+    fn begin_values(&mut self) -> io::Result<ValueWriter<Vec<u8>>> {
+        unreachable!("no value is large")
+    }
+
+    fn finish_values(&mut self, _: FileId, _: Vec<u8>) -> io::Result<()> {
+        unreachable!("no value is large")
     }
 }
 
@@ -106,6 +114,9 @@ fn rules(view: &PruneView) -> CompactionRules<'_> {
         merges_above: false,
         fences: &[],
         file_bytes: 64 << 20,
+        large_values: usize::MAX,
+        moved: &[],
+        value_file_bytes: 64 << 20,
     }
 }
 

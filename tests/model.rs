@@ -82,13 +82,14 @@ fn retained_history_answers_as_the_model_does() {
 #[test]
 fn tiny_files_answer_as_the_model_does() {
     let name = "tiny_files_answer_as_the_model_does";
-    for (mode, retention_ms, cases) in [
-        (CommitMode::Combining, 0, 500),
-        (CommitMode::Serial, 0, 100),
-        (CommitMode::Combining, 50, 200),
+    for (mode, retention_ms, sizes, cases) in [
+        (CommitMode::Combining, 0, Sizes::TINY, 300),
+        (CommitMode::Combining, 0, Sizes::APART, 300),
+        (CommitMode::Serial, 0, Sizes::TINY, 100),
+        (CommitMode::Combining, 50, Sizes::APART, 200),
     ] {
         // A third of it has to be enough for what a program's transactions hold: it grows values to 250 kB.
-        let sizes = Sizes { memory: Some(4 << 20), ..Sizes::TINY };
+        let sizes = Sizes { memory: Some(4 << 20), ..sizes };
         let setting = Setting { sizes, ..setting(mode, true, retention_ms) };
         let total = compare(name, setting, cases);
         assert!(total.flushes > 0 && total.compactions > 0, "{total:?}");

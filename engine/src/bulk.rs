@@ -55,9 +55,9 @@ pub struct BulkLoaded {
     pub timestamp: Option<Lsn>,
     /// Pairs.
     pub entries: u64,
-    /// Files that were made.
+    /// Sorted files that were made.
     pub files: usize,
-    /// Their bytes.
+    /// Their bytes, and those of value files.
     pub bytes: u64,
 }
 

@@ -809,6 +809,8 @@ impl Core {
                 name: name.to_string(),
                 files: view.files(),
                 bytes: view.file_bytes(),
+                value_files: view.levels().value_files().len(),
+                value_bytes: view.levels().value_files().iter().map(|file| file.bytes()).sum(),
                 versions: view.file_entries(),
                 memory_bytes: view.bytes(),
             }

@@ -467,3 +467,5 @@ mod parts;
 mod tests;
 #[cfg(test)]
 mod throttle;
+#[cfg(test)]
+mod values;

@@ -13,7 +13,7 @@ use isolith_txn::{Age, ConflictKind, Interval, LockMode};
 use isolith_wal::Lsn;
 
 use crate::catalog::KeyspaceOptions;
-use crate::files::file_name;
+use crate::files::told;
 
 /// The result of an operation on a database.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -509,7 +509,7 @@ impl StdError for Error {
 
 impl From<ReadError> for Error {
     fn from(ReadError { file, error }: ReadError) -> Self {
-        let file = file_name(file);
+        let (file, error) = told(file, error);
         match error {
             FileError::Damaged { offset, what } => {
                 Error::Corrupt { file, offset, what: what.into() }

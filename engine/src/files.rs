@@ -17,6 +17,7 @@
 //! | `work` | who does all this, and who waits for it |
 //! | `sink` | the bytes of a new file |
 //! | `throttle` | how many of them in a second |
+//! | `values` | value files: opened with what refers to them, removed with the last of it |
 //!
 //! 1. A file is written under a number of its own, synced, and its name made durable, before the manifest
 //!    says that it is live; it is removed only after the manifest has said, durably, that it is not, and
@@ -37,7 +38,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use isolith_index::levels::CompactionOptions;
+use isolith_index::levels::{CompactionOptions, value_usage};
 use isolith_index::manifest::{Edit, FileRecord, ManifestError, ManifestState};
 use isolith_index::sstable::{FileId, Properties, SstableOptions, SstableWriter};
 use isolith_index::{LevelSet, Memtable, OpenFile, ReadError, pin};
@@ -58,14 +59,18 @@ mod opening;
 mod parts;
 mod sink;
 mod throttle;
+mod values;
 mod work;
 
 pub(crate) use bulk::Loaded;
 use edits::{Live, Owed};
-use opening::superseded;
-pub(crate) use opening::{OpenedFiles, assigned, create, live_files, open, open_file, reaches};
+use opening::{Doomed, superseded};
+pub(crate) use opening::{
+    OpenedFiles, assigned, create, live_files, open, open_file, reaches, told,
+};
 use sink::Sink;
 use throttle::{Throttle, Writer};
+pub(crate) use values::{ValueFiles, value_file_name};
 use work::{EPOCH_TURNS, Work};
 
 /// Where the files are, below the storage's root.
@@ -87,8 +92,10 @@ pub(crate) struct FileOptions {
     pub(crate) log_retained_bytes: u64,
     /// So much of the log may be waited for by idle memtables.
     pub(crate) log_bytes_max: u64,
-    /// A file that compaction writes is ended once it has so much.
+    /// A file that compaction writes is ended once it has so much; so is a value file.
     pub(crate) file_bytes: u64,
+    /// Values of so many bytes or more go to value files.
+    pub(crate) large_values: usize,
     /// When levels are compacted.
     pub(crate) levels: CompactionOptions,
     /// What may be written to files in a second; `None`: whatever is there to be written.
@@ -112,6 +119,7 @@ impl FileOptions {
             log_retained_bytes: options.log_retained_bytes,
             log_bytes_max: (4 * segment_bytes).max(memory_bytes as u64),
             file_bytes: file,
+            large_values: options.large_values,
             levels: CompactionOptions { base_bytes_max: 4 * file, ..CompactionOptions::default() },
             bytes_per_second: options.background_bytes_per_second,
             background_threads: options.background_threads_max(),
@@ -141,6 +149,7 @@ pub(crate) struct Counters {
     pub(crate) compaction_parts: AtomicU64,
     pub(crate) compacted_bytes_in: AtomicU64,
     pub(crate) compacted_bytes_out: AtomicU64,
+    pub(crate) moved_bytes: AtomicU64,
     pub(crate) stalls: AtomicU64,
 }
 
@@ -165,7 +174,8 @@ pub(crate) struct Files {
     flushing: Mutex<()>,
     /// Held by the one who compacts.
     compacting: Mutex<()>,
-    /// Files that compaction found damaged: it leaves them alone, and goes on with the others.
+    /// Files that compaction found damaged, value files among them: it leaves them alone, and goes on with the
+    /// others.
     damaged: Mutex<BTreeSet<u64>>,
     /// Oldest first.
     frozen: Mutex<VecDeque<Frozen>>,
@@ -178,8 +188,8 @@ pub(crate) struct Files {
     /// Whether threads do the work. Otherwise writers do it themselves.
     attended: bool,
     throttle: Option<Arc<Throttle>>,
-    /// Numbers of files that are live no more and that nobody reads.
-    doomed: Arc<Mutex<Vec<FileId>>>,
+    /// Files that are live no more and that nobody reads.
+    doomed: Doomed,
     /// What the manifest is to be told of commits that brought files, before anything else.
     owed: Mutex<Owed>,
     /// The last commit up to which the log was released.
@@ -308,6 +318,7 @@ impl Files {
             compaction_parts: self.counters.compaction_parts.load(Ordering::Relaxed),
             compacted_bytes_in: self.counters.compacted_bytes_in.load(Ordering::Relaxed),
             compacted_bytes_out: self.counters.compacted_bytes_out.load(Ordering::Relaxed),
+            moved_bytes: self.counters.moved_bytes.load(Ordering::Relaxed),
             stalls: self.counters.stalls.load(Ordering::Relaxed),
             ..FileStats::default()
         };
@@ -346,24 +357,30 @@ impl Files {
         WorkError::Io { what: self.storage.display(Path::new(path)), source }
     }
 
+    /// A number that no file has.
+    fn next_id(&self) -> FileId {
+        // Relaxed: distinct numbers are all that is wanted.
+        FileId(self.next_file.fetch_add(1, Ordering::Relaxed))
+    }
+
     fn new_file(
         &self,
         options: SstableOptions,
         writer: Option<Writer>,
     ) -> Done<SstableWriter<Sink>> {
-        // Relaxed: distinct numbers are all that is wanted.
-        let file = FileId(self.next_file.fetch_add(1, Ordering::Relaxed));
+        let file = self.next_id();
         let name = file_name(file);
         let pace = self.throttle.clone().zip(writer);
-        let sink =
-            Sink::create(&self.storage, file, pace).map_err(|source| self.io(&name, source))?;
+        let sink = Sink::create(&self.storage, name.clone(), pace);
+        let sink = sink.map_err(|source| self.io(&name, source))?;
         SstableWriter::new(sink, self.database, file, options)
             .map_err(|source| self.io(&name, source))
     }
 
-    /// Makes a file durable and opens it; `None`, and it is gone, if there is nothing in it.
-    fn finish(&self, sink: Sink, properties: &Properties) -> Done<Option<OpenFile>> {
-        let (file, name) = (sink.file(), file_name(sink.file()));
+    /// Makes a file durable and opens it, the value files that it refers to left out; `None`, and it is gone,
+    /// if there is nothing in it.
+    fn finish(&self, file: FileId, sink: Sink, properties: &Properties) -> Done<Option<OpenFile>> {
+        let name = file_name(file);
         if properties.entries + properties.range_deletes == 0 {
             return Ok(None);
         }
@@ -380,7 +397,7 @@ impl Files {
         let doomed = std::mem::take(&mut *self.doomed.lock());
         for file in &doomed {
             // What cannot be removed is an orphan, for the next open.
-            let _ = self.storage.remove(Path::new(&file_name(*file)));
+            let _ = self.storage.remove(Path::new(file));
         }
         if !doomed.is_empty() {
             let _ = self.storage.sync_dir(Path::new(DIRECTORY));
@@ -416,12 +433,21 @@ pub(crate) fn count_levels(spaces: &[Arc<Space>], stats: &mut FileStats) {
         for (level, files) in space.view(&guard).levels().levels().levels.iter().enumerate() {
             if stats.levels.len() <= level {
                 stats.levels.push((0, 0));
+                stats.value_levels.push(0);
             }
             let bytes = files.iter().map(|file| file.meta().bytes).sum::<u64>();
             stats.levels[level].0 += files.len();
             stats.levels[level].1 += bytes;
+            let shares = files.iter().flat_map(|file| &file.meta().values);
+            stats.value_levels[level] += shares.map(|share| share.bytes).sum::<u64>();
             stats.files += files.len();
             stats.bytes += bytes;
+        }
+        let usage = value_usage(space.view(&guard).levels().files().map(|file| file.meta()));
+        stats.value_files += usage.len();
+        for usage in usage.values() {
+            stats.value_bytes += usage.bytes;
+            stats.value_bytes_live += usage.live;
         }
     }
 }

@@ -374,7 +374,7 @@ impl Keyspace {
 
     /// Whether there is no key.
     pub fn is_empty(&self) -> Result<bool> {
-        Ok(self.range(..).next().transpose()?.is_none())
+        Ok(self.range(..).keys_only().next().transpose()?.is_none())
     }
 
     /// An upper bound of the number of keys, at no cost: deleted and expired keys count until they

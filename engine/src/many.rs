@@ -182,14 +182,16 @@ impl Snapshot {
     /// The number of keys within bounds. Exact, and linear in it.
     pub fn count(&self, keyspace: &Keyspace, bounds: impl KeyRange) -> Result<u64> {
         let mut keys = 0;
-        self.each_length(keyspace, bounds.into_interval(), |_| keys += 1)?;
+        let files = FileCursors::keys_only();
+        self.each_length(keyspace, bounds.into_interval(), files, |_| keys += 1)?;
         Ok(keys)
     }
 
     /// The bytes of the keys within bounds and of their values. Exact, and linear in the number of keys.
     pub fn size(&self, keyspace: &Keyspace, bounds: impl KeyRange) -> Result<u64> {
         let mut bytes = 0;
-        self.each_length(keyspace, bounds.into_interval(), |length| bytes += length as u64)?;
+        let files = FileCursors::default();
+        self.each_length(keyspace, bounds.into_interval(), files, |length| bytes += length as u64)?;
         Ok(bytes)
     }
 
@@ -210,10 +212,10 @@ impl Snapshot {
         &self,
         keyspace: &Keyspace,
         mut within: Interval,
+        mut files: FileCursors,
         mut told: impl FnMut(usize),
     ) -> Result<()> {
         self.check_keyspace(keyspace)?;
-        let mut files = FileCursors::default();
         while !within.is_empty() {
             self.check_open()?;
             let guard = pin();

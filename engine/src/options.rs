@@ -46,6 +46,7 @@ pub struct Builder {
     pub(crate) file_bytes: Option<u64>,
     pub(crate) background_threads: Option<usize>,
     pub(crate) background_bytes_per_second: Option<u64>,
+    pub(crate) large_values: usize,
     pub(crate) durability: Durability,
     pub(crate) commit_mode: CommitMode,
     pub(crate) io: IoBackend,
@@ -88,6 +89,7 @@ impl Builder {
             file_bytes: None,
             background_threads: None,
             background_bytes_per_second: None,
+            large_values: 1 << 10,
             durability: Durability::Sync,
             commit_mode: CommitMode::default(),
             io: IoBackend::Auto,
@@ -167,6 +169,15 @@ impl Builder {
             true => thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX),
             false => THREADS_REPEATABLE,
         })
+    }
+
+    /// From how many bytes on a value is kept apart from its key when a memtable is written to files: in a value
+    /// file, so that compaction copies a reference and not the value. What becomes garbage there is given
+    /// back once it is a fifth. 0: values stay beside their keys; those that are in value files stay there
+    /// until these are given back. Default: 1 KiB.
+    pub fn large_values(mut self, bytes: usize) -> Self {
+        self.large_values = if bytes == 0 { usize::MAX } else { bytes };
+        self
     }
 
     /// The durability of transactions that do not choose one. Default: [`Durability::Sync`].

@@ -222,6 +222,12 @@ impl<V: View> Range<V> {
         }
     }
 
+    /// The same for somebody who looks at keys alone: large values that files have are not read.
+    pub(crate) fn keys_only(self) -> Self {
+        let files = || RefCell::new(FileCursors::keys_only());
+        Self { front_files: files(), back_files: files(), ..self }
+    }
+
     pub(crate) fn failed(keyspace: Keyspace, error: Error) -> Self {
         let bounds = Interval { lower: Bound::Unbounded, upper: Bound::Unbounded };
         Self::of(Err(Some(error)), keyspace, Some(Lsn::ZERO), 0, bounds)

@@ -70,17 +70,26 @@ pub struct Stats {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FileStats {
-    /// Live files.
+    /// Live sorted files.
     pub files: usize,
     /// Bytes of them.
     pub bytes: u64,
+    /// Live value files, where large values are.
+    pub value_files: usize,
+    /// Bytes of them.
+    pub value_bytes: u64,
+    /// Bytes of the values there that sorted files refer to. The others are garbage, until their value file is
+    /// emptied.
+    pub value_bytes_live: u64,
+    /// Bytes of the values that the files of each level refer to, all keyspaces together.
+    pub value_levels: Vec<u64>,
     /// Files of each level, and their bytes, all keyspaces together.
     pub levels: Vec<(usize, u64)>,
     /// Memtables that are frozen and not yet in files.
     pub frozen: usize,
     /// Memtables written to files.
     pub flushes: u64,
-    /// Bytes that this wrote.
+    /// Bytes that this wrote, value files included.
     pub flushed_bytes: u64,
     /// Compactions, those that only moved a file to another level included.
     pub compactions: u64,
@@ -89,7 +98,7 @@ pub struct FileStats {
     pub compaction_parts: u64,
     /// Bytes of files that were compacted.
     pub compacted_bytes_in: u64,
-    /// Bytes of the files that they became.
+    /// Bytes of the files that they became, new value files included.
     pub compacted_bytes_out: u64,
     /// What may be written to files in a second:
     /// [`Builder::background_bytes_per_second`](crate::Builder::background_bytes_per_second).
@@ -98,6 +107,8 @@ pub struct FileStats {
     pub background_waits: u64,
     /// How long they waited, in milliseconds by the database's clock.
     pub background_waited_ms: u64,
+    /// Bytes of values that were moved from one value file to another, to be rid of garbage.
+    pub moved_bytes: u64,
     /// Times that a writer waited for a flush or a compaction.
     pub stalls: u64,
     /// The last commit that needs no log any more.
@@ -115,11 +126,13 @@ impl FileStats {
 }
 
 impl FileStats {
-    /// How many times the space is taken that would do, about: bytes of all levels for each byte of the
-    /// lowest one in use. `None` without files.
+    /// How many times the space is taken that would do, about: bytes of all files, value files included, for
+    /// each byte of the lowest level in use and of the values that it refers to. `None` without files.
     pub fn space_amplification(&self) -> Option<f64> {
-        let lowest = self.levels.iter().rev().map(|(_, bytes)| *bytes).find(|bytes| *bytes > 0)?;
-        Some(self.bytes as f64 / lowest as f64)
+        let lowest = self.levels.iter().rposition(|(_, bytes)| *bytes > 0)?;
+        let values = self.value_levels.get(lowest).copied().unwrap_or(0);
+        let (_, bytes) = *self.levels.get(lowest)?;
+        Some((self.bytes + self.value_bytes) as f64 / (bytes + values) as f64)
     }
 }
 
@@ -133,6 +146,10 @@ pub struct KeyspaceStats {
     pub files: usize,
     /// Bytes of them.
     pub bytes: u64,
+    /// The value files that they refer to.
+    pub value_files: usize,
+    /// Bytes of them, garbage included.
+    pub value_bytes: u64,
     /// Versions in them, those that nobody needs any more included.
     pub versions: u64,
     /// Bytes that its memtables hold.

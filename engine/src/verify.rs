@@ -14,8 +14,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use isolith_index::levels::Levels;
+use isolith_index::levels::{ValueUsage, value_usage};
 use isolith_index::manifest::{FileRecord, MANIFEST, Manifest, ManifestError, ManifestState};
-use isolith_index::sstable::{FileError, FileId};
+use isolith_index::sstable::{FileError, FileId, VALUE_FILE_OVERHEAD};
 use isolith_index::{LevelSet, Memtable, OpenFile};
 use isolith_txn::{Space, SpaceId};
 use isolith_wal::{Log, LogOpenError, LogOptions, LogReadError, Lsn, Storage, TornTail};
@@ -23,7 +24,7 @@ use isolith_wal::{Log, LogOpenError, LogOptions, LogReadError, Lsn, Storage, Tor
 use crate::catalog::Definition;
 use crate::core::{Core, SYSTEM_SPACE};
 use crate::error::{Error, OpenError, Result};
-use crate::files::{self, file_name};
+use crate::files::{self, ValueFiles, file_name, value_file_name};
 use crate::options::Builder;
 use crate::record::{Operation, Operations};
 use crate::recovery;
@@ -63,6 +64,10 @@ pub struct VerifyReport {
     pub files: u64,
     /// Bytes of them.
     pub bytes: u64,
+    /// Live value files.
+    pub value_files: u64,
+    /// Bytes of them.
+    pub value_bytes: u64,
     /// Versions found in them; 0 after [`Verify::Quick`].
     pub versions: u64,
     /// Keyspaces that have a name.
@@ -173,6 +178,14 @@ pub(crate) fn verify_open(
     Ok(report)
 }
 
+/// The place of a damage, and what it is.
+fn damage_of(error: FileError) -> (u64, String) {
+    match error {
+        FileError::Damaged { offset, what } => (offset, what.to_owned()),
+        other => (0, other.to_string()),
+    }
+}
+
 /// Whether a record can be read to its end.
 fn decode(record: &[u8]) -> Result<(), String> {
     let mut operations = Operations::new(record);
@@ -210,6 +223,9 @@ impl<'p> Check<'p> {
     fn files(&mut self, state: &ManifestState) -> Option<LevelSet> {
         let total = state.files().map(|record| record.file.bytes).sum();
         let mut done = 0;
+        let storage = Arc::clone(&self.storage);
+        let mut values = ValueFiles::for_reading(&*storage, state.database);
+        self.values(state, &mut values);
         (self.progress)(done, total);
         let mut system: Option<Levels<Arc<OpenFile>>> = Some(Levels::default());
         let mut known = BTreeSet::new();
@@ -219,7 +235,7 @@ impl<'p> Check<'p> {
                     if !known.insert(record.file.id) {
                         self.damaged(MANIFEST, 0, format!("file {} is live twice", record.file.id));
                     }
-                    let open = self.file(state, record, &mut done, total);
+                    let open = self.file(state, record, &mut values, &mut done, total);
                     if space == SYSTEM_SPACE {
                         match (open, &mut system) {
                             (Some(open), Some(system)) => system.levels[level].push(Arc::new(open)),
@@ -233,11 +249,43 @@ impl<'p> Check<'p> {
         system.map(LevelSet::new)
     }
 
+    /// Looks at the value files by themselves. What is in them is looked at with what refers to it.
+    fn values(&mut self, state: &ManifestState, values: &mut ValueFiles<'_>) {
+        let mut owners: BTreeMap<u64, SpaceId> = BTreeMap::new();
+        for (&space, of) in &state.spaces {
+            let files = of.levels.levels.iter().flatten().map(|record| &record.file);
+            for (id, ValueUsage { bytes, values: used, live }) in value_usage(files) {
+                let name = value_file_name(FileId(id));
+                self.report.value_files += 1;
+                self.report.value_bytes += bytes;
+                if owners.insert(id, space).is_some() {
+                    self.damaged(&name, 0, "two keyspaces refer to it");
+                }
+                match values.open(FileId(id)) {
+                    Err(error) => {
+                        let (offset, what) = damage_of(files::told(FileId(id), error).1);
+                        self.damaged(&name, offset, what);
+                    }
+                    Ok(file) if file.bytes() != bytes => {
+                        self.damaged(&name, 0, "it is not as long as the manifest says");
+                    }
+                    Ok(file) => {
+                        let there = bytes.saturating_sub(VALUE_FILE_OVERHEAD);
+                        if live > there || used > file.totals().values {
+                            self.damaged(&name, 0, "more of it is referred to than there is");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
     /// Looks at one file.
     fn file(
         &mut self,
         state: &ManifestState,
         record: &FileRecord,
+        values: &mut ValueFiles<'_>,
         done: &mut u64,
         total: u64,
     ) -> Option<OpenFile> {
@@ -245,12 +293,14 @@ impl<'p> Check<'p> {
         let (name, before) = (file_name(id), *done);
         self.report.files += 1;
         self.report.bytes += record.file.bytes;
-        let told = |error: FileError| match error {
-            FileError::Damaged { offset, what } => (offset, what.to_owned()),
-            other => (0, other.to_string()),
+        let told = |error: FileError| {
+            let (name, error) = files::told(id, error);
+            let (offset, what) = damage_of(error);
+            (name, offset, what)
         };
         let mut damage = Vec::new();
-        let opened = files::open_file(&*self.storage, state.database, id).and_then(|table| {
+        let opened = files::open_file(&*self.storage, state.database, id).and_then(|mut table| {
+            values.attach_found(&mut table);
             files::assigned(table, record.stamp_max)
                 .map_err(|what| FileError::Damaged { offset: 0, what })
         });
@@ -263,8 +313,12 @@ impl<'p> Check<'p> {
                 let open = OpenFile::new(table, Arc::new(|_| ()));
                 let properties = open.table().properties();
                 let stamps = (properties.stamp_min, properties.stamp_max);
-                if *open.meta() != record.file || stamps != (record.stamp_min, record.stamp_max) {
-                    damage.push((0, "it is not the file that the manifest means".into()));
+                // Of value files that cannot be opened it was told already.
+                let whole = open.table().value_files().len() == properties.values.len();
+                let meant = *open.meta() == record.file || !whole;
+                if !meant || stamps != (record.stamp_min, record.stamp_max) {
+                    let what = "it is not the file that the manifest means".into();
+                    damage.push((name.clone(), 0, what));
                 }
                 match self.how {
                     Verify::Quick => damage.extend(open.table().check_ends().err().map(told)),
@@ -282,7 +336,7 @@ impl<'p> Check<'p> {
         };
         *done = before + record.file.bytes;
         (self.progress)(*done, total);
-        for (offset, what) in damage {
+        for (name, offset, what) in damage {
             self.damaged(&name, offset, what);
         }
         open
@@ -342,13 +396,18 @@ impl<'p> Check<'p> {
 
     /// Lists the files that are not live.
     fn orphans(&mut self, state: Option<&ManifestState>) -> Result<(), OpenError> {
-        let live: BTreeSet<String> = state
-            .into_iter()
-            .flat_map(|state| state.files().map(|record| record.file.id))
-            // The log may bring some that the manifest is yet to be told of.
-            .chain(self.brought.iter().copied())
-            .map(|id| file_name(FileId(id)))
-            .collect();
+        let live = state.into_iter().flat_map(files::live_files);
+        // The log may bring some that the manifest is yet to be told of.
+        let brought = self.brought.iter().map(|&id| FileId(id));
+        let database = state.map(|state| state.database);
+        let brought = brought.flat_map(|id| {
+            let open = |database| files::open_file(&*self.storage, database, id).ok();
+            let table = database.and_then(open);
+            let used = table.into_iter().flat_map(|table| table.properties().values.clone());
+            let used: Vec<_> = used.map(|used| value_file_name(used.file)).collect();
+            used.into_iter().chain([file_name(id)])
+        });
+        let live: BTreeSet<String> = live.chain(brought).collect();
         let directory = Path::new(files::DIRECTORY);
         let entries = match self.storage.list(directory) {
             Ok(entries) => entries,

@@ -36,11 +36,15 @@ pub(crate) struct Entry<'b> {
     /// Expiry of a put, or when the transaction of a merge began; 0: none.
     pub(crate) time: u64,
     pub(crate) value: &'b [u8],
+    /// Whether the value is a [reference](crate::sstable::ValueRef) to the one that was put.
+    pub(crate) large: bool,
 }
 
 const KIND_PUT: u8 = 0;
 const KIND_DELETE: u8 = 1;
 const KIND_MERGE: u8 = 2;
+/// A put whose value is a reference.
+const KIND_LARGE: u8 = 3;
 const KIND_BITS: u8 = 3;
 const HAS_TIME: u8 = 4;
 /// In every entry of an index, and in no other: the two are not to be taken for each other.
@@ -109,6 +113,7 @@ impl BlockBuilder {
         };
         self.run += 1;
         let (kind, operator) = match entry.kind {
+            Kind::Put if entry.large => (KIND_LARGE, None),
             Kind::Put => (KIND_PUT, None),
             Kind::Delete => (KIND_DELETE, None),
             Kind::Merge { operator } => (KIND_MERGE, Some(operator)),
@@ -207,7 +212,7 @@ impl<'b> Block<'b> {
         let value = length(&mut input)?;
         let stamp = self.base.wrapping_add(unzigzag(number(&mut input)?));
         let kind = match flags & KIND_BITS {
-            KIND_PUT => Kind::Put,
+            KIND_PUT | KIND_LARGE => Kind::Put,
             KIND_DELETE => Kind::Delete,
             KIND_MERGE => {
                 let operator = take(&mut input, 2)?;
@@ -221,7 +226,8 @@ impl<'b> Block<'b> {
         let time = if flags & HAS_TIME == 0 { 0 } else { number(&mut input)? };
         let suffix = take(&mut input, unshared)?;
         let value = take(&mut input, value)?;
-        let entry = Entry { stamp: Lsn::from_bits(stamp), kind, time, value };
+        let large = flags & KIND_BITS == KIND_LARGE;
+        let entry = Entry { stamp: Lsn::from_bits(stamp), kind, time, value, large };
         Ok(Head { shared, suffix, entry, end: self.entries.len() - input.len() })
     }
 }
@@ -234,6 +240,7 @@ struct Saying {
     time: u64,
     /// The value's length: it ends where the entry does.
     value_bytes: usize,
+    large: bool,
 }
 
 /// An entry that was passed on the way to the one behind it.
@@ -273,9 +280,9 @@ impl Position {
 
     /// The entry that it is at.
     pub(crate) fn entry<'b>(&self, block: &Block<'b>) -> Option<(&[u8], Entry<'b>)> {
-        let Saying { stamp, kind, time, value_bytes } = self.saying?;
+        let Saying { stamp, kind, time, value_bytes, large } = self.saying?;
         let value = block.entries.get(self.next.checked_sub(value_bytes)?..self.next)?;
-        Some((&self.key, Entry { stamp, kind, time, value }))
+        Some((&self.key, Entry { stamp, kind, time, value, large }))
     }
 
     /// The key of the entry that it is at.
@@ -326,8 +333,8 @@ impl Position {
         }
         self.key.truncate(head.shared);
         self.key.extend_from_slice(head.suffix);
-        let Entry { stamp, kind, time, value } = head.entry;
-        self.saying = Some(Saying { stamp, kind, time, value_bytes: value.len() });
+        let Entry { stamp, kind, time, value, large } = head.entry;
+        self.saying = Some(Saying { stamp, kind, time, value_bytes: value.len(), large });
         (self.at, self.next) = (self.next, head.end);
         Ok(Some(head.entry))
     }

@@ -20,7 +20,9 @@
 //! 4. *The bottom*: nothing below holds a key of the inputs. There a tombstone or a range delete at or
 //!    below every timestamp that is read at has hidden all that it could, and goes. Nothing is left then
 //!    that tells a reader from before: so the largest such stamp is reported ([`Compacted::forgotten`]).
-//! 5. What has expired counts as a tombstone, unless a merge that stays builds on it: that one has to find
+//! 5. A large value stays where it is, and its reference is copied; but for those in value files that are to
+//!    be emptied, which are written anew as if they came from a memtable.
+//! 6. What has expired counts as a tombstone, unless a merge that stays builds on it: that one has to find
 //!    out by itself whether it came in time.
 
 use std::fmt;
@@ -34,7 +36,9 @@ use crate::KeyRange;
 use crate::memtable::Beneath;
 use crate::merge::MergeOperators;
 use crate::prune::PruneView;
-use crate::sstable::{FileError, FileId, FileSink, Properties, Sstable, SstableWriter};
+use crate::sstable::{
+    FileError, FileId, FileSink, Properties, Sstable, SstableWriter, ValueRef, ValueWriter,
+};
 
 mod keep;
 mod ranges;
@@ -69,6 +73,23 @@ pub trait Outputs {
     /// If it cannot be kept: the compaction ends with this.
     fn finish(&mut self, sink: Self::Sink, properties: Properties) -> io::Result<()>;
 
+    /// Begins a value file. The files to which versions with such values go may be finished before it is.
+    ///
+    /// # Errors
+    /// If it cannot be created: the compaction ends with this.
+    fn begin_values(&mut self) -> io::Result<ValueWriter<Self::Sink>>;
+
+    /// A value file is whole. It is not synced.
+    ///
+    /// # Errors
+    /// If it cannot be kept: the compaction ends with this.
+    fn finish_values(&mut self, file: FileId, sink: Self::Sink) -> io::Result<()>;
+
+    /// A value that was to be moved out of this value file cannot be read. It is still referred to where it is.
+    fn cannot_move(&mut self, file: FileId) {
+        let _ = file;
+    }
+
     /// Whether to give up. What was begun and what was finished is then the caller's to remove.
     fn is_cancelled(&self) -> bool {
         false
@@ -96,9 +117,20 @@ pub struct CompactionRules<'a> {
     pub fences: &'a [&'a [u8]],
     /// An output is ended behind the key that makes it this large.
     pub file_bytes: u64,
+    /// What is put with so many bytes or more goes to a value file.
+    pub large_values: usize,
+    /// Value files, ascending: values that are there are written anew.
+    pub moved: &'a [u64],
+    /// A value file is ended once it has so many bytes.
+    pub value_file_bytes: u64,
 }
 
 impl CompactionRules<'_> {
+    /// Whether a value is to be written anew.
+    fn moves(&self, reference: ValueRef) -> bool {
+        self.moved.binary_search(&reference.file.0).is_ok()
+    }
+
     /// Whether nothing lies below.
     fn is_bottom(&self) -> bool {
         self.beneath == Beneath::Nothing
@@ -117,10 +149,12 @@ pub struct Compacted {
     pub versions_in: u64,
     /// Versions written.
     pub versions_out: u64,
-    /// Bytes of the keys and values read.
+    /// Bytes of the keys and values read; those of values that stay in value files left out.
     pub bytes_in: u64,
     /// Bytes of the keys and values written.
     pub bytes_out: u64,
+    /// Bytes of values that were moved out of value files.
+    pub bytes_moved: u64,
     /// Values that were made of merges.
     pub folded: u64,
     /// Values that had expired.
@@ -139,6 +173,7 @@ impl Compacted {
         self.versions_out += other.versions_out;
         self.bytes_in += other.bytes_in;
         self.bytes_out += other.bytes_out;
+        self.bytes_moved += other.bytes_moved;
         self.folded += other.folded;
         self.expired += other.expired;
         self.files += other.files;

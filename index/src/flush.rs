@@ -10,7 +10,7 @@ use std::ops::{Bound, ControlFlow};
 use crate::Direction;
 use crate::compact::{CompactError, Compacted, CompactionRules, Keeper, Outputs, RangeSweep};
 use crate::memtable::{Memtable, NodeRef};
-use crate::sstable::FileRangeDelete;
+use crate::sstable::{FileRangeDelete, FileValue};
 use crate::sync::pin;
 
 /// Keys that are written under one pin.
@@ -34,7 +34,8 @@ pub fn flush_memtable<O: Outputs>(
     each_stretch(memtable, |node| {
         for version in node.versions() {
             let (kind, time) = (version.kind(), version.expires_at());
-            keeper.version(node.key(), version.stamp(), kind, time, version.value())?;
+            let value = FileValue::Here(version.value());
+            keeper.version(node.key(), version.stamp(), kind, time, value)?;
         }
         match keeper.is_cancelled() {
             true => Err(CompactError::Cancelled),

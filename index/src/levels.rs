@@ -12,6 +12,10 @@
 
 use std::fmt;
 
+mod values;
+
+pub use values::{ValueShare, ValueUsage, value_usage};
+
 /// Levels there are.
 pub const LEVELS: usize = 7;
 
@@ -30,6 +34,8 @@ pub struct LevelFile {
     pub entries: u64,
     /// Tombstones and range deletes among them: what gives space back once it meets what it hides.
     pub deletes: u64,
+    /// What it refers to in value files, by their numbers.
+    pub values: Vec<ValueShare>,
 }
 
 impl LevelFile {
@@ -66,11 +72,26 @@ pub struct CompactionOptions {
     pub growth: u64,
     /// A file of which so many hundredths are deletes is compacted though its level has room.
     pub deletes_percent: u64,
+    /// Values that files above the lowest level refer to are brought down once they are so many hundredths
+    /// of that level: what they replace is garbage only then.
+    pub values_above_percent: u64,
+    /// Values are moved out of value files once so many hundredths of all of these are garbage.
+    pub garbage_percent: u64,
+    /// Whatever a compaction meets of a value file of which so many hundredths are garbage is moved in passing.
+    pub garbage_passing_percent: u64,
 }
 
 impl Default for CompactionOptions {
     fn default() -> Self {
-        Self { level0_files: 4, base_bytes_max: 256 << 20, growth: 10, deletes_percent: 50 }
+        Self {
+            level0_files: 4,
+            base_bytes_max: 256 << 20,
+            growth: 10,
+            deletes_percent: 50,
+            values_above_percent: 20,
+            garbage_percent: 20,
+            garbage_passing_percent: 50,
+        }
     }
 }
 
@@ -83,6 +104,10 @@ pub enum Reason {
     Full,
     /// A file is mostly deletes.
     Deletes,
+    /// Upper levels refer to many values, which may be newer versions of what lower ones have.
+    Values,
+    /// Value files have much garbage.
+    Garbage,
     /// Somebody asked for it.
     Asked,
 }
@@ -102,6 +127,8 @@ pub struct Plan {
     pub lower: Vec<u64>,
     /// Whether nothing below can hold a key of theirs: tombstones have done their work.
     pub bottom: bool,
+    /// Value files, ascending: what the files refer to there is written anew.
+    pub moved: Vec<u64>,
 }
 
 impl Plan {
@@ -109,15 +136,18 @@ impl Plan {
     pub fn is_move(&self) -> bool {
         self.upper.len() == 1
             && self.lower.is_empty()
-            && !matches!(self.reason, Reason::Deletes | Reason::Asked)
+            && !matches!(self.reason, Reason::Deletes | Reason::Garbage | Reason::Asked)
     }
 }
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Plan { reason, from, to, upper, lower, bottom } = self;
+        let Plan { reason, from, to, upper, lower, bottom, moved } = self;
         write!(f, "{reason:?}: {upper:?} of {from} + {lower:?} of {to}")?;
-        if *bottom { f.write_str(", to the bottom") } else { Ok(()) }
+        if *bottom {
+            f.write_str(", to the bottom")?;
+        }
+        if moved.is_empty() { Ok(()) } else { write!(f, ", values of {moved:?}") }
     }
 }
 
@@ -139,7 +169,8 @@ impl<F: AsRef<LevelFile>> Levels<F> {
         let upper: Vec<u64> = self.levels[..to].iter().flat_map(|files| ids(files)).collect();
         let lower = ids(&self.levels[to]);
         let any = !upper.is_empty() || !lower.is_empty();
-        any.then_some(Plan { reason: Reason::Asked, from: 0, to, upper, lower, bottom: true })
+        let (reason, moved) = (Reason::Asked, Vec::new());
+        any.then_some(Plan { reason, from: 0, to, upper, lower, bottom: true, moved })
     }
 
     /// The bytes that each level is to hold at most, from 1 on, and the base level.
@@ -170,7 +201,8 @@ impl<F: AsRef<LevelFile>> Levels<F> {
     pub fn fences(&self, plan: &Plan) -> Vec<&[u8]> {
         let level = self.levels.get(plan.to).map(Vec::as_slice).unwrap_or_default();
         let files = level.iter().map(AsRef::as_ref);
-        let stays = files.filter(|file| !plan.lower.contains(&file.id));
+        let goes = |id: &u64| plan.lower.contains(id) || plan.upper.contains(id);
+        let stays = files.filter(|file| !goes(&file.id));
         stays.map(|file| &*file.smallest).collect()
     }
 
@@ -189,13 +221,29 @@ impl<F: AsRef<LevelFile>> Levels<F> {
         let mut all: Vec<_> = below.filter(|file| lower.contains(&file.id)).collect();
         all.extend(upper);
         let bottom = !self.is_below(to, &all);
-        Plan { reason, from, to, upper: upper.iter().map(|file| file.id).collect(), lower, bottom }
+        let upper = upper.iter().map(|file| file.id).collect();
+        Plan { reason, from, to, upper, lower, bottom, moved: Vec::new() }
     }
 }
 
 /// The next compaction, if one is due. Files in `busy` are being compacted already: a plan that needs one
-/// of them waits.
+/// of them waits. Of value files in `busy` nothing is moved.
 pub fn pick<F: AsRef<LevelFile>>(
+    levels: &Levels<F>,
+    options: &CompactionOptions,
+    busy: &[u64],
+) -> Option<Plan> {
+    let plan = fullest(levels, options, busy)
+        .or_else(|| mostly_deletes(levels, options, busy))
+        .or_else(|| values::brought_down(levels, options, busy));
+    match plan {
+        Some(plan) => Some(Plan { moved: values::mostly_garbage(levels, options, busy), ..plan }),
+        None => values::reclaimed(levels, options, busy),
+    }
+}
+
+/// The compaction of what is the furthest above its bounds.
+fn fullest<F: AsRef<LevelFile>>(
     levels: &Levels<F>,
     options: &CompactionOptions,
     busy: &[u64],
@@ -230,7 +278,7 @@ pub fn pick<F: AsRef<LevelFile>>(
     }
     due.retain(|(_, plan)| !is_busy(plan, busy));
     let fullest = due.into_iter().max_by(|(left, _), (right, _)| left.total_cmp(right));
-    fullest.map(|(_, plan)| plan).or_else(|| mostly_deletes(levels, options, busy))
+    fullest.map(|(_, plan)| plan)
 }
 
 fn is_busy(plan: &Plan, busy: &[u64]) -> bool {
@@ -256,8 +304,17 @@ fn mostly_deletes<F: AsRef<LevelFile>>(
 mod tests {
     use super::*;
 
+    /// `v3:20/100`: 20 of the 100 bytes of value file 3.
+    fn share(text: &str) -> ValueShare {
+        let (file, rest) = text[1..].split_once(':').expect("a value file");
+        let (bytes, of) = rest.split_once('/').expect("a part of it");
+        let number = |text: &str| text.parse::<u64>().expect("a number");
+        let of_bytes = number(of) + crate::sstable::VALUE_FILE_OVERHEAD;
+        ValueShare { file: number(file), values: 1, bytes: number(bytes), of_bytes }
+    }
+
     /// Levels as text: a line each, `1: 7 a-c 20, 8 d-f 30`: level, number, keys, bytes; `!` after the
-    /// bytes: nothing but deletes.
+    /// bytes: nothing but deletes; behind that what it refers to in value files.
     fn levels(text: &str) -> Levels<LevelFile> {
         let mut levels = Levels::default();
         for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
@@ -276,14 +333,22 @@ mod tests {
                     largest: (largest != "∞").then(|| largest.into()),
                     entries: 100,
                     deletes,
+                    values: words.map(share).collect(),
                 });
             }
         }
         levels
     }
 
-    const OPTIONS: CompactionOptions =
-        CompactionOptions { level0_files: 4, base_bytes_max: 100, growth: 10, deletes_percent: 50 };
+    const OPTIONS: CompactionOptions = CompactionOptions {
+        level0_files: 4,
+        base_bytes_max: 100,
+        growth: 10,
+        deletes_percent: 50,
+        values_above_percent: 20,
+        garbage_percent: 20,
+        garbage_passing_percent: 50,
+    };
 
     fn picked(text: &str, busy: &[u64]) -> String {
         let plan = pick(&levels(text), &OPTIONS, busy);
@@ -335,6 +400,84 @@ mod tests {
             ),
         ] {
             assert_eq!(picked(text, &[]), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn values_come_down_before_they_are_many_beside_the_lowest_level() {
+        for (text, expected) in [
+            // A fifth of the lowest level, and more.
+            ("0: 2 a-z 5 v9:20/20\n6: 1 a-m 10 v8:90/90", "nothing"),
+            (
+                "0: 2 a-z 5 v9:21/21\n6: 1 a-m 10 v8:90/90",
+                "Values: [2] of 0 + [1] of 6, to the bottom",
+            ),
+            ("0: 2 a-z 5 v9:21/21", "Values: [2] of 0 + [] of 6, to the bottom"),
+            // Small values weigh, too.
+            ("0: 2 a-z 5 v9:21/21\n6: 1 a-m 100 v8:10/10", "nothing"),
+            // Between the first and the last: the one with the most.
+            (
+                "5: 2 a-c 5 v9:60/130, 3 d-f 5 v9:70/130\n6: 1 a-z 600",
+                "Values: [3] of 5 + [1] of 6, to the bottom",
+            ),
+        ] {
+            assert_eq!(picked(text, &[]), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_worst_value_files_are_emptied_once_garbage_is_much() {
+        for (text, busy, expected) in [
+            ("6: 1 a-z 10 v7:80/100", vec![], "nothing"),
+            (
+                "6: 1 a-z 10 v7:79/100",
+                vec![],
+                "Garbage: [1] of 6 + [] of 6, to the bottom, values of [7]",
+            ),
+            // The worst first, until half of what is allowed is left.
+            (
+                "6: 1 a-z 10 v7:60/100 v8:55/100 v9:100/100",
+                vec![],
+                "Garbage: [1] of 6 + [] of 6, to the bottom, values of [7, 8]",
+            ),
+            (
+                "6: 1 a-z 10 v4:900/1000 v7:10/100 v8:20/100",
+                vec![],
+                "Garbage: [1] of 6 + [] of 6, to the bottom, values of [7, 8]",
+            ),
+            // Of several files the one that refers to most of it.
+            (
+                "6: 1 a-c 10 v7:10/100, 2 d-f 10 v7:30/100, 3 g-z 10 v7:20/100",
+                vec![],
+                "Garbage: [2] of 6 + [] of 6, to the bottom, values of [7]",
+            ),
+            (
+                "6: 1 a-c 10 v7:10/100, 2 d-f 10 v7:30/100, 3 g-z 10 v7:20/100",
+                vec![2],
+                "Garbage: [3] of 6 + [] of 6, to the bottom, values of [7]",
+            ),
+            // Level 0 goes down as a whole.
+            (
+                "0: 5 a-c 1 v7:1/100, 4 a-c 1\n6: 1 a-b 10 v8:90/100, 2 x-z 10",
+                vec![],
+                "Garbage: [5, 4] of 0 + [1] of 6, to the bottom, values of [7]",
+            ),
+            // In passing.
+            (
+                "0: 9 a-c 10, 8 b-d 10, 7 a-c 10, 6 a-b 10\n6: 1 a-b 40 v7:1/100 v8:51/100",
+                vec![],
+                "Flushed: [9, 8, 7, 6] of 0 + [1] of 6, to the bottom, values of [7]",
+            ),
+            // One that cannot be read is left alone, whatever is in it.
+            ("6: 1 a-z 10 v4:1000/1000 v7:10/100 v8:70/1000", vec![8], "nothing"),
+            // Keys below stay hidden.
+            (
+                "5: 1 a-c 10 v7:10/100\n6: 2 b-d 900",
+                vec![],
+                "Garbage: [1] of 5 + [] of 5, values of [7]",
+            ),
+        ] {
+            assert_eq!(picked(text, &busy), expected, "{text}");
         }
     }
 

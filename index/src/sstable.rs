@@ -13,7 +13,9 @@
 //! 2. It keeps true stamps: a conflict check after a flush finds what it would have found before.
 //! 3. Versions of one key may cross from one data block to the next. The index has the last version of
 //!    each block, and the smallest and largest stamp in it (its *zone*).
-//! 4. Nothing that is read is believed before its checksum was; nothing that was written wrongly makes a
+//! 4. A large value may be in a *value file* (`values`): the entry then has a reference to it, and the file's
+//!    properties say how much it refers to in which value file.
+//! 5. Nothing that is read is believed before its checksum was; nothing that was written wrongly makes a
 //!    reader panic: it is [`FileError::Damaged`], with the place.
 
 mod compress;
@@ -22,14 +24,20 @@ mod format;
 mod prefix;
 mod reader;
 mod salvage;
+mod values;
 mod writer;
 
 #[cfg(test)]
 mod tests;
 
-pub use format::{Compression, FORMAT_NUMBER, FileError, FileId, Properties};
+pub use format::{Compression, FORMAT_NUMBER, FileError, FileId, Properties, ValueUse};
 pub use prefix::PrefixExtractor;
 pub(crate) use reader::{Cursor, Probe, is_above, is_below};
-pub use reader::{FileCursor, FileRangeDelete, FileSource, Pages, Sstable, VersionAt};
-pub use salvage::{Lost, LostPart, SalvageCursor, Salvaged, SalvagedVersion, claimed};
+pub use reader::{FileCursor, FileRangeDelete, FileSource, FileValue, Pages, Sstable, VersionAt};
+pub use salvage::{
+    Lost, LostPart, SalvageCursor, Salvaged, SalvagedValue, SalvagedVersion, claimed,
+};
+pub use values::{
+    VALUE_FILE_OVERHEAD, ValueFile, ValueRef, ValueTotals, ValueWriter, ValuesSuperseded,
+};
 pub use writer::{FileSink, SstableOptions, SstableWriter};

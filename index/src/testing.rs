@@ -8,8 +8,9 @@ use isolith_wal::Lsn;
 use crate::Direction;
 use crate::memtable::Memtable;
 use crate::merge::{MergeError, MergeOperators};
-use crate::sstable::{FileSink, SstableWriter};
+use crate::sstable::{FileSink, SstableWriter, ValueWriter};
 use crate::sync::pin;
+use crate::version::Kind;
 
 /// A small generator (SplitMix64): the same seed gives the same run.
 pub(crate) struct Random(u64);
@@ -77,10 +78,12 @@ impl MergeOperators for Letters {
     }
 }
 
-/// Adds all that a memtable holds to a file, whoever needs it.
+/// Adds all that a memtable holds to a file, whoever needs it; values of four bytes and more to `large`, if
+/// there is one.
 pub(crate) fn write_all<S: FileSink>(
     memtable: &Memtable,
     writer: &mut SstableWriter<S>,
+    mut large: Option<&mut ValueWriter<S>>,
 ) -> io::Result<()> {
     let (guard, mut result) = (pin(), Ok(()));
     let all = (Bound::Unbounded, Bound::Unbounded);
@@ -91,7 +94,13 @@ pub(crate) fn write_all<S: FileSink>(
             // One commit may have written a key twice: what came later hides the other.
             if above.replace(stamp) != Some(stamp) {
                 let (kind, time) = (version.kind(), version.expires_at());
-                result = writer.add(node.key(), stamp, kind, time, version.value());
+                let (key, value) = (node.key(), version.value());
+                result = match &mut large {
+                    Some(large) if kind == Kind::Put && value.len() >= 4 => large
+                        .add(key, value)
+                        .and_then(|reference| writer.add_large(key, stamp, time, reference)),
+                    _ => writer.add(key, stamp, kind, time, value),
+                };
                 if result.is_err() {
                     return ControlFlow::Break(());
                 }

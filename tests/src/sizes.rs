@@ -17,19 +17,34 @@ pub struct Sizes {
     pub file_bytes: Option<u64>,
     /// [`Builder::segment_bytes`].
     pub segment_bytes: u64,
+    /// [`Builder::large_values`]; `None` for the default.
+    pub large_values: Option<usize>,
 }
 
 impl Sizes {
     /// Memtables that nothing in a test fills, and segments as small as the log allows.
-    pub const PLAIN: Sizes =
-        Sizes { memory: None, memtable_bytes: None, file_bytes: None, segment_bytes: 32 << 10 };
+    pub const PLAIN: Sizes = Sizes {
+        memory: None,
+        memtable_bytes: None,
+        file_bytes: None,
+        segment_bytes: 32 << 10,
+        large_values: None,
+    };
     /// A few writes fill a memtable; the smallest files; the log is released again and again.
     pub const TINY: Sizes = Sizes {
         memory: Some(160 << 10),
         memtable_bytes: Some(2 << 10),
         file_bytes: Some(4 << 10),
         segment_bytes: 32 << 10,
+        large_values: None,
     };
+    /// The same, and nearly all values are apart from their keys.
+    pub const APART: Sizes = Sizes { large_values: Some(4), ..Sizes::TINY };
+
+    /// [`Sizes::TINY`] or [`Sizes::APART`], by the seed.
+    pub fn tiny(seed: u64) -> Sizes {
+        if seed.is_multiple_of(2) { Sizes::TINY } else { Sizes::APART }
+    }
 
     /// A builder with these sizes, and with the tests' operator.
     pub fn of(self, mut builder: Builder) -> Builder {
@@ -41,6 +56,9 @@ impl Sizes {
         }
         if let Some(bytes) = self.file_bytes {
             builder = builder.file_bytes(bytes);
+        }
+        if let Some(bytes) = self.large_values {
+            builder = builder.large_values(bytes);
         }
         builder.segment_bytes(self.segment_bytes).merge_operator(PREPEND, Prepend)
     }

@@ -13,7 +13,7 @@ use super::{BackupError, Checkpoint, CheckpointOptions, shown};
 use crate::catalog::Definition;
 use crate::core::SYSTEM_SPACE;
 use crate::error::OpenError;
-use crate::files::{self, file_name, live_files};
+use crate::files::{self, file_name, live_files, value_file_name};
 use crate::options::Builder;
 use crate::record::{Operation, Operations};
 use crate::recovery::{self, PARTIAL};
@@ -195,6 +195,7 @@ impl Copying<'_> {
             self.file(plan.source, &name)?;
         }
         self.known.extend(plan.state.files().map(|record| record.file.id));
+        self.known.extend(plan.state.value_files().into_keys());
         let floor = plan.state.log_floor;
         let mut log = LogCopy::begin(&**target, plan.state.database, plan.begins, floor)
             .map_err(io(LOG_DIRECTORY))?;
@@ -265,15 +266,45 @@ impl Copying<'_> {
                 continue;
             }
             for id in files.iter().filter(|id| !self.known.contains(id)).collect::<Vec<_>>() {
-                let name = file_name(FileId(id));
-                match source.open(Path::new(&name), Access::Read) {
-                    Ok(_) => {
-                        self.file(source, &name)?;
-                        self.known.insert(id);
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => self.missing = true,
-                    Err(error) => return Err(failed(source, &name, error)),
+                if self.brought_file(source, id, &file_name(FileId(id)))? {
+                    self.values_of(source, FileId(id))?;
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts one of them into the target; false: it is not there.
+    fn brought_file(
+        &mut self,
+        source: &dyn Storage,
+        id: u64,
+        name: &str,
+    ) -> Result<bool, BackupError> {
+        match source.open(Path::new(name), Access::Read) {
+            Ok(_) => {
+                self.file(source, name)?;
+                self.known.insert(id);
+                Ok(true)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.missing = true;
+                Ok(false)
+            }
+            Err(error) => Err(failed(source, name, error)),
+        }
+    }
+
+    /// Puts the value files into the target that one of them refers to.
+    fn values_of(&mut self, source: &dyn Storage, file: FileId) -> Result<(), BackupError> {
+        let opened = files::open_file(source, self.plan.state.database, file);
+        let table = opened.map_err(|error| {
+            let (name, error) = files::told(file, error);
+            failed(source, &name, io::Error::other(error))
+        })?;
+        for used in &table.properties().values {
+            if !self.known.contains(&used.file.0) {
+                self.brought_file(source, used.file.0, &value_file_name(used.file))?;
             }
         }
         Ok(())

@@ -29,12 +29,13 @@ pub(super) fn state(db: &Database) -> State {
     all
 }
 
-/// Small files and segments, and everything done by the caller.
+/// Small files and segments, most values apart from their keys, and everything done by the caller.
 pub(super) fn small(storage: Arc<dyn Storage>) -> crate::Builder {
     crate::Builder::new(None)
         .storage(storage)
         .memtable_bytes(16 << 10)
         .file_bytes(8 << 10)
+        .large_values(6)
         .segment_bytes(64 << 10)
         .durability(Durability::Buffered)
         .threads(false)

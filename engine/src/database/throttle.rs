@@ -17,6 +17,8 @@ fn limited(storage: &Arc<MemoryStorage>) -> (Database, Arc<ManualClock>) {
         .storage(Arc::clone(storage) as _)
         .clock(Arc::clone(&clock) as Arc<_>)
         .file_bytes(1 << 20)
+        // What compaction writes is what this is about.
+        .large_values(0)
         .segment_bytes(256 << 10)
         .durability(Durability::Buffered)
         .background_bytes_per_second(RATE);

@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use isolith_index::sstable::{
-    Compression, FileCursor, FileId, Properties, Sstable, SstableOptions, SstableWriter,
+    Compression, FileCursor, FileId, Properties, Sstable, SstableOptions, SstableWriter, ValueFile,
+    ValueRef, ValueWriter,
 };
 use isolith_index::{Beneath, Kind, Memtable, OpenFile, ReadError, pin};
 use isolith_txn::Space;
@@ -20,7 +21,8 @@ use isolith_wal::{Durability, Lsn};
 
 use super::opening::{ingest_edits, ingest_level, superseded};
 use super::sink::Sink;
-use super::{Done, Files, WorkError, changed, file_name, open_file};
+use super::values::attach_all;
+use super::{Done, Files, WorkError, changed, file_name, open_file, value_file_name};
 use crate::commit::Ingest;
 use crate::core::Core;
 use crate::error::{Error, Result, StallReason};
@@ -37,6 +39,9 @@ pub(crate) struct Loaded {
     files: Arc<Files>,
     options: SstableOptions,
     writer: Option<(FileId, SstableWriter<Sink>)>,
+    /// The value file that is being written, and those that are whole.
+    values: Option<ValueWriter<Sink>>,
+    finished_values: Vec<Arc<ValueFile>>,
     finished: Vec<OpenFile>,
     /// Sorted runs that are to be merged, oldest first.
     runs: Vec<OpenFile>,
@@ -45,7 +50,8 @@ pub(crate) struct Loaded {
 impl Loaded {
     pub(crate) fn new(files: &Arc<Files>, options: SstableOptions) -> Self {
         let files = Arc::clone(files);
-        Self { files, options, writer: None, finished: Vec::new(), runs: Vec::new() }
+        let (finished_values, finished, runs) = (Vec::new(), Vec::new(), Vec::new());
+        Self { files, options, writer: None, values: None, finished_values, finished, runs }
     }
 
     /// Adds the next pair, whose key is above all before.
@@ -57,19 +63,49 @@ impl Loaded {
         if self.writer.is_none() {
             self.writer = Some(self.files.begin_file(self.options)?);
         }
+        let large = match value.len() >= self.files.options.large_values {
+            true => Some(self.add_value(key, value)?),
+            false => None,
+        };
         let Some((file, writer)) = &mut self.writer else { return Ok(()) };
-        let added = writer.add(key, Lsn::ZERO, Kind::Put, expires_at, value);
+        let added = match large {
+            Some(reference) => writer.add_large(key, Lsn::ZERO, expires_at, reference),
+            None => writer.add(key, Lsn::ZERO, Kind::Put, expires_at, value),
+        };
         Ok(added.map_err(|source| self.files.io(&file_name(*file), source))?)
+    }
+
+    /// Adds a value to a value file.
+    fn add_value(&mut self, key: &[u8], value: &[u8]) -> Result<ValueRef> {
+        let full = self.files.options.file_bytes;
+        if self.values.as_ref().is_some_and(|values| values.bytes() >= full) {
+            self.end_values()?;
+        }
+        let values = match &mut self.values {
+            Some(values) => values,
+            none => none.insert(self.files.new_values(self.options.compression, None)?),
+        };
+        let name = value_file_name(values.file());
+        Ok(values.add(key, value).map_err(|source| self.files.io(&name, source))?)
+    }
+
+    fn end_values(&mut self) -> Result<()> {
+        let Some(values) = self.values.take() else { return Ok(()) };
+        let file = values.file();
+        let ended = values.finish().map_err(|source| self.files.io(&value_file_name(file), source));
+        let ended = ended.and_then(|sink| self.files.finish_values(file, sink))?;
+        self.finished_values.push(ended);
+        Ok(())
     }
 
     fn end_file(&mut self) -> Result<()> {
         let Some((file, writer)) = self.writer.take() else { return Ok(()) };
         let ended = writer.finish().map_err(|source| self.files.io(&file_name(file), source));
-        let ended = ended.and_then(|(sink, properties)| self.files.finish(sink, &properties));
+        let ended = ended.and_then(|(sink, properties)| self.files.finish(file, sink, &properties));
         match ended {
             Ok(file) => self.finished.extend(file),
             Err(error) => {
-                self.files.doomed.lock().push(file);
+                self.files.doomed.lock().push(file_name(file));
                 return Err(error.into());
             }
         }
@@ -104,7 +140,7 @@ impl Loaded {
                 Ok(())
             }
             Err(error) => {
-                self.files.doomed.lock().push(file);
+                self.files.doomed.lock().push(file_name(file));
                 Err(error.into())
             }
         }
@@ -146,7 +182,9 @@ impl Loaded {
                 if let Some((_, _, _, expires_at, value)) =
                     cursors[run].version().map_err(damaged)?
                 {
-                    self.add(&key, value, expires_at)?;
+                    // Of a run, and so beside its key.
+                    let mut buffer = Vec::new();
+                    self.add(&key, value.read(&key, &mut buffer).map_err(damaged)?, expires_at)?;
                     pairs += 1;
                 }
                 let known = last.get_or_insert_default();
@@ -167,11 +205,14 @@ impl Loaded {
         Ok(pairs)
     }
 
-    /// Ends the last file. Returns how many there are, and their bytes.
+    /// Ends the last file. Returns how many there are, and their bytes with those of value files.
     pub(crate) fn end(&mut self) -> Result<(usize, u64)> {
         self.end_file()?;
-        let bytes = self.finished.iter().map(|file| file.meta().bytes).sum();
-        Ok((self.finished.len(), bytes))
+        self.end_values()?;
+        attach_all(&mut self.finished, &self.finished_values);
+        let values: u64 = self.finished_values.iter().map(|file| file.bytes()).sum();
+        let bytes: u64 = self.finished.iter().map(|file| file.meta().bytes).sum();
+        Ok((self.finished.len(), bytes + values))
     }
 
     /// Commits the files to a keyspace. Returns once that is decided and visible, not when it is durable.
@@ -186,16 +227,20 @@ impl Loaded {
             space.note_expiring();
         }
         let files = Arc::clone(&self.files);
-        files.ingest(core, space, &mut self.finished, expiring, durability)
+        let lsn = files.ingest(core, space, &mut self.finished, expiring, durability)?;
+        // The levels hold them.
+        self.finished_values.clear();
+        Ok(lsn)
     }
 }
 
 impl Drop for Loaded {
     fn drop(&mut self) {
         if let Some((file, _)) = &self.writer {
-            self.files.doomed.lock().push(*file);
+            self.files.doomed.lock().push(file_name(*file));
         }
         self.finished.iter().chain(&self.runs).for_each(OpenFile::supersede);
+        self.finished_values.iter().for_each(|file| file.supersede());
     }
 }
 

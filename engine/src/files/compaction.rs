@@ -7,12 +7,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use isolith_index::compact::{CompactError, Compacted, CompactionRules, Outputs};
 use isolith_index::levels::{Plan, pick};
 use isolith_index::manifest::Edit;
-use isolith_index::sstable::{Properties, SstableOptions, SstableWriter};
+use isolith_index::sstable::{
+    FileId, Properties, SstableOptions, SstableWriter, ValueFile, ValueWriter,
+};
 use isolith_index::{Beneath, LevelSet, OpenFile, PruneView, ReadError, pin};
 use isolith_txn::Space;
 
 use super::sink::Sink;
 use super::throttle::Writer;
+use super::values::{attach_all, supersede_values};
 use super::{Counters, Done, Files, WorkError, add_edit, changed};
 use crate::core::Core;
 use crate::merge::Calm;
@@ -24,15 +27,19 @@ pub(super) struct NewFiles<'a> {
     writer: Writer,
     /// Set when another part of the same compaction has failed.
     stop: Option<&'a AtomicBool>,
+    /// The file that is being written.
+    begun: FileId,
     finished: Vec<OpenFile>,
+    values: Vec<Arc<ValueFile>>,
     failed: Option<WorkError>,
 }
 
 impl<'a> NewFiles<'a> {
     pub(super) fn new(files: &'a Files, core: &Core, space: &Space) -> Self {
         let options = core.keyspace_options(space.id).of_files(space.id);
-        let writer = Writer::Flush;
-        Self { files, options, writer, stop: None, finished: Vec::new(), failed: None }
+        let (writer, begun) = (Writer::Flush, FileId(0));
+        let (finished, values) = (Vec::new(), Vec::new());
+        Self { files, options, writer, stop: None, begun, finished, values, failed: None }
     }
 
     /// For a part of a compaction, which ends early once `stop` is set.
@@ -47,9 +54,14 @@ impl<'a> NewFiles<'a> {
         new
     }
 
-    /// The files; from here on they are the caller's.
-    pub(super) fn take(mut self) -> Vec<OpenFile> {
-        std::mem::take(&mut self.finished)
+    /// The files, and new value files to which they refer; from here on they are the caller's. `known` are the
+    /// value files to which the inputs refer.
+    pub(super) fn take(mut self, known: &[Arc<ValueFile>]) -> Written {
+        let values = std::mem::take(&mut self.values);
+        let mut files = std::mem::take(&mut self.finished);
+        let all: Vec<_> = known.iter().chain(&values).cloned().collect();
+        attach_all(&mut files, &all);
+        Written { files, values }
     }
 
     /// Why writing failed.
@@ -79,14 +91,32 @@ impl Outputs for NewFiles<'_> {
 
     fn begin(&mut self) -> io::Result<SstableWriter<Sink>> {
         let begun = self.files.new_file(self.options, Some(self.writer));
-        self.told(begun)
+        let begun = self.told(begun)?;
+        self.begun = begun.file();
+        Ok(begun)
     }
 
     fn finish(&mut self, sink: Sink, properties: Properties) -> io::Result<()> {
-        let finished = self.files.finish(sink, &properties);
+        let finished = self.files.finish(self.begun, sink, &properties);
         let finished = self.told(finished)?;
         self.finished.extend(finished);
         Ok(())
+    }
+
+    fn begin_values(&mut self) -> io::Result<ValueWriter<Sink>> {
+        let begun = self.files.new_values(self.options.compression, Some(self.writer));
+        self.told(begun)
+    }
+
+    fn finish_values(&mut self, file: FileId, sink: Sink) -> io::Result<()> {
+        let finished = self.files.finish_values(file, sink);
+        let finished = self.told(finished)?;
+        self.values.push(finished);
+        Ok(())
+    }
+
+    fn cannot_move(&mut self, file: FileId) {
+        self.files.damaged.lock().insert(file.0);
     }
 
     fn is_cancelled(&self) -> bool {
@@ -100,6 +130,23 @@ impl Drop for NewFiles<'_> {
     fn drop(&mut self) {
         // Not live, and never was.
         self.finished.iter().for_each(OpenFile::supersede);
+        self.values.iter().for_each(|file| file.supersede());
+    }
+}
+
+/// What a flush or a compaction wrote.
+#[derive(Default)]
+pub(super) struct Written {
+    pub(super) files: Vec<OpenFile>,
+    /// New value files: the files hold those that they refer to.
+    pub(super) values: Vec<Arc<ValueFile>>,
+}
+
+impl Written {
+    /// Bytes of all files.
+    pub(super) fn bytes(&self) -> u64 {
+        let files: u64 = self.files.iter().map(|file| file.meta().bytes).sum();
+        files + self.values.iter().map(|file| file.bytes()).sum::<u64>()
     }
 }
 
@@ -127,6 +174,9 @@ impl Files {
             beneath: if space.may_expire() { Beneath::Expiring } else { Beneath::Values },
             fences: &[],
             file_bytes: self.options.file_bytes,
+            large_values: self.options.large_values,
+            moved: &[],
+            value_file_bytes: self.options.file_bytes,
         }
     }
 
@@ -185,11 +235,14 @@ impl Files {
             .cloned()
             .collect();
         let old: Vec<u64> = inputs.iter().map(|file| file.meta().id).collect();
-        let (new, compacted) = match plan.is_move() {
-            true => (inputs.clone(), Compacted::default()),
+        let (new, new_values, compacted) = match plan.is_move() {
+            true => (inputs.clone(), Vec::new(), Compacted::default()),
             false => {
-                let (new, compacted) = self.compact_files(core, picked, &inputs)?;
-                (new.into_iter().map(Arc::new).collect(), compacted)
+                let (written, compacted) = self.compact_files(core, picked, &inputs)?;
+                Counters::count(&self.counters.compacted_bytes_out, written.bytes());
+                Counters::count(&self.counters.moved_bytes, compacted.bytes_moved);
+                let new = written.files.into_iter().map(Arc::new).collect();
+                (new, written.values, compacted)
             }
         };
         let mut edits: Vec<Edit> =
@@ -197,9 +250,8 @@ impl Files {
         edits.extend(new.iter().map(|file| add_edit(space.id, plan.to, file)));
         let is_move = plan.is_move();
         if !is_move {
-            let bytes = |files: &[Arc<OpenFile>]| files.iter().map(|file| file.meta().bytes).sum();
-            Counters::count(&self.counters.compacted_bytes_in, bytes(&inputs));
-            Counters::count(&self.counters.compacted_bytes_out, bytes(&new));
+            let bytes = inputs.iter().map(|file| file.meta().bytes).sum();
+            Counters::count(&self.counters.compacted_bytes_in, bytes);
         }
         let (space, to) = (Arc::clone(space), plan.to);
         self.edit(
@@ -210,7 +262,7 @@ impl Files {
                     gone.iter().for_each(|file| file.supersede());
                 }
                 if !made {
-                    return;
+                    return new_values.iter().for_each(|file| file.supersede());
                 }
                 // Before the view shows it: who reads the view can know what it may have missed.
                 space.note_forgotten(compacted.forgotten);
@@ -218,8 +270,9 @@ impl Files {
                 let guard = pin();
                 let view = space.view(&guard);
                 let new = new.iter().map(|file| (to, Arc::clone(file)));
-                let view = view.with_levels(changed(view.levels(), &old, new));
-                space.tree.replace(view);
+                let levels = changed(view.levels(), &old, new);
+                supersede_values(view.levels(), &levels);
+                space.tree.replace(view.with_levels(levels));
             }),
         )?;
         self.count_level0(core);

@@ -193,7 +193,10 @@ impl Files {
             Box::new(move |files, made| {
                 if made {
                     files.frozen.lock().retain(|frozen| frozen.space.id != space.id);
-                    space.view(&pin()).levels().files().for_each(|file| file.supersede());
+                    let guard = pin();
+                    let levels = space.view(&guard).levels();
+                    levels.files().for_each(|file| file.supersede());
+                    levels.value_files().iter().for_each(|file| file.supersede());
                 }
             }),
         )?;

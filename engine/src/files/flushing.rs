@@ -10,7 +10,7 @@ use isolith_index::{Memtable, OpenFile, flush_memtable, pin};
 use isolith_txn::Space;
 use isolith_wal::Lsn;
 
-use super::compaction::NewFiles;
+use super::compaction::{NewFiles, Written};
 use super::{Counters, Done, Files, Frozen, MERGES, WorkError, add_edit, changed};
 use crate::core::{Core, SYSTEM_SPACE};
 use crate::merge::Calm;
@@ -79,6 +79,8 @@ impl Files {
         for space in core.all_spaces() {
             self.compact_fully(core, &space)?;
         }
+        // What that made garbage of is given back, if it is much.
+        self.compact_all(core)?;
         self.release_log(core)
     }
 
@@ -127,7 +129,7 @@ impl Files {
     ) -> Done<()> {
         // A file is never ahead of the log.
         self.log.sync().map_err(|error| WorkError::Log(error.to_string()))?;
-        let new = self.write_memtable(core, space, memtable)?;
+        let Written { files: new, values } = self.write_memtable(core, space, memtable)?;
         let mut edits = self.operator_edits(core);
         if space.may_expire() {
             edits.push(Edit::ExpiringSpace(space.id));
@@ -145,6 +147,7 @@ impl Files {
             edits,
             Box::new(move |files, made| {
                 if !made {
+                    values.iter().for_each(|file| file.supersede());
                     return new.iter().for_each(OpenFile::supersede);
                 }
                 let _changing = files.changing.lock();
@@ -166,7 +169,7 @@ impl Files {
         core: &Core,
         space: &Space,
         memtable: &Memtable,
-    ) -> Done<Vec<OpenFile>> {
+    ) -> Done<Written> {
         let expired_before = core.expired_for_all();
         let (view, operators) = (core.prune_view(), Calm(core.operators()));
         let rules = self.rules(space, &view, &operators, expired_before);
@@ -175,11 +178,10 @@ impl Files {
         let mut outputs = NewFiles::new(self, core, space);
         match flush_memtable(memtable, &rules, &mut outputs) {
             Ok(_) => {
-                let files = outputs.take();
-                let bytes = files.iter().map(|file| file.meta().bytes).sum();
+                let written = outputs.take(&[]);
                 Counters::count(&self.counters.flushes, 1);
-                Counters::count(&self.counters.flushed_bytes, bytes);
-                Ok(files)
+                Counters::count(&self.counters.flushed_bytes, written.bytes());
+                Ok(written)
             }
             Err(error) => Err(outputs.error(error)),
         }

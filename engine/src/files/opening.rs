@@ -14,15 +14,19 @@ use isolith_txn::{Space, SpaceId};
 use isolith_wal::{Access, DatabaseId, Lsn, Storage};
 use parking_lot::Mutex;
 
-use super::{DIRECTORY, MERGES, add_edit, changed, file_name};
+use super::values::ValueFiles;
+use super::{DIRECTORY, MERGES, add_edit, changed, file_name, value_file_name};
 use crate::error::OpenError;
+
+/// Names of files that are live no more and that nobody reads.
+pub(crate) type Doomed = Arc<Mutex<Vec<String>>>;
 
 /// What opening finds of files.
 pub(crate) struct OpenedFiles {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) manifest: Manifest,
     pub(crate) state: ManifestState,
-    pub(crate) doomed: Arc<Mutex<Vec<FileId>>>,
+    pub(crate) doomed: Doomed,
     /// The levels of each keyspace.
     pub(crate) levels: HashMap<SpaceId, Arc<LevelSet>>,
 }
@@ -67,12 +71,14 @@ impl OpenedFiles {
         files: impl Iterator<Item = u64>,
     ) -> Result<Vec<Edit>, String> {
         let mut new = Vec::new();
+        let mut values = ValueFiles::new(&*self.storage, self.state.database, &self.doomed);
         for id in files {
             let file = FileId(id);
             let damaged = |error: &dyn fmt::Display| {
                 format!("its file {}: {error}", self.storage.display(Path::new(&file_name(file))))
             };
-            let table = open_file(&*self.storage, self.state.database, file);
+            let table = open_file(&*self.storage, self.state.database, file)
+                .and_then(|mut table| values.attach(&mut table).map(|()| table));
             let table = assigned(table.map_err(|error| damaged(&error))?, lsn);
             let table = table.map_err(|what| damaged(&what))?;
             new.push(OpenFile::new(table, superseded(&self.doomed)));
@@ -146,8 +152,12 @@ impl From<ManifestError> for OpenError {
 }
 
 pub(super) fn read_error(storage: &dyn Storage, file: FileId, error: FileError) -> OpenError {
-    let name = storage.display(Path::new(&file_name(file)));
+    let (name, error) = told(file, error);
+    let name = storage.display(Path::new(&name));
     match error {
+        FileError::Values { .. } => {
+            OpenError::Corrupt { file: name, offset: 0, what: error.to_string() }
+        }
         FileError::Io(source) if source.kind() == io::ErrorKind::NotFound => OpenError::Corrupt {
             file: name,
             offset: 0,
@@ -166,7 +176,15 @@ pub(super) fn read_error(storage: &dyn Storage, file: FileId, error: FileError) 
     }
 }
 
-/// Opens one file.
+/// The name of the file that an error is about, and the error.
+pub(crate) fn told(file: FileId, error: FileError) -> (String, FileError) {
+    match error {
+        FileError::Values { file, error } => (value_file_name(file), *error),
+        error => (file_name(file), error),
+    }
+}
+
+/// Opens one file, the value files that it refers to left out.
 pub(crate) fn open_file(
     storage: &dyn Storage,
     database: DatabaseId,
@@ -183,15 +201,17 @@ pub(crate) fn reaches(state: &ManifestState) -> Lsn {
     files.chain(flushed).fold(state.log_floor, Lsn::max)
 }
 
-/// The names of all files that are live.
+/// The names of all files that are live, value files included.
 pub(crate) fn live_files(state: &ManifestState) -> impl Iterator<Item = String> {
-    state.files().map(|record| file_name(FileId(record.file.id)))
+    let sorted = state.files().map(|record| file_name(FileId(record.file.id)));
+    let values = state.value_files().into_keys().map(|file| value_file_name(FileId(file)));
+    sorted.chain(values)
 }
 
 /// Whom a file tells that is live no more and that nobody reads.
-pub(super) fn superseded(doomed: &Arc<Mutex<Vec<FileId>>>) -> Superseded {
+pub(super) fn superseded(doomed: &Doomed) -> Superseded {
     let doomed = Arc::clone(doomed);
-    Arc::new(move |table: Arc<Sstable>| doomed.lock().push(table.id()))
+    Arc::new(move |table: Arc<Sstable>| doomed.lock().push(file_name(table.id())))
 }
 
 /// Opens the manifest and the files that it says are live. What is there beside them stays for now: the log
@@ -207,12 +227,14 @@ pub(crate) fn open(
     let doomed = Arc::default();
     let on_superseded = superseded(&doomed);
     let mut all = HashMap::new();
+    let mut values = ValueFiles::new(&**storage, state.database, &doomed);
     for (&space, known) in &state.spaces {
         let mut levels: Levels<Arc<OpenFile>> = Levels::default();
         for (level, files) in known.levels.levels.iter().enumerate() {
             for record in files {
                 let file = FileId(record.file.id);
                 let table = open_file(&**storage, state.database, file)
+                    .and_then(|mut table| values.attach(&mut table).map(|()| table))
                     .map_err(|error| read_error(&**storage, file, error))?;
                 let table = assigned(table, record.stamp_max).map_err(|what| {
                     let file = storage.display(Path::new(&file_name(file)));
@@ -247,7 +269,8 @@ pub(super) fn remove_orphans(
     let mut removed = false;
     for entry in storage.list(directory).map_err(io)? {
         let name = format!("{DIRECTORY}/{}", entry.name);
-        if !live.contains(&name) && entry.name.ends_with(".sst") {
+        let ours = entry.name.ends_with(".sst") || entry.name.ends_with(".val");
+        if ours && !live.contains(&name) {
             storage.remove(Path::new(&name)).map_err(io)?;
             removed = true;
         }

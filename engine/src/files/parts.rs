@@ -20,13 +20,13 @@ use isolith_index::sstable::Sstable;
 use isolith_index::{Beneath, OpenFile};
 use parking_lot::Mutex;
 
-use super::compaction::{NewFiles, Picked};
+use super::compaction::{NewFiles, Picked, Written};
 use super::{Counters, Done, Files, WorkError};
 use crate::core::Core;
 use crate::merge::Calm;
 
 /// What a part comes to.
-type Part = Done<(Vec<OpenFile>, Compacted)>;
+type Part = Done<(Written, Compacted)>;
 
 impl Files {
     /// Writes what is needed of a compaction's inputs to new files, which are not live yet.
@@ -50,18 +50,19 @@ impl Files {
                 .map_err(|error| NewFiles::new(self, core, space).error(error))?,
         };
         Counters::count(&self.counters.compaction_parts, points.len() as u64 + 1);
+        let values: Vec<_> = tables.iter().flat_map(|table| table.value_files()).cloned().collect();
         let stop = AtomicBool::new(false);
         let part = |number: usize| {
             let operators = Calm(core.operators());
             let rules = self.rules(space, &view, &operators, expired_before);
             let beneath = if plan.bottom { Beneath::Nothing } else { rules.beneath };
-            let rules = CompactionRules { beneath, fences: &fences, ..rules };
+            let rules = CompactionRules { beneath, fences: &fences, moved: &plan.moved, ..rules };
             let from = number.checked_sub(1).and_then(|before| points.get(before));
             let from = from.map_or(Bound::Unbounded, |from| Bound::Included(&**from));
             let to = points.get(number).map_or(Bound::Unbounded, |to| Bound::Excluded(&**to));
             let mut outputs = NewFiles::of_part(self, core, space, &stop);
             match compact(&tables, (from, to), &rules, &mut outputs) {
-                Ok(compacted) => Ok((outputs.take(), compacted)),
+                Ok(compacted) => Ok((outputs.take(&values), compacted)),
                 Err(error) => {
                     // Relaxed: whoever sees it late has only done more in vain.
                     stop.store(true, Ordering::Relaxed);
@@ -82,12 +83,13 @@ impl Files {
 
 /// The parts as one, if none has failed. What ended because another failed says nothing of why.
 fn joined(parts: Vec<Part>) -> Part {
-    let (mut files, mut compacted) = (Vec::new(), Compacted::default());
+    let (mut written, mut compacted) = (Written::default(), Compacted::default());
     let mut failed: Option<WorkError> = None;
     for part in parts {
         match part {
             Ok((new, done)) => {
-                files.extend(new);
+                written.files.extend(new.files);
+                written.values.extend(new.values);
                 compacted.add(&done);
             }
             Err(WorkError::Over) if failed.is_some() => {}
@@ -99,10 +101,11 @@ fn joined(parts: Vec<Part>) -> Part {
         }
     }
     match failed {
-        None => Ok((files, compacted)),
+        None => Ok((written, compacted)),
         Some(error) => {
             // Not live, and never were.
-            files.iter().for_each(OpenFile::supersede);
+            written.files.iter().for_each(OpenFile::supersede);
+            written.values.iter().for_each(|file| file.supersede());
             Err(error)
         }
     }
@@ -152,7 +155,7 @@ mod tests {
     fn what_failed_is_told_and_not_what_ended_because_of_it() {
         let over = || Err(WorkError::Over);
         let log = || Err(WorkError::Log("it failed".into()));
-        let sound = || Ok((Vec::new(), Compacted { files: 1, ..Compacted::default() }));
+        let sound = || Ok((Written::default(), Compacted { files: 1, ..Compacted::default() }));
         for parts in [vec![sound(), over(), log()], vec![log(), over(), sound()]] {
             assert!(matches!(joined(parts), Err(WorkError::Log(_))));
         }

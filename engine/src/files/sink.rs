@@ -4,10 +4,9 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use isolith_index::sstable::{FileId, FileSink};
+use isolith_index::sstable::FileSink;
 use isolith_wal::{Storage, StorageFile};
 
-use super::file_name;
 use super::throttle::{Throttle, Writer};
 
 /// Bytes that are written at once.
@@ -19,7 +18,7 @@ const BUFFER_BYTES: usize = 256 << 10;
 pub(super) struct Sink {
     storage: Arc<dyn Storage>,
     file: Arc<dyn StorageFile>,
-    id: FileId,
+    name: String,
     offset: u64,
     buffer: Vec<u8>,
     /// What it goes by, and as whom.
@@ -31,16 +30,12 @@ impl Sink {
     /// Makes the file. Its name is not durable yet.
     pub(super) fn create(
         storage: &Arc<dyn Storage>,
-        id: FileId,
+        name: String,
         pace: Option<(Arc<Throttle>, Writer)>,
     ) -> io::Result<Self> {
-        let file = storage.create_new(Path::new(&file_name(id)))?;
+        let file = storage.create_new(Path::new(&name))?;
         let (storage, buffer) = (Arc::clone(storage), Vec::with_capacity(BUFFER_BYTES));
-        Ok(Self { storage, file, id, offset: 0, buffer, pace, kept: false })
-    }
-
-    pub(super) fn file(&self) -> FileId {
-        self.id
+        Ok(Self { storage, file, name, offset: 0, buffer, pace, kept: false })
     }
 
     fn write_out(&mut self) -> io::Result<()> {
@@ -77,7 +72,7 @@ impl Drop for Sink {
     fn drop(&mut self) {
         if !self.kept {
             // What cannot be removed is an orphan, for the next open.
-            let _ = self.storage.remove(Path::new(&file_name(self.id)));
+            let _ = self.storage.remove(Path::new(&self.name));
         }
     }
 }

@@ -26,7 +26,7 @@ use super::{CompactError, Compacted, CompactionRules, Outputs, RangeSweep, behin
 use crate::memtable::Beneath;
 use crate::merge::{self, Base, MergeFailure, MergedValue, Operand};
 use crate::prune::{GROWTH, MERGE_OVERHEAD, RUN_MAX};
-use crate::sstable::SstableWriter;
+use crate::sstable::{FileValue, SstableWriter, ValueWriter};
 use crate::version::Kind;
 
 /// A run above the horizon that takes more memory than this is written as it comes.
@@ -53,6 +53,9 @@ pub(crate) struct Keeper<'r, O: Outputs> {
 struct Output<'o, O: Outputs> {
     outputs: &'o mut O,
     writer: Option<SstableWriter<O::Sink>>,
+    values: Option<ValueWriter<O::Sink>>,
+    /// A value on its way to another value file.
+    buffer: Vec<u8>,
 }
 
 /// Merges at or below the horizon, newest first, and their base. Empty: none is at hand.
@@ -88,7 +91,7 @@ impl<'r, O: Outputs> Keeper<'r, O> {
         Self {
             rules,
             ranges,
-            output: Output { outputs, writer: None },
+            output: Output { outputs, writer: None, values: None, buffer: Vec::new() },
             fence: 0,
             key: None,
             newer: None,
@@ -109,14 +112,14 @@ impl<'r, O: Outputs> Keeper<'r, O> {
         stamp: Lsn,
         kind: Kind,
         time: u64,
-        value: &[u8],
+        value: FileValue<'_>,
     ) -> Result<(), CompactError> {
         if self.key.as_deref() != Some(key) {
             self.end_key()?;
             self.begin_key(key)?;
         }
         self.done.versions_in += 1;
-        self.done.bytes_in += (key.len() + value.len()) as u64;
+        self.done.bytes_in += (key.len() + value.bytes_here()) as u64;
         let newer = self.newer.replace(stamp);
         // Within one commit, or in two files, what came first hides the other.
         if newer == Some(stamp) {
@@ -127,13 +130,14 @@ impl<'r, O: Outputs> Keeper<'r, O> {
             newer.is_none_or(|newer| view.keeps(stamp, newer)) && !self.ranges.hides(stamp, view);
         if !self.run.merges.is_empty() {
             if stamp >= self.run.cover {
-                self.run.add(stamp, kind, time, value, needed);
+                let bytes = read(value, key, &mut self.output.buffer)?;
+                self.run.add(stamp, kind, time, bytes, needed);
                 return match kind {
                     Kind::Merge { .. } => self.bound_run(),
-                    Kind::Put | Kind::Delete => self.settle(),
+                    Kind::Put | Kind::Delete => self.settle(Some(value)),
                 };
             }
-            self.settle()?;
+            self.settle(None)?;
         }
         let built_on = self.builds_on.is_some_and(|cover| stamp >= cover);
         self.builds_on = self.builds_on.filter(|_| built_on);
@@ -145,7 +149,8 @@ impl<'r, O: Outputs> Keeper<'r, O> {
                 self.run.cover = self.ranges.cover(stamp);
                 self.run.under = built_on;
                 self.builds_on = None;
-                self.run.add(stamp, kind, time, value, needed);
+                let bytes = read(value, key, &mut self.output.buffer)?;
+                self.run.add(stamp, kind, time, bytes, needed);
             }
             Kind::Merge { .. } => {
                 self.builds_on = Some(self.ranges.cover(stamp));
@@ -171,7 +176,8 @@ impl<'r, O: Outputs> Keeper<'r, O> {
         let run = std::mem::take(&mut self.run);
         let mut built_on = run.under;
         for merge in &run.merges {
-            self.emit(merge.stamp, merge.kind, merge.time, run.value(merge), built_on)?;
+            let value = FileValue::Here(run.value(merge));
+            self.emit(merge.stamp, merge.kind, merge.time, value, built_on)?;
             built_on = true;
         }
         self.builds_on = Some(run.cover);
@@ -202,7 +208,7 @@ impl<'r, O: Outputs> Keeper<'r, O> {
     }
 
     fn end_key(&mut self) -> Result<(), CompactError> {
-        if self.run.merges.is_empty() { Ok(()) } else { self.settle() }
+        if self.run.merges.is_empty() { Ok(()) } else { self.settle(None) }
     }
 
     /// Ends the output at a key, excluded; none: there is no further one.
@@ -228,6 +234,7 @@ impl<'r, O: Outputs> Keeper<'r, O> {
             self.cut(Some(fence))?;
         }
         self.cut(None)?;
+        self.output.end_values()?;
         self.done.forgotten = self.done.forgotten.max(self.ranges.forgotten());
         Ok(self.done)
     }
@@ -238,12 +245,12 @@ impl<'r, O: Outputs> Keeper<'r, O> {
         stamp: Lsn,
         mut kind: Kind,
         mut time: u64,
-        mut value: &[u8],
+        mut value: FileValue<'_>,
         built_on: bool,
-    ) -> io::Result<()> {
+    ) -> Result<(), CompactError> {
         let rules = self.rules;
         if kind == Kind::Put && time != 0 && time <= rules.expired_before && !built_on {
-            value = &[];
+            value = FileValue::Here(&[]);
             if !rules.merges_above {
                 (kind, time) = (Kind::Delete, 0);
             }
@@ -255,12 +262,40 @@ impl<'r, O: Outputs> Keeper<'r, O> {
         }
         let key = self.key.as_deref().unwrap_or_default();
         self.done.versions_out += 1;
-        self.done.bytes_out += (key.len() + value.len()) as u64;
-        self.output.writer()?.add(key, stamp, kind, time, value)
+        match value {
+            FileValue::Large(reference, _) if !rules.moves(reference) => {
+                self.done.bytes_out += (key.len() + value.bytes_here()) as u64;
+                self.output.writer()?.add_large(key, stamp, time, reference)?;
+            }
+            FileValue::Large(reference, _) => {
+                let mut buffer = std::mem::take(&mut self.output.buffer);
+                let moved = match value.read(key, &mut buffer) {
+                    Ok(bytes) => {
+                        self.done.bytes_moved += bytes.len() as u64;
+                        self.done.bytes_out += (key.len() + bytes.len()) as u64;
+                        self.output.add(key, (stamp, kind, time), bytes, rules)
+                    }
+                    // A reader is told. Nothing else is to wait for it.
+                    Err(_) => {
+                        self.output.outputs.cannot_move(reference.file);
+                        self.done.bytes_out += (key.len() + value.bytes_here()) as u64;
+                        self.output.writer()?.add_large(key, stamp, time, reference)
+                    }
+                };
+                self.output.buffer = buffer;
+                moved?;
+            }
+            FileValue::Here(bytes) => {
+                self.done.bytes_out += (key.len() + bytes.len()) as u64;
+                self.output.add(key, (stamp, kind, time), bytes, rules)?;
+            }
+        }
+        Ok(())
     }
 
-    /// Writes what is needed of the run, which ends here.
-    fn settle(&mut self) -> Result<(), CompactError> {
+    /// Writes what is needed of the run, which ends here; with the value of its base as it came, if it has
+    /// one.
+    fn settle(&mut self, base_value: Option<FileValue<'_>>) -> Result<(), CompactError> {
         let run = std::mem::take(&mut self.run);
         let rules = self.rules;
         let base = run.base.as_ref();
@@ -286,7 +321,8 @@ impl<'r, O: Outputs> Keeper<'r, O> {
             if known && at >= fold_from && worth {
                 match merge::fold(put, &run.operands(at..run.merges.len()), rules.operators) {
                     Ok(MergedValue { value, expires_at }) => {
-                        self.emit(top.stamp, Kind::Put, expires_at, &value, built_on)?;
+                        let value = FileValue::Here(&value);
+                        self.emit(top.stamp, Kind::Put, expires_at, value, built_on)?;
                         self.done.folded += 1;
                         built_on = false;
                         at += 1 + under.iter().take_while(|merge| !merge.needed).count();
@@ -303,19 +339,62 @@ impl<'r, O: Outputs> Keeper<'r, O> {
             let own = under.iter().take_while(|merge| !merge.needed && merge.kind == top.kind);
             let own = if expires { 0 } else { own.count() };
             let (combined, taken) = run.combine(at, own, rules);
-            self.emit(top.stamp, top.kind, top.time, &combined, built_on)?;
+            let combined = FileValue::Here(&combined);
+            self.emit(top.stamp, top.kind, top.time, combined, built_on)?;
             built_on = true;
             at += 1 + taken;
         }
         if let Some(base) = base.filter(|base| base.needed || built_on) {
-            self.emit(base.stamp, base.kind, base.time, run.value(base), built_on)?;
+            let value = base_value.unwrap_or(FileValue::Here(run.value(base)));
+            self.emit(base.stamp, base.kind, base.time, value, built_on)?;
         }
         self.run = run.emptied();
         Ok(())
     }
 }
 
+/// The bytes of a value, or which input they cannot be read through.
+fn read<'v>(
+    value: FileValue<'v>,
+    key: &[u8],
+    buffer: &'v mut Vec<u8>,
+) -> Result<&'v [u8], CompactError> {
+    let file = match value {
+        FileValue::Here(bytes) => return Ok(bytes),
+        FileValue::Large(_, file) => file.id(),
+    };
+    value.read(key, buffer).map_err(|error| CompactError::Input { file, error })
+}
+
 impl<O: Outputs> Output<'_, O> {
+    /// Adds a version whose value is here; a large one goes to a value file.
+    fn add(
+        &mut self,
+        key: &[u8],
+        (stamp, kind, time): (Lsn, Kind, u64),
+        value: &[u8],
+        rules: &CompactionRules<'_>,
+    ) -> io::Result<()> {
+        if kind != Kind::Put || value.len() < rules.large_values {
+            return self.writer()?.add(key, stamp, kind, time, value);
+        }
+        if self.values.as_ref().is_some_and(|values| values.bytes() >= rules.value_file_bytes) {
+            self.end_values()?;
+        }
+        let values = match &mut self.values {
+            Some(values) => values,
+            none => none.insert(self.outputs.begin_values()?),
+        };
+        let reference = values.add(key, value)?;
+        self.writer()?.add_large(key, stamp, time, reference)
+    }
+
+    fn end_values(&mut self) -> io::Result<()> {
+        let Some(values) = self.values.take() else { return Ok(()) };
+        let file = values.file();
+        self.outputs.finish_values(file, values.finish()?)
+    }
+
     fn bytes(&self) -> u64 {
         self.writer.as_ref().map_or(0, SstableWriter::bytes)
     }

@@ -8,10 +8,14 @@ use std::sync::Arc;
 use isolith_wal::DatabaseId;
 
 use super::*;
-use crate::levels::{CompactionOptions, LevelFile, Levels, Plan, pick};
+use crate::levels::{
+    CompactionOptions, LevelFile, Levels, Plan, Reason, ValueUsage, pick, value_usage,
+};
 use crate::memtable::{Beneath, Found, Lookup};
 use crate::merge::{self, Base, MergedValue, NoOperators, Operand};
-use crate::sstable::{FileCursor, FileRangeDelete, SstableOptions};
+use crate::sstable::{
+    Compression, FileCursor, FileRangeDelete, FileValue, SstableOptions, ValueFile,
+};
 use crate::testing::Letters;
 use crate::testing::Random;
 use crate::version::Kind;
@@ -27,14 +31,30 @@ fn lsn(counter: u64) -> Lsn {
 /// Where the tests' files go.
 struct Files {
     files: Vec<Arc<Sstable>>,
+    values: Vec<Arc<ValueFile>>,
     begun: u64,
     cancelled: bool,
 }
 
 impl Files {
     fn new() -> Files {
-        Files { files: Vec::new(), begun: 0, cancelled: false }
+        Files { files: Vec::new(), values: Vec::new(), begun: 0, cancelled: false }
     }
+
+    /// The files, with the value files that they refer to: new ones, and those of the inputs.
+    fn attached(&mut self, inputs: &[Arc<Sstable>]) {
+        let known = inputs.iter().flat_map(|input| input.value_files());
+        let known: Vec<_> = known.chain(&self.values).cloned().collect();
+        for file in &mut self.files {
+            Arc::get_mut(file).expect("nobody else has it").attach(&known);
+            assert_eq!(file.value_files().len(), file.properties().values.len());
+        }
+    }
+}
+
+fn open_values(id: FileId, bytes: Vec<u8>) -> Arc<ValueFile> {
+    let file = ValueFile::open(Box::new(bytes), DATABASE, id, Arc::new(|_| {}));
+    Arc::new(file.expect("written just now"))
 }
 
 fn options() -> SstableOptions {
@@ -50,10 +70,22 @@ impl Outputs for Files {
     }
 
     fn finish(&mut self, sink: Vec<u8>, properties: Properties) -> io::Result<()> {
-        let file = Sstable::open(Box::new(sink), DATABASE, FileId(1_000 + self.begun));
+        // The number stands in the header: value files are begun in between.
+        let id = sink[32..40].try_into().map(u64::from_le_bytes).expect("a header");
+        let file = Sstable::open(Box::new(sink), DATABASE, FileId(id));
         let file = file.expect("written just now");
         assert_eq!(*file.properties(), properties);
         self.files.push(file);
+        Ok(())
+    }
+
+    fn begin_values(&mut self) -> io::Result<ValueWriter<Vec<u8>>> {
+        self.begun += 1;
+        ValueWriter::new(Vec::new(), DATABASE, FileId(1_000 + self.begun), Compression::Lz4)
+    }
+
+    fn finish_values(&mut self, file: FileId, sink: Vec<u8>) -> io::Result<()> {
+        self.values.push(open_values(file, sink));
         Ok(())
     }
 
@@ -89,7 +121,9 @@ impl History {
             while more {
                 let found = cursor.version().expect("sound").expect("one");
                 let (key, stamp, kind, time, value) = found;
-                let version = (kind, time, value.to_vec());
+                let mut buffer = Vec::new();
+                let value = value.read(key, &mut buffer).expect("sound").to_vec();
+                let version = (kind, time, value);
                 let known = history.versions.insert((key.to_vec(), Reverse(stamp)), version);
                 assert!(known.is_none(), "a version is in two files");
                 more = cursor.advance().expect("sound");
@@ -188,14 +222,21 @@ impl History {
         memtable
     }
 
-    /// The part from one key to another, as a file.
+    /// The part from one key to another, as a file. One with an even number has its larger values apart.
     fn file(&self, id: u64, from: &[u8], to: Option<&[u8]>) -> Option<Arc<Sstable>> {
         let writer = SstableWriter::new(Vec::new(), DATABASE, FileId(id), options());
         let mut writer = writer.expect("memory");
+        let values = ValueWriter::new(Vec::new(), DATABASE, FileId(id + 500), Compression::None);
+        let mut values = values.expect("memory");
         let mut any = false;
         for ((key, stamp), (kind, time, value)) in &self.versions {
             if **key >= *from && to.is_none_or(|to| **key < *to) {
-                writer.add(key, stamp.0, *kind, *time, value).expect("memory");
+                if id.is_multiple_of(2) && *kind == Kind::Put && value.len() >= 4 {
+                    let reference = values.add(key, value).expect("memory");
+                    writer.add_large(key, stamp.0, *time, reference).expect("memory");
+                } else {
+                    writer.add(key, stamp.0, *kind, *time, value).expect("memory");
+                }
                 any = true;
             }
         }
@@ -211,7 +252,11 @@ impl History {
             }
         }
         let (bytes, _) = writer.finish().expect("memory");
-        any.then(|| Sstable::open(Box::new(bytes), DATABASE, FileId(id)).expect("sound"))
+        let mut file =
+            any.then(|| Sstable::open(Box::new(bytes), DATABASE, FileId(id)))?.expect("sound");
+        let values = open_values(values.file(), values.finish().expect("memory"));
+        Arc::get_mut(&mut file).expect("nobody else has it").attach([&values]);
+        Some(file)
     }
 }
 
@@ -331,6 +376,10 @@ impl Check<'_> {
         }
         for (file, known) in files.iter().zip(&level) {
             let range_deletes = file.range_deletes().len();
+            let mut wrong = Vec::new();
+            file.inspect(&mut |error| wrong.push(error), &mut |_| {});
+            assert!(wrong.is_empty(), "{wrong:?}");
+            self.check_values(file);
             assert!(file.verify().expect("sound") > 0 || range_deletes > 0, "an empty file");
             for fence in rules.fences {
                 let beyond = known.largest.as_ref().is_none_or(|largest| **largest >= **fence);
@@ -348,6 +397,22 @@ impl Check<'_> {
         }
         assert_eq!(done.files, files.len() as u64);
         assert_eq!(done.versions_out, outputs.versions.len() as u64);
+    }
+
+    /// Values are where the rule wants them.
+    fn check_values(&self, file: &Arc<Sstable>) {
+        let mut cursor = FileCursor::new(Arc::clone(file));
+        let mut more = cursor.first().expect("sound");
+        while more {
+            let (_, _, kind, _, value) = cursor.version().expect("sound").expect("one");
+            match value {
+                FileValue::Large(reference, _) => assert!(!self.rules.moves(reference)),
+                FileValue::Here(bytes) => {
+                    assert!(kind != Kind::Put || bytes.len() < self.rules.large_values);
+                }
+            }
+            more = cursor.advance().expect("sound");
+        }
     }
 
     /// Nothing is there that the rule does not ask for.
@@ -404,6 +469,7 @@ fn level_file(file: &Sstable) -> LevelFile {
         largest: properties.largest.clone(),
         entries: properties.entries,
         deletes: properties.deletes + properties.range_deletes,
+        values: Vec::new(),
     }
 }
 
@@ -428,6 +494,10 @@ fn readers_find_the_same_through_the_outputs() {
         let expires = |(kind, time, _): &Version| *kind == Kind::Put && *time != 0;
         let expiring = below_part.versions.values().any(expires);
         let beneath = if expiring { Beneath::Expiring } else { Beneath::Values };
+        let inputs = files(&mut random, &history, below + 1..=above);
+        let moved: BTreeSet<u64> =
+            inputs.iter().flat_map(|file| file.value_files()).map(|file| file.id().0).collect();
+        let moved: Vec<u64> = moved.into_iter().filter(|_| random.below(2) == 0).collect();
         let rules = CompactionRules {
             view: &view,
             operators: &Letters,
@@ -436,8 +506,10 @@ fn readers_find_the_same_through_the_outputs() {
             merges_above,
             fences: &fences,
             file_bytes: if random.below(2) == 0 { 300 } else { 1 << 20 },
+            large_values: [4, 30, usize::MAX][random.below(3)],
+            moved: &moved,
+            value_file_bytes: 200,
         };
-        let inputs = files(&mut random, &history, below + 1..=above);
         let mut outputs = Files::new();
         let mut done = Compacted::default();
         let points = match random.below(3) {
@@ -453,6 +525,7 @@ fn readers_find_the_same_through_the_outputs() {
         }
         let range = (from, Bound::Unbounded);
         done.add(&compact(&inputs, range, &rules, &mut outputs).expect("sound"));
+        outputs.attached(&inputs);
         let check = Check {
             above: history.within(above + 1..=commits),
             inputs: history.within(below + 1..=above),
@@ -483,9 +556,13 @@ fn a_flushed_memtable_is_read_as_before() {
             merges_above: false,
             fences: &[],
             file_bytes: u64::MAX,
+            large_values: [4, 30, usize::MAX][random.below(3)],
+            moved: &[],
+            value_file_bytes: 200,
         };
         let mut outputs = Files::new();
         let done = flush_memtable(&memtable, &rules, &mut outputs).expect("memory");
+        outputs.attached(&[]);
         assert!(outputs.files.len() <= 1);
         let below = History::default();
         let check = Check { above: below.clone(), inputs: history, below, rules, commits };
@@ -522,6 +599,7 @@ struct Lsm {
     view: PruneView,
     expired_before: u64,
     through: u64,
+    large_values: usize,
 }
 
 impl Lsm {
@@ -534,6 +612,9 @@ impl Lsm {
             merges_above: true,
             fences,
             file_bytes: 700,
+            large_values: self.large_values,
+            moved: &[],
+            value_file_bytes: 400,
         }
     }
 
@@ -546,6 +627,7 @@ impl Lsm {
         let rules = CompactionRules { file_bytes: u64::MAX, ..self.rules(beneath, &[]) };
         flush_memtable(&memtable, &rules, &mut outputs).expect("memory");
         self.outputs.begun = outputs.begun;
+        outputs.attached(&[]);
         let files = outputs.files.into_iter().map(|file| open_file(&file));
         self.levels.levels[0].splice(0..0, files);
     }
@@ -568,7 +650,7 @@ impl Lsm {
             let fences = levels.fences(plan);
             let beneath = if plan.bottom { Beneath::Nothing } else { Beneath::Expiring };
             let mut outputs = Files { begun: self.outputs.begun, ..Files::new() };
-            let rules = self.rules(beneath, &fences);
+            let rules = CompactionRules { moved: &plan.moved, ..self.rules(beneath, &fences) };
             let mut from = Bound::Unbounded;
             let points = split_points(&inputs, 2).expect("sound");
             for point in &points {
@@ -577,6 +659,7 @@ impl Lsm {
                 from = Bound::Included(point);
             }
             compact(&inputs, (from, Bound::Unbounded), &rules, &mut outputs).expect("sound");
+            outputs.attached(&inputs);
             added = outputs.files.iter().map(open_file).collect();
             self.outputs.begun = outputs.begun;
         }
@@ -586,6 +669,20 @@ impl Lsm {
         let level = &mut self.levels.levels[plan.to];
         level.extend(added);
         level.sort_by(|left, right| left.meta().smallest.cmp(&right.meta().smallest));
+    }
+
+    /// Compacts until nothing is due: then there is little garbage.
+    fn come_to_rest(&mut self, options: &CompactionOptions) {
+        for turn in 0.. {
+            let Some(plan) = pick(&self.metas(), options, &[]) else { break };
+            self.compact(&plan);
+            assert!(turn < 200, "it comes to no end: {plan}");
+        }
+        self.check();
+        let usage = value_usage(self.levels.levels.iter().flatten().map(|file| file.meta()));
+        let garbage: u64 = usage.values().map(ValueUsage::garbage).sum();
+        let live: u64 = usage.values().map(|usage| usage.live).sum();
+        assert!(garbage * 4 <= live, "{garbage} bytes of garbage, {live} live");
     }
 
     fn check(&self) {
@@ -623,8 +720,8 @@ fn open_file(file: &Arc<Sstable>) -> Arc<OpenFile> {
 #[test]
 fn levels_that_are_flushed_and_compacted_are_read_as_one_history() {
     let mut random = Random::from_environment("levels");
-    let mut deepest = 0;
-    for _ in 0..30 {
+    let (mut deepest, mut emptied) = (0, 0);
+    for round in 0..30 {
         let commits = 300;
         let mut lsm = Lsm {
             history: history(&mut random, commits, true, commits, 0),
@@ -633,6 +730,7 @@ fn levels_that_are_flushed_and_compacted_are_read_as_one_history() {
             view: PruneView::new(Lsn::ZERO, []),
             expired_before: 0,
             through: 0,
+            large_values: if round % 3 == 0 { usize::MAX } else { 4 },
         };
         let options = CompactionOptions {
             level0_files: 1 + random.below(4),
@@ -655,11 +753,14 @@ fn levels_that_are_flushed_and_compacted_are_read_as_one_history() {
                 let Some(plan) = pick(&lsm.metas(), &options, &[]) else { break };
                 lsm.compact(&plan);
                 lsm.check();
+                emptied += usize::from(plan.reason == Reason::Garbage);
                 let used = lsm.levels.levels[1..].iter().filter(|level| !level.is_empty());
                 deepest = deepest.max(used.count());
             }
         }
+        lsm.come_to_rest(&options);
     }
+    assert!(emptied > 5, "value files are emptied on the way, and not {emptied}");
     assert!(deepest > 2, "levels below each other are read, and not {deepest}");
 }
 
@@ -673,6 +774,9 @@ fn newest_only(view: &PruneView, bottom: bool) -> CompactionRules<'_> {
         merges_above: true,
         fences: &[],
         file_bytes: 1 << 20,
+        large_values: usize::MAX,
+        moved: &[],
+        value_file_bytes: 1 << 20,
     }
 }
 
@@ -890,7 +994,7 @@ fn parts_are_of_one_size() {
         history.versions.insert((key, Reverse(lsn(9))), (Kind::Put, 0, value));
     }
     let half = 4_000u32.to_be_bytes();
-    let inputs = [history.file(1, b"", Some(&half)), history.file(2, &half, None)];
+    let inputs = [history.file(1, b"", Some(&half)), history.file(3, &half, None)];
     let inputs: Vec<_> = inputs.into_iter().flatten().collect();
     let points = split_points(&inputs, 4).expect("sound");
     let counts =

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use isolith_wal::{DatabaseId, Lsn};
 
 use crate::block::{self, Malformed};
-use crate::levels::{LEVELS, LevelFile, Levels};
+use crate::levels::{LEVELS, LevelFile, Levels, ValueShare};
 
 /// A file as the manifest has it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -137,6 +137,12 @@ impl ManifestState {
         self.spaces.values().flat_map(|space| space.levels.levels.iter().flatten())
     }
 
+    /// Live value files of all keyspaces and their lengths, by number: those that live files refer to.
+    pub fn value_files(&self) -> BTreeMap<u64, u64> {
+        let shares = self.files().flat_map(|record| &record.file.values);
+        shares.map(|share| (share.file, share.of_bytes)).collect()
+    }
+
     pub(crate) fn apply(&mut self, edit: &Edit) -> Result<(), Contradiction> {
         match edit {
             Edit::AddFile { space, level, file } => self.add_file(*space, *level, file)?,
@@ -185,7 +191,8 @@ impl ManifestState {
 
     fn add_file(&mut self, space: u32, level: u8, file: &FileRecord) -> Result<(), Contradiction> {
         let id = file.file.id;
-        let Some(next) = id.checked_add(1) else {
+        let highest = file.file.values.iter().map(|share| share.file).fold(id, u64::max);
+        let Some(next) = highest.checked_add(1) else {
             return Err(Contradiction("a file has the last number of all"));
         };
         self.next_file = self.next_file.max(next);
@@ -271,6 +278,12 @@ pub(crate) fn encode(edit: &Edit, into: &mut Vec<u8>) {
                 file.largest.as_ref().map_or(0, |key| key.len() as u64 + 1),
             ];
             put(ADD_FILE, &numbers, &[&file.smallest, file.largest.as_deref().unwrap_or_default()]);
+            block::put_number(into, file.values.len() as u64);
+            for share in &file.values {
+                for number in [share.file, share.values, share.bytes, share.of_bytes] {
+                    block::put_number(into, number);
+                }
+            }
         }
         Edit::RemoveFile { space, id } => put(REMOVE_FILE, &[u64::from(*space), *id], &[]),
         Edit::Flushed { space, through } => {
@@ -288,6 +301,20 @@ pub(crate) fn encode(edit: &Edit, into: &mut Vec<u8>) {
             put(SPACE_OPTIONS, &[u64::from(*space), bytes.len() as u64], &[bytes]);
         }
     }
+}
+
+/// What a file refers to in value files.
+fn decode_shares(input: &mut &[u8]) -> Result<Vec<ValueShare>, Malformed> {
+    let mut shares: Vec<ValueShare> = Vec::new();
+    for _ in 0..block::number(input)? {
+        let (file, values) = (block::number(input)?, block::number(input)?);
+        let (bytes, of_bytes) = (block::number(input)?, block::number(input)?);
+        if shares.last().is_some_and(|last| last.file >= file) {
+            return Err(Malformed);
+        }
+        shares.push(ValueShare { file, values, bytes, of_bytes });
+    }
+    Ok(shares)
 }
 
 /// Takes an edit off the front.
@@ -310,7 +337,8 @@ pub(crate) fn decode(input: &mut &[u8]) -> Result<Edit, Malformed> {
                 Some(bytes) => Some(block::take(input, bytes)?.to_vec()),
                 None => None,
             };
-            let file = LevelFile { id, bytes, smallest, largest, entries, deletes };
+            let values = decode_shares(input)?;
+            let file = LevelFile { id, bytes, smallest, largest, entries, deletes, values };
             let (stamp_min, stamp_max) = (Lsn::from_bits(stamp_min), Lsn::from_bits(stamp_max));
             let file = FileRecord { file, stamp_min, stamp_max };
             if usize::from(level) >= LEVELS {

@@ -4,7 +4,7 @@ use isolith_wal::MemoryStorage;
 use isolith_wal::faulty::{DiskKind, Fault, FaultyStorage, Operation, Survival};
 
 use super::*;
-use crate::levels::LevelFile;
+use crate::levels::{LevelFile, ValueShare};
 use isolith_wal::Lsn;
 
 const DATABASE: DatabaseId = DatabaseId(0x1234_5678_9abc_def0_0fed_cba9_8765_4321);
@@ -18,6 +18,9 @@ fn file(id: u64, keys: (&str, Option<&str>), stamps: (u64, u64)) -> FileRecord {
             largest: keys.1.map(Into::into),
             entries: id / 2,
             deletes: id % 3,
+            values: (0..id % 3)
+                .map(|n| ValueShare { file: id + n, values: n, bytes: 100 * n, of_bytes: 1_000 })
+                .collect(),
         },
         stamp_min: Lsn::new(0, stamps.0),
         stamp_max: Lsn::new(3, stamps.1),

@@ -48,6 +48,13 @@ pub enum FileError {
         /// The feature.
         feature: &'static str,
     },
+    /// A value file that the file refers to cannot be read.
+    Values {
+        /// Which.
+        file: FileId,
+        /// Why.
+        error: Box<FileError>,
+    },
 }
 
 impl fmt::Display for FileError {
@@ -63,6 +70,7 @@ impl fmt::Display for FileError {
                 "compressed at offset {offset} in a way that this build leaves out: build isolith with \
                  the feature `{feature}`"
             ),
+            FileError::Values { file, error } => write!(f, "value file {}: {error}", file.0),
         }
     }
 }
@@ -71,6 +79,7 @@ impl std::error::Error for FileError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             FileError::Io(error) => Some(error),
+            FileError::Values { error, .. } => Some(error),
             _ => None,
         }
     }
@@ -122,7 +131,7 @@ impl Place {
         hasher
     }
 
-    fn checksum(self, parts: &[&[u8]]) -> u32 {
+    pub(super) fn checksum(self, parts: &[&[u8]]) -> u32 {
         let mut hasher = self.hasher();
         for part in parts {
             hasher.update(part);
@@ -134,6 +143,14 @@ impl Place {
 /// Frames `raw` behind what `into` holds, which lies at `place.offset`. Compressed where that saves
 /// an eighth at least.
 pub(crate) fn frame(raw: &[u8], compression: Compression, place: Place, into: &mut Vec<u8>) {
+    let start = into.len();
+    pack(raw, compression, into);
+    let checksum = place.checksum(&[&into[start..]]);
+    into.extend_from_slice(&checksum.to_le_bytes());
+}
+
+/// A frame without its checksum.
+pub(super) fn pack(raw: &[u8], compression: Compression, into: &mut Vec<u8>) {
     let start = into.len();
     let pays = |bytes: &usize| *bytes < raw.len() - raw.len() / 8;
     let tag = match compress::compress(raw, compression, into).filter(pays) {
@@ -149,8 +166,6 @@ pub(crate) fn frame(raw: &[u8], compression: Compression, place: Place, into: &m
     };
     into.push(tag);
     into.extend_from_slice(&u32::try_from(raw.len()).unwrap_or(u32::MAX).to_le_bytes());
-    let checksum = place.checksum(&[&into[start..]]);
-    into.extend_from_slice(&checksum.to_le_bytes());
 }
 
 /// What a frame holds.
@@ -247,7 +262,7 @@ pub(crate) fn header(database: DatabaseId, file: FileId, space: u32) -> [u8; HEA
 }
 
 /// The checksum over all but the four bytes at `at`.
-fn checksum_around(bytes: &[u8], at: usize) -> u32 {
+pub(super) fn checksum_around(bytes: &[u8], at: usize) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&bytes[..at]);
     hasher.update(&bytes[at + 4..]);
@@ -293,7 +308,7 @@ pub(crate) fn space_in_footer(footer: &[u8]) -> u32 {
     number_at(footer, SPACE_IN_FOOTER)
 }
 
-fn number_at(bytes: &[u8], at: usize) -> u32 {
+pub(super) fn number_at(bytes: &[u8], at: usize) -> u32 {
     bytes
         .get(at..)
         .and_then(|bytes| bytes.first_chunk())
@@ -369,6 +384,17 @@ impl Footer {
     }
 }
 
+/// What a file refers to of one value file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ValueUse {
+    /// The value file.
+    pub file: FileId,
+    /// Values.
+    pub values: u64,
+    /// Bytes that they take there.
+    pub bytes: u64,
+}
+
 /// What a file holds.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Properties {
@@ -380,7 +406,7 @@ pub struct Properties {
     pub deletes: u64,
     /// Range deletes.
     pub range_deletes: u64,
-    /// Bytes of keys and values as they were put.
+    /// Bytes of keys and values as they were put, those in value files included.
     pub raw_bytes: u64,
     /// The smallest stamp, range deletes included.
     pub stamp_min: Lsn,
@@ -392,6 +418,8 @@ pub struct Properties {
     /// key and a zero byte, that key, and else its end, as there is no last key before it. None if a range
     /// delete reaches to the last key of all, and in a file without anything.
     pub largest: Option<Vec<u8>>,
+    /// The value files that it refers to, ascending.
+    pub values: Vec<ValueUse>,
 }
 
 impl Properties {
@@ -412,6 +440,12 @@ impl Properties {
         }
         into.extend_from_slice(&self.smallest);
         into.extend_from_slice(self.largest.as_deref().unwrap_or_default());
+        block::put_number(into, self.values.len() as u64);
+        for ValueUse { file, values, bytes } in &self.values {
+            for number in [file.0, *values, *bytes] {
+                block::put_number(into, number);
+            }
+        }
     }
 
     pub(crate) fn decode(mut input: &[u8]) -> Result<Properties, Malformed> {
@@ -427,6 +461,14 @@ impl Properties {
             Some(bytes) => Some(block::take(input, bytes)?.to_vec()),
             None => None,
         };
+        let mut values: Vec<ValueUse> = Vec::new();
+        for _ in 0..block::number(input)? {
+            let (file, number) = (FileId(block::number(input)?), block::number(input)?);
+            if values.last().is_some_and(|last| last.file >= file) {
+                return Err(Malformed);
+            }
+            values.push(ValueUse { file, values: number, bytes: block::number(input)? });
+        }
         if !input.is_empty() {
             return Err(Malformed);
         }
@@ -441,6 +483,7 @@ impl Properties {
             stamp_max,
             smallest,
             largest,
+            values,
         })
     }
 }

@@ -10,6 +10,7 @@ use isolith_wal::{FileMap, Lsn};
 use super::filter;
 use super::format::{self, FileError, FileId, Footer, Framed, Place, Properties, Section, damaged};
 use super::prefix::PrefixExtractor;
+use super::values::ValueFile;
 use crate::KeyRange;
 use crate::block::{self, Block, Entry, Malformed, Position};
 use crate::hash::Hasher;
@@ -20,9 +21,11 @@ mod ends;
 mod estimate;
 mod inspect;
 mod lookup;
+mod value;
 
 use ahead::Ahead;
 pub(super) use ends::decode_range_deletes;
+pub use value::FileValue;
 
 pub(crate) use lookup::{Probe, is_above, is_below};
 
@@ -73,6 +76,8 @@ pub struct Sstable {
     filter: OnceLock<(usize, usize)>,
     /// The same of the lines of the prefix filter, and whose prefixes they are.
     prefix_filter: OnceLock<Option<PrefixLines>>,
+    /// The value files that it refers to, by number.
+    values: Vec<Arc<ValueFile>>,
     hasher: Hasher,
 }
 
@@ -262,12 +267,11 @@ impl Sstable {
             return Ok(None);
         }
         let found = cursor.entry(self)?.filter(|(found, _)| *found == key);
-        Ok(found.map(|(_, entry)| VersionAt {
-            stamp: entry.stamp,
-            kind: entry.kind,
-            time: entry.time,
-            value: entry.value.to_vec(),
-        }))
+        let Some((_, entry)) = found else { return Ok(None) };
+        let mut buffer = Vec::new();
+        let value = self.value(entry)?.read(key, &mut buffer)?.to_vec();
+        let Entry { stamp, kind, time, .. } = entry;
+        Ok(Some(VersionAt { stamp, kind, time, value }))
     }
 
     /// Data blocks, about: as many as checksums were kept for.
@@ -533,7 +537,7 @@ pub struct FileCursor {
 }
 
 /// A version under a cursor: its key, stamp, kind, time and value.
-pub type FileSource<'c> = (&'c [u8], Lsn, Kind, u64, &'c [u8]);
+pub type FileSource<'c> = (&'c [u8], Lsn, Kind, u64, FileValue<'c>);
 
 impl FileCursor {
     /// At no version yet.
@@ -553,8 +557,9 @@ impl FileCursor {
 
     /// The version that the cursor is at.
     pub fn version(&self) -> Result<Option<FileSource<'_>>, FileError> {
-        let entry = self.cursor.entry(&self.file)?;
-        Ok(entry.map(|(key, entry)| (key, entry.stamp, entry.kind, entry.time, entry.value)))
+        let Some((key, entry)) = self.cursor.entry(&self.file)? else { return Ok(None) };
+        let value = self.file.value(entry)?;
+        Ok(Some((key, entry.stamp, entry.kind, entry.time, value)))
     }
 
     /// Goes to the first version; false if there is none.

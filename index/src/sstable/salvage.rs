@@ -16,6 +16,7 @@ use super::format::{
     self, FOOTER_BYTES, FRAME_END_BYTES, FileId, Footer, HEADER_BYTES, Place, Properties, Section,
 };
 use super::reader::{FileRangeDelete, Indexed, Pages, decode_range_deletes};
+use super::values::ValueRef;
 use crate::block::{self, Block, Malformed, Position};
 use crate::version::Kind;
 
@@ -292,6 +293,9 @@ impl Salvaged {
             if !ascends || position.is_of_index(&block) {
                 return Err("its versions are not in order".into());
             }
+            if entry.large {
+                ValueRef::decode(entry.value).map_err(malformed)?;
+            }
             let (known, stamp) = at.get_or_insert_default();
             known.clear();
             known.extend_from_slice(key);
@@ -426,7 +430,16 @@ pub struct SalvageCursor<'s> {
 }
 
 /// A version: its key, stamp, kind, time and value.
-pub type SalvagedVersion<'c> = (&'c [u8], Lsn, Kind, u64, &'c [u8]);
+pub type SalvagedVersion<'c> = (&'c [u8], Lsn, Kind, u64, SalvagedValue<'c>);
+
+/// A value as what is left of a file has it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SalvagedValue<'c> {
+    /// It is here.
+    Here(&'c [u8]),
+    /// It is in a value file: [`ValueFile::read`](super::ValueFile::read) has it, if that is left.
+    Large(ValueRef),
+}
 
 impl<'s> SalvageCursor<'s> {
     /// Before the first version.
@@ -459,7 +472,11 @@ impl<'s> SalvageCursor<'s> {
     pub fn version(&self) -> Option<SalvagedVersion<'_>> {
         let block = Block::new(&self.block).ok()?;
         let (key, entry) = self.position.entry(&block)?;
-        Some((key, entry.stamp, entry.kind, entry.time, entry.value))
+        let value = match entry.large {
+            true => SalvagedValue::Large(ValueRef::decode(entry.value).ok()?),
+            false => SalvagedValue::Here(entry.value),
+        };
+        Some((key, entry.stamp, entry.kind, entry.time, value))
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use isolith_wal::DatabaseId;
 
 use super::*;
+use crate::sstable::{ValueFile, ValueWriter};
 use crate::version::Kind;
 
 const DATABASE: DatabaseId = DatabaseId(7);
@@ -90,8 +91,9 @@ fn every_version_is_found_in_order_and_back() {
         let mut more = cursor.first().expect("sound");
         for ((key, stamp), (kind, time, value)) in &versions {
             assert!(more);
-            let found = cursor.version().expect("sound").expect("one");
-            assert_eq!(found, (&**key, stamp.0, *kind, *time, &**value));
+            let (found, at, of, expires, bytes) = cursor.version().expect("sound").expect("one");
+            assert_eq!((found, at, of, expires), (&**key, stamp.0, *kind, *time));
+            assert_eq!(bytes.read(key, &mut Vec::new()).expect("sound"), value);
             more = cursor.advance().expect("sound");
         }
         assert!(!more);
@@ -132,6 +134,66 @@ fn a_key_is_read_as_of_any_time() {
             absent.push(1);
             assert_eq!(file.get(&absent, Lsn::MAX).expect("sound"), None);
         }
+    }
+}
+
+#[test]
+fn large_values_are_found_through_their_references_and_only_there() {
+    let versions = versions(300, 9);
+    for options in every_option() {
+        let values = FileId(8);
+        let mut apart =
+            ValueWriter::new(Vec::new(), DATABASE, values, options.compression).expect("memory");
+        let mut writer = SstableWriter::new(Vec::new(), DATABASE, FILE, options).expect("memory");
+        let mut large = 0;
+        for ((key, stamp), (kind, time, value)) in &versions {
+            if *kind == Kind::Put && value.len() > 20 {
+                let reference = apart.add(key, value).expect("memory");
+                writer.add_large(key, stamp.0, *time, reference).expect("memory");
+                large += 1;
+            } else {
+                writer.add(key, stamp.0, *kind, *time, value).expect("memory");
+            }
+        }
+        let (bytes, properties) = writer.finish().expect("memory");
+        let mut file = open(bytes).expect("sound");
+        assert_eq!(*file.properties(), properties);
+        let whole = apart.finish().expect("memory");
+        let used = ValueUse {
+            file: values,
+            values: large,
+            bytes: whole.len() as u64 - VALUE_FILE_OVERHEAD,
+        };
+        assert_eq!(properties.values, [used]);
+        let attach = |file: &mut std::sync::Arc<Sstable>, bytes: Vec<u8>| {
+            let tell = std::sync::Arc::new(|_| {});
+            let opened = ValueFile::open(Box::new(bytes), DATABASE, values, tell).expect("sound");
+            let table = std::sync::Arc::get_mut(file).expect("nobody else has it");
+            table.attach([&std::sync::Arc::new(opened)]);
+        };
+        let inspected = |file: &Sstable| {
+            let mut wrong = Vec::new();
+            file.inspect(&mut |error| wrong.push(error), &mut |_| {});
+            wrong
+        };
+        // Without the value file keys are read, and large values are not.
+        let ((key, stamp), _) = versions
+            .iter()
+            .find(|(_, (kind, _, value))| *kind == Kind::Put && value.len() > 20)
+            .expect("a large one");
+        assert!(matches!(file.get(key, stamp.0), Err(FileError::Values { file: FileId(8), .. })));
+        attach(&mut file, whole.clone());
+        for ((key, stamp), (kind, time, value)) in &versions {
+            let found = file.get(key, stamp.0).expect("sound").expect("one");
+            assert_eq!((found.stamp, found.kind, found.time), (stamp.0, *kind, *time));
+            assert_eq!(found.value, *value);
+        }
+        assert!(inspected(&file).is_empty());
+        let mut damaged = whole;
+        damaged[100] ^= 1;
+        attach(&mut file, damaged);
+        let wrong = inspected(&file);
+        assert!(matches!(wrong[..], [FileError::Values { file: FileId(8), .. }]), "{wrong:?}");
     }
 }
 

@@ -1,12 +1,15 @@
 //! Writes an SSTable: versions in order, then range deletes, once from beginning to end.
 
+use std::collections::BTreeMap;
 use std::io;
 
 use isolith_wal::{DatabaseId, Lsn};
 
 use super::filter;
+use super::format::ValueUse;
 use super::format::{self, Compression, FOOTER_BYTES, FileId, Footer, Place, Properties, Section};
 use super::prefix::{self, PrefixExtractor};
+use super::values::ValueRef;
 use crate::block::{self, BlockBuilder, Entry, RESTART_EVERY, order};
 use crate::hash::Hasher;
 use crate::version::Kind;
@@ -71,6 +74,7 @@ pub struct SstableWriter<S> {
     range_deletes: Vec<u8>,
     reach: Reach,
     properties: Properties,
+    values: BTreeMap<FileId, ValueUse>,
     buffer: Vec<u8>,
     raw: Vec<u8>,
 }
@@ -134,6 +138,7 @@ impl<S: FileSink> SstableWriter<S> {
             range_deletes: Vec::new(),
             reach: Reach::Nowhere,
             properties: Properties { stamp_min: Lsn::MAX, ..Properties::default() },
+            values: BTreeMap::new(),
             buffer: Vec::new(),
             raw: Vec::new(),
         })
@@ -161,6 +166,34 @@ impl<S: FileSink> SstableWriter<S> {
         time: u64,
         value: &[u8],
     ) -> io::Result<()> {
+        let entry = Entry { stamp, kind, time, value, large: false };
+        self.push(key, entry, value.len() as u64)
+    }
+
+    /// Adds the next version, a put whose value is in a value file.
+    ///
+    /// # Panics
+    /// If it is not the next one.
+    pub fn add_large(
+        &mut self,
+        key: &[u8],
+        stamp: Lsn,
+        time: u64,
+        reference: ValueRef,
+    ) -> io::Result<()> {
+        let ValueRef { file, bytes, value_bytes, .. } = reference;
+        let used = self.values.entry(file).or_insert(ValueUse { file, values: 0, bytes: 0 });
+        used.values += 1;
+        used.bytes += bytes;
+        let mut value = Vec::with_capacity(24);
+        reference.encode(&mut value);
+        let entry = Entry { stamp, kind: Kind::Put, time, value: &value, large: true };
+        self.push(key, entry, value_bytes)
+    }
+
+    /// Adds a version whose value had so many bytes.
+    fn push(&mut self, key: &[u8], entry: Entry<'_>, value_bytes: u64) -> io::Result<()> {
+        let Entry { stamp, kind, .. } = entry;
         let (first, new_key) = match (&self.ended, self.data.is_empty()) {
             (_, false) => (false, self.check_order(self.data.last_key(), key, stamp)),
             (Some(ended), true) => (false, self.check_order(&ended.last_key, key, stamp)),
@@ -185,13 +218,13 @@ impl<S: FileSink> SstableWriter<S> {
                 }
             }
         }
-        self.data.add(key, Entry { stamp, kind, time, value });
+        self.data.add(key, entry);
         self.last_stamp = stamp;
         self.zone.add(stamp);
         let properties = &mut self.properties;
         properties.entries += 1;
         properties.deletes += u64::from(kind == Kind::Delete);
-        properties.raw_bytes += (key.len() + value.len()) as u64;
+        properties.raw_bytes += key.len() as u64 + value_bytes;
         properties.stamp_min = properties.stamp_min.min(stamp);
         properties.stamp_max = properties.stamp_max.max(stamp);
         if self.data.len() >= self.options.block_bytes {
@@ -269,7 +302,7 @@ impl<S: FileSink> SstableWriter<S> {
             block::put_number(&mut value, number);
         }
         self.blocks += 1;
-        self.index.add(key, Entry { stamp, kind: Kind::Put, time: 0, value: &value });
+        self.index.add(key, Entry { stamp, kind: Kind::Put, time: 0, value: &value, large: false });
     }
 
     /// Ends the file. What was written is given back; it is not synced.
@@ -295,6 +328,7 @@ impl<S: FileSink> SstableWriter<S> {
             largest = None;
         }
         self.properties.largest = largest;
+        self.properties.values = self.values.values().copied().collect();
         if !self.hashes.is_empty() {
             let mut raw = Vec::new();
             filter::build(&self.hashes, self.options.filter_bits_per_key, &mut raw);

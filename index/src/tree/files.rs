@@ -9,9 +9,9 @@ use isolith_wal::Lsn;
 
 use super::gather::Gathered;
 use crate::KeyRange;
-use crate::levels::{LEVELS, LevelFile, Levels};
+use crate::levels::{LEVELS, LevelFile, Levels, ValueShare};
 use crate::range_deletes::{Cover, RangeDelete};
-use crate::sstable::{FileError, FileId, Probe, Sstable};
+use crate::sstable::{FileError, FileId, Probe, Sstable, ValueFile};
 
 /// A file that could not be read.
 #[derive(Debug)]
@@ -50,16 +50,17 @@ pub struct OpenFile {
 impl OpenFile {
     /// A file that is, or is about to be, part of the levels.
     pub fn new(table: Arc<Sstable>, on_superseded: Superseded) -> OpenFile {
-        let properties = table.properties();
-        let meta = LevelFile {
-            id: table.id().0,
-            bytes: table.bytes(),
-            smallest: properties.smallest.clone(),
-            largest: properties.largest.clone(),
-            entries: properties.entries,
-            deletes: properties.deletes + properties.range_deletes,
-        };
+        let meta = meta_of(&table);
         OpenFile { meta, table, superseded: AtomicBool::new(false), on_superseded }
+    }
+
+    /// Gives it the value files that it refers to: see [`Sstable::attach`]. False if others hold the table
+    /// already.
+    pub fn attach<'f>(&mut self, files: impl IntoIterator<Item = &'f Arc<ValueFile>>) -> bool {
+        let Some(table) = Arc::get_mut(&mut self.table) else { return false };
+        table.attach(files);
+        self.meta = meta_of(&self.table);
+        true
     }
 
     /// What picking looks at of it.
@@ -121,7 +122,8 @@ impl OpenFile {
         }
         while found {
             let Some((_, entry)) = probe.entry(&self.table)? else { break };
-            let more = gathered.version(cover, entry.stamp, entry.kind, entry.time, entry.value);
+            let version = (entry.stamp, entry.kind, entry.time);
+            let more = gathered.version(key, cover, version, self.table.value(entry)?)?;
             found = more && probe.older(&self.table, key)?;
         }
         gathered.end_of_file(cover);
@@ -135,6 +137,30 @@ impl OpenFile {
             false => Lsn::ZERO,
         };
         Ok(newest.max(cover))
+    }
+}
+
+/// What picking looks at of a file. Of a value file that is not attached the length is not known, and 0.
+fn meta_of(table: &Sstable) -> LevelFile {
+    let properties = table.properties();
+    let whole = |id: FileId| {
+        let file = table.value_files().iter().find(|file| file.id() == id);
+        file.map_or(0, |file| file.bytes())
+    };
+    let values = properties.values.iter().map(|used| ValueShare {
+        file: used.file.0,
+        values: used.values,
+        bytes: used.bytes,
+        of_bytes: whole(used.file),
+    });
+    LevelFile {
+        id: table.id().0,
+        bytes: table.bytes(),
+        smallest: properties.smallest.clone(),
+        largest: properties.largest.clone(),
+        entries: properties.entries,
+        deletes: properties.deletes + properties.range_deletes,
+        values: values.collect(),
     }
 }
 
@@ -171,6 +197,8 @@ pub struct LevelSet {
     /// Newest first: each file of level 0, then each further level that has files.
     runs: Vec<Run>,
     stamp_max: Lsn,
+    /// The value files that they refer to, by number.
+    values: Vec<Arc<ValueFile>>,
 }
 
 /// Files that do not overlap: one of level 0, or a further level.
@@ -205,7 +233,22 @@ impl LevelSet {
         for level in 1..LEVELS {
             run(level, 0, levels.levels[level].len());
         }
-        LevelSet { levels, runs, stamp_max }
+        let mut values: Vec<_> =
+            files().flat_map(|file| file.table.value_files()).cloned().collect();
+        values.sort_unstable_by_key(|file| file.id());
+        values.dedup_by_key(|file| file.id());
+        LevelSet { levels, runs, stamp_max, values }
+    }
+
+    /// The value files that they refer to, by number. With [these](LevelSet::files) they are all that a
+    /// reader needs.
+    pub fn value_files(&self) -> &[Arc<ValueFile>] {
+        &self.values
+    }
+
+    /// Whether one of the files refers to a value file.
+    pub fn has_value_file(&self, id: FileId) -> bool {
+        self.values.binary_search_by_key(&id, |file| file.id()).is_ok()
     }
 
     /// The files, level by level.
@@ -240,7 +283,9 @@ impl LevelSet {
 
     /// Bytes of memory that they hold, what is mapped left out.
     pub fn memory_bytes(&self) -> usize {
-        self.files().map(|file| size_of::<OpenFile>() + file.table.memory_bytes()).sum()
+        let files = self.files().map(|file| size_of::<OpenFile>() + file.table.memory_bytes());
+        let values = self.values.iter().map(|file| file.memory_bytes());
+        files.chain(values).sum()
     }
 
     /// Whether some file has range deletes.

@@ -9,6 +9,7 @@ use crate::memtable::{Found, Lookup};
 use crate::merge::{MergeRun, Merged, StoredOperand, StoredValue};
 use crate::range_deletes::Cover;
 use crate::slice::Slice;
+use crate::sstable::{FileError, FileValue};
 use crate::version::Kind;
 
 /// How far a lookup has come.
@@ -30,6 +31,8 @@ pub(super) struct Gathered<'g> {
     observed: Lsn,
     skipped_newer: bool,
     state: State,
+    /// Whether a large value that a file has is left out where nothing is merged into it.
+    keys_only: bool,
 }
 
 impl Default for Gathered<'_> {
@@ -39,11 +42,17 @@ impl Default for Gathered<'_> {
             observed: Lsn::ZERO,
             skipped_newer: false,
             state: State::Nothing,
+            keys_only: false,
         }
     }
 }
 
 impl<'g> Gathered<'g> {
+    /// For somebody who does not look at values.
+    pub(super) fn keys_only(keys_only: bool) -> Self {
+        Self { keys_only, ..Self::default() }
+    }
+
     /// Whether layers further down do not matter.
     pub(super) fn is_decided(&self) -> bool {
         self.state == State::Decided
@@ -77,18 +86,25 @@ impl<'g> Gathered<'g> {
         self.skipped_newer = true;
     }
 
-    /// A file has this version. Gives whether the file's next older one matters.
+    /// A file has this version of the key. Gives whether the file's next older one matters.
+    ///
+    /// # Errors
+    /// If its value cannot be read.
     pub(super) fn version(
         &mut self,
+        key: &[u8],
         cover: Cover,
-        stamp: Lsn,
-        kind: Kind,
-        time: u64,
-        bytes: &[u8],
-    ) -> bool {
+        (stamp, kind, time): (Lsn, Kind, u64),
+        value: FileValue<'_>,
+    ) -> Result<bool, FileError> {
         if stamp < cover.stamp {
-            return false;
+            return Ok(false);
         }
+        let mut buffer = Vec::new();
+        let bytes = match value {
+            FileValue::Large(..) if self.keys_only && self.state == State::Nothing => &[],
+            value => value.read(key, &mut buffer)?,
+        };
         if self.state == State::Nothing {
             self.observed = stamp;
         }
@@ -104,7 +120,7 @@ impl<'g> Gathered<'g> {
                 self.state = State::Open;
             }
         }
-        self.state == State::Open
+        Ok(self.state == State::Open)
     }
 
     /// A file has no more versions that matter, and its range deletes say this.

@@ -22,7 +22,7 @@ use crate::memtable::{Found, Lookup, Memtable, NodeRef};
 use crate::merge::LentValue;
 use crate::range_deletes::Cover;
 use crate::slice::Slice;
-use crate::sstable::{Cursor, FileError, Sstable, is_above, is_below};
+use crate::sstable::{Cursor, FileError, FileValue, Sstable, ValueRef, is_above, is_below};
 use crate::sync::Guard;
 use crate::version::Kind;
 use crate::{Direction, KeyRange, visible};
@@ -60,7 +60,7 @@ impl View {
         let result = self.scan_all(range, direction, read, cursors, guard, visit);
         if !matches!(result, Ok(ControlFlow::Break(()))) {
             // Nothing is left to go on with.
-            cursors.0 = None;
+            cursors.positioned = None;
         }
         result.map(drop)
     }
@@ -74,6 +74,7 @@ impl View {
         guard: &'g Guard,
         mut visit: impl FnMut(&[u8], Lookup<'_>) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, ReadError> {
+        let keys_only = cursors.keys_only;
         let positioned = cursors.begin(&self.levels, range, direction)?;
         let Positioned { levels, runs, reached, .. } = positioned;
         let mut memtables: Vec<_> = self
@@ -96,14 +97,14 @@ impl View {
             if let Some(run) = lead.run(memtables.len())
                 && may_lend
                 && memtables.iter().all(|source| source.memtable.range_deletes.is_empty(guard))
-                && let Some(flow) = runs[run].lend(levels, key, read, &mut visit)?
+                && let Some(flow) = runs[run].lend(levels, key, read, keys_only, &mut visit)?
             {
                 match flow {
                     ControlFlow::Continue(()) => continue,
                     ControlFlow::Break(()) => return Ok(flow),
                 }
             }
-            let mut gathered = Gathered::default();
+            let mut gathered = Gathered::keys_only(keys_only);
             for (number, source) in memtables.iter_mut().enumerate() {
                 let node = if lead.may_have(number) { source.take(key) } else { None };
                 if !gathered.is_decided() {
@@ -280,7 +281,10 @@ impl<'g> MemtableSource<'g> {
 /// Where a scan is in the files, from one chunk of keys to the next. It holds the files, and so the room
 /// that they take, until it is dropped or a scan comes to its end.
 #[derive(Debug, Default)]
-pub struct FileCursors(Option<Positioned>);
+pub struct FileCursors {
+    positioned: Option<Positioned>,
+    keys_only: bool,
+}
 
 #[derive(Debug)]
 struct Positioned {
@@ -294,6 +298,11 @@ struct Positioned {
 }
 
 impl FileCursors {
+    /// For a scan that does not look at values: large ones that files have are not read, and shown as empty.
+    pub fn keys_only() -> FileCursors {
+        FileCursors { positioned: None, keys_only: true }
+    }
+
     /// The positions at the beginning of a range.
     fn begin(
         &mut self,
@@ -302,11 +311,11 @@ impl FileCursors {
         direction: Direction,
     ) -> Result<&mut Positioned, ReadError> {
         let goes_on = |positioned: &Positioned| positioned.goes_on(levels, range, direction);
-        let positioned = match self.0.take().filter(goes_on) {
+        let positioned = match self.positioned.take().filter(goes_on) {
             Some(positioned) => positioned,
             None => Positioned::seek(levels, range, direction)?,
         };
-        Ok(self.0.insert(positioned))
+        Ok(self.positioned.insert(positioned))
     }
 }
 
@@ -368,6 +377,8 @@ struct RunCursor {
     valid: bool,
     /// Versions of one key, oldest first, as far as they matter: for the way back.
     versions: Vec<Held>,
+    /// A large value that was compressed.
+    buffer: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -375,7 +386,15 @@ struct Held {
     stamp: Lsn,
     kind: Kind,
     time: u64,
-    value: Slice,
+    value: HeldValue,
+    /// The file that it is in, by its number in the run.
+    file: usize,
+}
+
+#[derive(Debug)]
+enum HeldValue {
+    Here(Slice),
+    Large(ValueRef),
 }
 
 impl RunCursor {
@@ -410,6 +429,7 @@ impl RunCursor {
             cursor: Cursor::default(),
             valid: false,
             versions: Vec::new(),
+            buffer: Vec::new(),
         };
         if from == to {
             return Ok(at);
@@ -514,16 +534,21 @@ impl RunCursor {
         levels: &LevelSet,
         key: &[u8],
         read: Lsn,
+        keys_only: bool,
         visit: &mut impl FnMut(&[u8], Lookup<'_>) -> ControlFlow<()>,
     ) -> Result<Option<ControlFlow<()>>, ReadError> {
         let Some(file) = self.open_file(levels) else { return Ok(None) };
         let Some((_, entry)) = file.told(self.cursor.entry(file.table()))? else { return Ok(None) };
-        let Entry { stamp, kind: Kind::Put, time: expires_at, value } = entry else {
+        let Entry { stamp, kind: Kind::Put, time: expires_at, .. } = entry else {
             return Ok(None);
         };
         if stamp > read {
             return Ok(None);
         }
+        let value = match file.told(file.table().value(entry))? {
+            FileValue::Large(..) if keys_only => &[],
+            value => file.told(value.read(key, &mut self.buffer))?,
+        };
         let lent = LentValue { value, expires_at, stamp };
         let found = Found::Lent(&lent);
         let flow = visit(key, Lookup { found, observed: stamp, skipped_newer: false });
@@ -573,8 +598,10 @@ impl RunCursor {
                 }
                 continue;
             }
-            let (stamp, kind, time) = (entry.stamp, entry.kind, entry.time);
-            if !gathered.version(cover, stamp, kind, time, entry.value) {
+            let version = (entry.stamp, entry.kind, entry.time);
+            let value = file.table().value(entry);
+            let more = value.and_then(|value| gathered.version(key, cover, version, value));
+            if !file.told(more)? {
                 break;
             }
             self.step(levels, Direction::Forward)?;
@@ -603,11 +630,21 @@ impl RunCursor {
                 self.versions.clear();
             }
             let (stamp, kind, time) = (entry.stamp, entry.kind, entry.time);
-            self.versions.push(Held { stamp, kind, time, value: Slice::copy(entry.value) });
+            let value = match file.told(file.table().value(entry))? {
+                FileValue::Here(bytes) => HeldValue::Here(Slice::copy(bytes)),
+                FileValue::Large(reference, _) => HeldValue::Large(reference),
+            };
+            self.versions.push(Held { stamp, kind, time, value, file: self.file });
             self.step(levels, Direction::Reverse)?;
         }
         for held in self.versions.drain(..).rev() {
-            if !gathered.version(cover, held.stamp, held.kind, held.time, &held.value) {
+            let Some(file) = levels.run(self.run).get(held.file) else { break };
+            let value = match &held.value {
+                HeldValue::Here(bytes) => FileValue::Here(bytes),
+                HeldValue::Large(reference) => FileValue::Large(*reference, file.table()),
+            };
+            let version = (held.stamp, held.kind, held.time);
+            if !file.told(gathered.version(key, cover, version, value))? {
                 break;
             }
         }

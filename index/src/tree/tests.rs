@@ -8,7 +8,8 @@ use isolith_wal::DatabaseId;
 use super::*;
 use crate::levels::Levels;
 use crate::sstable::{
-    Compression, FileId, PrefixExtractor, Sstable, SstableOptions, SstableWriter,
+    Compression, FileId, PrefixExtractor, Sstable, SstableOptions, SstableWriter, ValueFile,
+    ValueWriter,
 };
 use crate::testing::Random;
 use crate::testing::write_all;
@@ -153,7 +154,8 @@ fn memtable(
     memtable
 }
 
-fn file_bytes(memtable: &Memtable, id: u64, random: &mut Random) -> Option<Vec<u8>> {
+/// A file, and its value file: that of half of the files has something in it.
+fn file_bytes(memtable: &Memtable, id: u64, random: &mut Random) -> Option<(Vec<u8>, Vec<u8>)> {
     let options = SstableOptions {
         space: 0,
         block_bytes: 40 << random.below(6),
@@ -163,14 +165,33 @@ fn file_bytes(memtable: &Memtable, id: u64, random: &mut Random) -> Option<Vec<u
     };
     let writer = SstableWriter::new(Vec::new(), DATABASE, FileId(id), options);
     let mut writer = writer.expect("memory");
-    write_all(memtable, &mut writer).expect("memory");
+    let mut values = value_writer(id, options.compression);
+    let large = Some(&mut values).filter(|_| random.below(2) == 0);
+    write_all(memtable, &mut writer, large).expect("memory");
     let (bytes, properties) = writer.finish().expect("memory");
-    (properties.entries + properties.range_deletes > 0).then_some(bytes)
+    let any = properties.entries + properties.range_deletes > 0;
+    any.then(|| (bytes, values.finish().expect("memory")))
 }
 
-fn open(bytes: Vec<u8>, id: u64) -> Arc<OpenFile> {
+/// The value file of a sorted file.
+fn values_of(id: u64) -> FileId {
+    FileId(1_000 + id)
+}
+
+fn value_writer(id: u64, compression: Compression) -> ValueWriter<Vec<u8>> {
+    ValueWriter::new(Vec::new(), DATABASE, values_of(id), compression).expect("memory")
+}
+
+fn open_values(bytes: Vec<u8>, id: u64) -> Option<Arc<ValueFile>> {
+    let tell = Arc::new(|_| unreachable!("none is superseded"));
+    ValueFile::open(Box::new(bytes), DATABASE, values_of(id), tell).ok().map(Arc::new)
+}
+
+fn open((bytes, values): (Vec<u8>, Vec<u8>), id: u64) -> Arc<OpenFile> {
     let table = Sstable::open(Box::new(bytes), DATABASE, FileId(id)).expect("sound");
-    Arc::new(OpenFile::new(table, Arc::new(|_| unreachable!("none is superseded"))))
+    let mut file = OpenFile::new(table, Arc::new(|_| unreachable!("none is superseded")));
+    assert!(file.attach([&open_values(values, id).expect("sound")]));
+    Arc::new(file)
 }
 
 /// A history in layers, and what lies under the active memtable as one.
@@ -284,6 +305,10 @@ fn layers_say_what_one_memtable_would() {
     }
 }
 
+fn range_of((lower, upper): &(Bound<Vec<u8>>, Bound<Vec<u8>>)) -> KeyRange<'_> {
+    (lower.as_ref().map(|key| &**key), upper.as_ref().map(|key| &**key))
+}
+
 fn bound(random: &mut Random) -> Bound<Vec<u8>> {
     let key = key(random.below(KEYS + 2));
     match random.below(5) {
@@ -341,6 +366,7 @@ fn scans_go_over_all_layers_in_order() {
                     files.filter(|file| !file.table().may_have_in(range).expect("sound")).count();
             }
             drop(guard);
+            let whole = (lower.clone(), upper.clone());
             let (mut lower, mut upper) = (lower.clone(), upper.clone());
             let chunk = 1 + random.below(20);
             let mut tree = random.below(3);
@@ -375,28 +401,50 @@ fn scans_go_over_all_layers_in_order() {
                 }
             }
             crate::testing::assert_same(&seen, &expected, &format!("{direction:?} at {read:?}"));
+            let (guard, mut cursors) = (pin(), FileCursors::keys_only());
+            let mut at = expected.iter();
+            let view = trees[0].tree.view(&guard);
+            view.scan(range_of(&whole), direction, read, &mut cursors, &guard, |key, lookup| {
+                let (known, (value, observed, _)) = at.next().expect("a key");
+                assert_eq!((key, lookup.observed), (&**known, *observed));
+                let there = !matches!(lookup.found, Found::Absent);
+                let merged = matches!(lookup.found, Found::Merged(_) | Found::Run(_));
+                match merged {
+                    true => assert_eq!(outcome(lookup).0, *value),
+                    false => assert_eq!(Ok(there), value.as_ref().map(Option::is_some)),
+                }
+                ControlFlow::Continue(())
+            })
+            .expect("sound files");
+            assert!(at.next().is_none());
         }
     }
     assert!(lent > 0, "no value was lent");
     assert!(passed_by > 1000, "{passed_by} files were passed by");
 }
 
-/// A tree with an empty memtable over one file of level 3, and the file's bytes.
-fn over_one_file(history: &History) -> (Vec<u8>, impl Fn(Vec<u8>) -> Option<Tree>) {
+/// The bytes of a sorted file and of its value file.
+type Pair = [Vec<u8>; 2];
+
+/// A tree with an empty memtable over one file of level 3, and the bytes of the file and its value file.
+fn over_one_file(history: &History) -> (Pair, fn(Pair) -> Option<Tree>) {
     let written = memtable(history, (0, history.len()), b"", None);
     let options = SstableOptions { block_bytes: 200, ..SstableOptions::default() };
     let writer = SstableWriter::new(Vec::new(), DATABASE, FileId(9), options);
     let mut writer = writer.expect("memory");
-    write_all(&written, &mut writer).expect("memory");
+    let mut values = value_writer(9, Compression::Lz4);
+    write_all(&written, &mut writer, Some(&mut values)).expect("memory");
     let (bytes, _) = writer.finish().expect("memory");
-    let tree = |bytes: Vec<u8>| {
+    let tree = |[bytes, values]: Pair| {
         let table = Sstable::open(Box::new(bytes), DATABASE, FileId(9)).ok()?;
+        let mut file = OpenFile::new(table, Arc::new(|_| {}));
+        assert!(file.attach([&open_values(values, 9)?]));
         let mut levels = Levels::default();
-        levels.levels[3].push(Arc::new(OpenFile::new(table, Arc::new(|_| {}))));
+        levels.levels[3].push(Arc::new(file));
         let active = Arc::new(Memtable::above(Beneath::Expiring, 1));
         Some(Tree::new(active, Arc::new(LevelSet::new(levels))))
     };
-    (bytes, tree)
+    ([bytes, values.finish().expect("memory")], tree)
 }
 
 #[test]
@@ -408,10 +456,11 @@ fn a_damaged_block_is_an_error_and_says_which_file() {
     let guard = pin();
     let read = at(history.len() as u64);
     let (mut refused, mut damaged) = (0, 0);
-    let filter = crate::testing::filter_of(&bytes);
-    for place in (0..bytes.len()).step_by(3) {
+    let filter = crate::testing::filter_of(&bytes[0]);
+    let places = (0..2).flat_map(|file| (0..bytes[file].len()).map(move |place| (file, place)));
+    for (file, place) in places.step_by(3) {
         let mut bytes = bytes.clone();
-        bytes[place] ^= 1 << random.below(8);
+        bytes[file][place] ^= 1 << random.below(8);
         let Some(tree) = tree_of(bytes) else {
             refused += 1;
             continue;
@@ -426,7 +475,8 @@ fn a_damaged_block_is_an_error_and_says_which_file() {
                 }
                 Err(error) => {
                     assert_eq!(error.file, FileId(9));
-                    assert!(error.to_string().starts_with("sorted file 9: damaged at offset"));
+                    let place = ["damaged at offset", "value file 1009: damaged at offset"][file];
+                    assert!(error.to_string().starts_with(&format!("sorted file 9: {place}")));
                     errors += 1;
                 }
             }
@@ -442,9 +492,10 @@ fn a_damaged_block_is_an_error_and_says_which_file() {
                 assert_eq!(outcome(lookup), outcome(expected));
                 ControlFlow::Continue(())
             });
-            let all_right = scanned.is_ok() && !filter.contains(&place);
+            let in_filter = file == 0 && filter.contains(&place);
+            let all_right = scanned.is_ok() && !in_filter;
             assert!(errors == 0 || !all_right, "a scan comes by every block");
-            assert!(scanned.is_ok() || !filter.contains(&place), "and has no use for the filter");
+            assert!(scanned.is_ok() || !in_filter, "and has no use for the filter");
         }
         damaged += usize::from(errors > 0);
     }
@@ -458,7 +509,7 @@ fn a_superseded_file_is_told_of_when_the_last_reader_has_gone() {
         let history = vec![vec![What::Write(key(1), Kind::Put, b"v".to_vec(), 0)]];
         let written = memtable(&history, (0, 1), b"", None);
         let bytes = file_bytes(&written, 4, &mut Random::from_environment("superseded"));
-        Sstable::open(Box::new(bytes.expect("a version")), DATABASE, FileId(4)).expect("sound")
+        Sstable::open(Box::new(bytes.expect("a version").0), DATABASE, FileId(4)).expect("sound")
     };
     let file = {
         let told = Arc::clone(&told);

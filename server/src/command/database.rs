@@ -173,10 +173,11 @@ fn verdict(dir: &str, report: &VerifyReport) -> String {
     let verdict = if report.is_sound() { "sound" } else { "damaged" };
     let _ = writeln!(
         out,
-        "{}: {verdict} ({} files, {}, {} versions, {} keyspaces; {} records in the log, up to {})",
+        "{}: {verdict} ({} files, {}{}, {} versions, {} keyspaces; {} records in the log, up to {})",
         harmless(dir),
         counted(report.files),
         bytes(report.bytes),
+        in_value_files(report.value_files, report.value_bytes),
         counted(report.versions),
         counted(report.keyspaces),
         counted(report.records),
@@ -193,6 +194,14 @@ fn verdict(dir: &str, report: &VerifyReport) -> String {
         let _ = writeln!(out, "  not live: {}", harmless(orphan));
     }
     out
+}
+
+/// What there is beside sorted files, if there is.
+fn in_value_files(files: u64, size: u64) -> String {
+    match files {
+        0 => String::new(),
+        files => format!(", {} value files, {}", counted(files), bytes(size)),
+    }
 }
 
 fn verdict_json(report: &VerifyReport) -> String {
@@ -214,6 +223,8 @@ fn verdict_json(report: &VerifyReport) -> String {
         field("sound", Datum::Bool(report.is_sound())),
         field("files", count(report.files)),
         field("bytes", count(report.bytes)),
+        field("value-files", count(report.value_files)),
+        field("value-bytes", count(report.value_bytes)),
         field("versions", count(report.versions)),
         field("keyspaces", count(report.keyspaces)),
         field("records", count(report.records)),
@@ -235,12 +246,14 @@ pub(crate) fn compact(options: &Compact) -> Outcome {
     let after = files(&db);
     db.close().map_err(|error| failed(&error))?;
     super::print(&format!(
-        "{}: {} files, {}; before {} files, {}, and the log\n",
+        "{}: {} files, {}{}; before {} files, {}{}, and the log\n",
         harmless(&options.dir.display().to_string()),
         counted(after.files as u64),
         bytes(after.bytes),
+        in_value_files(after.value_files as u64, after.value_bytes),
         counted(before.files as u64),
         bytes(before.bytes),
+        in_value_files(before.value_files as u64, before.value_bytes),
     ))?;
     Ok(Exit::Fine)
 }
@@ -273,6 +286,15 @@ fn told(dir: &str, db: &Database) -> String {
         bytes(files.bytes),
         amplification(&files)
     );
+    if files.value_files > 0 {
+        let _ = writeln!(
+            out,
+            "  value files: {} with {}, {} of it garbage",
+            counted(files.value_files as u64),
+            bytes(files.value_bytes),
+            bytes(files.value_bytes.saturating_sub(files.value_bytes_live))
+        );
+    }
     for (level, (number, size)) in
         files.levels.iter().enumerate().filter(|(_, (files, _))| *files > 0)
     {
@@ -291,10 +313,11 @@ fn told(dir: &str, db: &Database) -> String {
     for keyspace in db.keyspace_stats() {
         let _ = writeln!(
             out,
-            "  keyspace {}: {} files with {}, {} versions; {} of memory for what is in the log",
+            "  keyspace {}: {} files with {}{}, {} versions; {} of memory for what is in the log",
             harmless(&keyspace.name),
             counted(keyspace.files as u64),
             bytes(keyspace.bytes),
+            in_value_files(keyspace.value_files as u64, keyspace.value_bytes),
             counted(keyspace.versions),
             bytes(keyspace.memory_bytes as u64)
         );
@@ -313,6 +336,8 @@ fn told_json(db: &Database) -> String {
             field("name", text(&keyspace.name)),
             field("files", count(keyspace.files as u64)),
             field("bytes", count(keyspace.bytes)),
+            field("value-files", count(keyspace.value_files as u64)),
+            field("value-bytes", count(keyspace.value_bytes)),
             field("versions", count(keyspace.versions)),
             field("memory-bytes", count(keyspace.memory_bytes as u64)),
         ])
@@ -323,6 +348,9 @@ fn told_json(db: &Database) -> String {
         field("last", text(&stats.visible.to_string())),
         field("files", count(files.files as u64)),
         field("bytes", count(files.bytes)),
+        field("value-files", count(files.value_files as u64)),
+        field("value-bytes", count(files.value_bytes)),
+        field("value-bytes-live", count(files.value_bytes_live)),
         field("levels", Datum::Vector(files.levels.iter().map(pair).collect())),
         field("space-amplification-percent", percent.map_or(Datum::Nil, count)),
         field("log-records", count(log.map_or(0, |log| log.records))),

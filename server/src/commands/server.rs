@@ -209,6 +209,9 @@ fn info_files(shared: &Shared, text: &mut String) {
     let Some(files) = stats.files else { return };
     field(text, "files", files.files);
     field(text, "files_bytes", files.bytes);
+    field(text, "value_files", files.value_files);
+    field(text, "value_files_bytes", files.value_bytes);
+    field(text, "value_files_bytes_live", files.value_bytes_live);
     for (level, (number, bytes)) in files.levels.iter().enumerate() {
         field(text, &format!("files_level{level}"), format_args!("files={number},bytes={bytes}"));
     }
@@ -224,6 +227,7 @@ fn info_files(shared: &Shared, text: &mut String) {
         field(text, "background_waits", files.background_waits);
         field(text, "background_waited_ms", files.background_waited_ms);
     }
+    field(text, "moved_bytes", files.moved_bytes);
     field(text, "write_amplification", format_args!("{:.2}", files.write_amplification()));
     let space = files.space_amplification().unwrap_or(1.0);
     field(text, "space_amplification", format_args!("{space:.2}"));

@@ -49,6 +49,7 @@ impl Sstable {
             index: OnceLock::new(),
             filter: OnceLock::new(),
             prefix_filter: OnceLock::new(),
+            values: Vec::new(),
             hasher: filter::hasher(),
         };
         sstable.read_ends()?;

@@ -1,12 +1,14 @@
 //! Looks at every byte of a file, and goes on after the first damage.
 
+use std::collections::BTreeMap;
+
 use isolith_wal::Lsn;
 
-use super::{Indexed, Sstable};
+use super::{FileValue, Indexed, Sstable};
 use crate::block::{self, Block, Malformed, Position};
 use crate::sstable::filter;
 use crate::sstable::format::{
-    self, FOOTER_BYTES, FileError, Framed, HEADER_BYTES, Section, damaged,
+    self, FOOTER_BYTES, FileError, FileId, Framed, HEADER_BYTES, Section, ValueUse, damaged,
 };
 use crate::version::Kind;
 
@@ -21,6 +23,8 @@ struct Seen {
     separator: Option<(Vec<u8>, Lsn)>,
     /// Some block could not be looked into.
     gaps: bool,
+    /// Of each value file, values that are referred to and their bytes there.
+    values: BTreeMap<FileId, (u64, u64)>,
 }
 
 /// What is looked at block by block, beside the blocks.
@@ -87,6 +91,14 @@ impl Sstable {
         if !seen.gaps && (seen.keys, seen.deletes) != (properties.keys, properties.deletes) {
             wrong("the number of keys or tombstones is wrong");
         }
+        let uses = seen.values.iter().map(|(file, (values, bytes))| ValueUse {
+            file: *file,
+            values: *values,
+            bytes: *bytes,
+        });
+        if !seen.gaps && !uses.eq(properties.values.iter().copied()) {
+            wrong("what it refers to in value files is not what it says");
+        }
         if self.range_deletes.len() as u64 != properties.range_deletes {
             wrong("the number of range deletes is wrong");
         }
@@ -122,7 +134,7 @@ impl Sstable {
                 told(damaged(offset, "the index leads to another place than the block's"));
             }
             number += 1;
-            if let Err(error) = self.inspect_block(indexed, (key, entry.stamp), ends, seen) {
+            if let Err(error) = self.inspect_block(indexed, (key, entry.stamp), ends, seen, told) {
                 seen.gaps = true;
                 told(error);
             }
@@ -140,6 +152,7 @@ impl Sstable {
         separator: (&[u8], Lsn),
         ends: &Ends<'_>,
         seen: &mut Seen,
+        told: &mut dyn FnMut(FileError),
     ) -> Result<(), FileError> {
         let offset = indexed.section.offset;
         let malformed = |Malformed| damaged(offset, "a block was written wrongly");
@@ -154,6 +167,7 @@ impl Sstable {
         let block = Block::new(bytes).map_err(malformed)?;
         let mut position = Position::default();
         let mut more = position.first(&block).map_err(malformed)?;
+        let mut value = Vec::new();
         // Of this block: what came before it may be lost.
         let mut entries = 0;
         while more {
@@ -198,6 +212,17 @@ impl Sstable {
             seen.deletes += u64::from(entry.kind == Kind::Delete);
             seen.entries += 1;
             entries += 1;
+            if let FileValue::Large(reference, _) = self.value(entry)? {
+                let (values, bytes) = seen.values.entry(reference.file).or_default();
+                *values += 1;
+                *bytes = bytes.saturating_add(reference.bytes);
+                // That a whole file is missing is told by whoever looked for it.
+                if let Ok(file) = self.value_file(reference.file)
+                    && let Err(error) = file.read(key, reference, &mut value)
+                {
+                    told(error);
+                }
+            }
             more = position.advance(&block).map_err(malformed)?.is_some();
         }
         if entries == 0 { Err(damaged(offset, "a block is empty")) } else { Ok(()) }

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::ops::Bound;
+use std::sync::Arc;
 
 use isolith_wal::Lsn;
 
@@ -10,7 +11,8 @@ use crate::KeyRange;
 use crate::block::{Entry, Position};
 use crate::range_deletes::Cover;
 use crate::sstable::filter;
-use crate::sstable::format::FileError;
+use crate::sstable::format::{FileError, ValueUse};
+use crate::sstable::values::ValueFile;
 
 /// For each range delete in the middle of a stretch of them, which of the stretch reaches furthest. (The
 /// stretches are those of a binary search: so those that cover a key are found in time logarithmic for each.)
@@ -148,6 +150,8 @@ impl Sstable {
             + range_deletes.sum::<usize>()
             + properties.smallest.len()
             + largest
+            + properties.values.len() * size_of::<ValueUse>()
+            + self.values.len() * size_of::<Arc<ValueFile>>()
     }
 }
 

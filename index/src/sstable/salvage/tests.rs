@@ -27,6 +27,12 @@ fn versions(random: &mut Random) -> Versions {
     versions
 }
 
+/// A reference to a value that is in no file.
+fn apart(stamp: Lsn, value: &[u8]) -> ValueRef {
+    let bytes = value.len() as u64;
+    ValueRef { file: FileId(99), offset: stamp.counter(), bytes, value_bytes: u64::from(value[0]) }
+}
+
 fn written(versions: &Versions, random: &mut Random, range_deletes: bool) -> Vec<u8> {
     let options = SstableOptions {
         space: SPACE,
@@ -37,7 +43,11 @@ fn written(versions: &Versions, random: &mut Random, range_deletes: bool) -> Vec
     };
     let mut writer = SstableWriter::new(Vec::new(), DATABASE, FILE, options).expect("memory");
     for ((key, stamp), (kind, time, value)) in versions {
-        writer.add(key, stamp.0, *kind, *time, value).expect("memory");
+        if *kind == Kind::Put && value.len() > 40 {
+            writer.add_large(key, stamp.0, *time, apart(stamp.0, value)).expect("memory");
+        } else {
+            writer.add(key, stamp.0, *kind, *time, value).expect("memory");
+        }
     }
     if range_deletes {
         writer.add_range_delete(b"key01", Some(b"key02"), Lsn::new(0, 77));
@@ -60,8 +70,14 @@ fn check(bytes: Vec<u8>, versions: &Versions, range_deletes: bool, when: &str) -
     while cursor.advance() {
         let (key, stamp, kind, time, value) = cursor.version().expect("at a version");
         let at = (key.to_vec(), std::cmp::Reverse(stamp));
-        let was = left.remove(&at);
-        assert_eq!(was, Some((kind, time, value.to_vec())), "{when}: never written, or twice");
+        let was = left.remove(&at).unwrap_or_else(|| panic!("{when}: never written, or twice"));
+        assert_eq!((was.0, was.1), (kind, time), "{when}");
+        match value {
+            SalvagedValue::Here(value) => assert_eq!(was.2, value, "{when}"),
+            SalvagedValue::Large(reference) => {
+                assert_eq!(reference, apart(stamp, &was.2), "{when}")
+            }
+        }
         assert!(last.as_ref() < Some(&at), "{when}: out of order");
         last = Some(at);
         entries += 1;
