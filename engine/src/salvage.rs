@@ -4,6 +4,7 @@
 //!   manifest ──► which files are live          sound: those, and no others
 //!                                              else:  every file that is there, by what it says of itself
 //!   files ─────► blocks that check, versions   what does not check is told, with the keys between which it lay
+//!   value files ─► values that check           each by the reference that its key has
 //!   log ───────► records up to the first hole  behind it none, though they may be sound
 //!                        │
 //!                        ▼
@@ -39,6 +40,7 @@ mod logged;
 mod merging;
 
 use inventory::{Inventory, Named};
+use merging::Values;
 
 /// Something that could not be recovered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -156,7 +158,7 @@ pub(crate) fn salvage_storage(
     let operators = into.operators.clone();
     let inventory = Inventory::take(storage, operators, progress)?;
     let out = into.open()?;
-    let report = fill(inventory, &out)?;
+    let report = fill(storage, inventory, &out)?;
     out.close()?;
     Ok(report)
 }
@@ -191,7 +193,7 @@ fn refuse_used(into: &Builder) -> Result<()> {
 }
 
 /// Writes the newest version of each key, keyspace by keyspace.
-fn fill(mut inventory: Inventory, out: &Database) -> Result<SalvageReport> {
+fn fill(storage: &Arc<dyn Storage>, mut inventory: Inventory, out: &Database) -> Result<SalvageReport> {
     let now = out.core().now();
     for (id, Named { name, made_up, options }) in inventory.named() {
         let keyspace = match out.keyspace_with(&name, options.clone()) {
@@ -206,8 +208,10 @@ fn fill(mut inventory: Inventory, out: &Database) -> Result<SalvageReport> {
         };
         let mut load = keyspace.bulk_load(Default::default())?;
         let space = inventory.take_space(id);
-        let mut unmade = Vec::new();
-        let outcome = merging::newest(&space, &inventory.operators, now, &mut unmade, |entry| {
+        let mut lost = Vec::new();
+        let mut values = Values::new(&**storage, inventory.database());
+        let operators = &inventory.operators;
+        let outcome = merging::newest(&space, operators, now, &mut values, &mut lost, |entry| {
             // Not what the keyspace gives to what says nothing.
             load.add_expiring(entry.key, entry.value, entry.expires_at.or(Some(NEVER)))
         });
@@ -217,12 +221,12 @@ fn fill(mut inventory: Inventory, out: &Database) -> Result<SalvageReport> {
         let report = &mut inventory.report;
         report.keys += keys;
         report.keyspaces.push(SalvagedKeyspace { name: name.clone(), made_up, keys });
-        report.lost.extend(unmade.into_iter().map(|unmade| LostPiece {
-            file: unmade.file,
-            offset: 0,
+        report.lost.extend(lost.into_iter().map(|lost| LostPiece {
+            file: lost.file,
+            offset: lost.offset,
             keyspace: Some(name.clone()),
-            keys: Some(Interval::point(&unmade.key)),
-            what: unmade.what,
+            keys: Some(Interval::point(&lost.key)),
+            what: lost.what,
         }));
     }
     let mut report = inventory.finish();

@@ -387,8 +387,10 @@ impl Inventory {
     /// Gives the keyspaces their names, or others.
     fn name(&mut self) -> Result<()> {
         let system = self.spaces.remove(&SYSTEM_SPACE).unwrap_or_default();
-        let (mut unmade, mut named) = (Vec::new(), Vec::new());
-        merging::newest(&system, &self.operators, 0, &mut unmade, |entry| {
+        let (mut lost, mut named) = (Vec::new(), Vec::new());
+        let storage = Arc::clone(&self.storage);
+        let mut values = merging::Values::new(&*storage, self.database);
+        merging::newest(&system, &self.operators, 0, &mut values, &mut lost, |entry| {
             let definition = Definition::decode(entry.value).ok();
             named.extend(std::str::from_utf8(entry.key).ok().map(str::to_owned).zip(definition));
             Ok(())
@@ -426,7 +428,12 @@ impl Inventory {
         self.names.iter().map(|(id, named)| (*id, named.clone())).collect()
     }
 
-    /// What was found of a keyspace.
+    /// Whose files they are.
+    pub(super) fn database(&self) -> DatabaseId {
+        self.database
+    }
+
+    /// What was found of a keyspace, once.
     pub(super) fn take_space(&mut self, id: SpaceId) -> FoundSpace {
         self.spaces.remove(&id).unwrap_or_default()
     }

@@ -4,16 +4,21 @@
 //!    twice counts once.
 //! 2. A range delete hides what is older than itself; what has its own stamp was written after it, in the same
 //!    commit.
+//! 3. A value in a value file is read where it is needed. If it cannot be, it is lost, and what is older counts.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::path::Path;
 
-use isolith_index::sstable::{FileRangeDelete, SalvageCursor, Salvaged};
+use isolith_index::sstable::{
+    FileError, FileId, FileRangeDelete, SalvageCursor, Salvaged, SalvagedValue, ValueFile, ValueRef,
+};
 use isolith_index::{Base, Kind, Operand, fold};
-use isolith_wal::Lsn;
+use isolith_wal::{Access, DatabaseId, Lsn, Storage};
 
 use super::logged::{Logged, LoggedVersion};
 use crate::error::Result;
+use crate::files::value_file_name;
 use crate::merge::{Calm, Operators};
 
 /// What was found of a keyspace.
@@ -31,11 +36,85 @@ pub(super) struct NewestEntry<'e> {
     pub(super) expires_at: Option<u64>,
 }
 
-/// A key whose value could not be made of what was merged into it.
-pub(super) struct Unmade {
+/// A key whose value could not be made of what was merged into it, or is lost with its value file.
+pub(super) struct LostValue {
     pub(super) file: String,
+    pub(super) offset: u64,
     pub(super) key: Vec<u8>,
     pub(super) what: String,
+}
+
+/// What is left of the value files, each opened when it is first needed.
+pub(super) struct Values<'s> {
+    storage: &'s dyn Storage,
+    database: DatabaseId,
+    open: HashMap<FileId, Option<ValueFile>>,
+}
+
+impl<'s> Values<'s> {
+    pub(super) fn new(storage: &'s dyn Storage, database: DatabaseId) -> Self {
+        Self { storage, database, open: HashMap::new() }
+    }
+
+    /// The value of a key; why it is lost.
+    fn read(&mut self, key: &[u8], reference: ValueRef) -> Result<Vec<u8>, String> {
+        let file = reference.file;
+        let opened = self.open.entry(file).or_insert_with(|| {
+            let found = self.storage.open(Path::new(&value_file_name(file)), Access::Read);
+            let pages = found.and_then(|found| found.map()).ok()?;
+            Some(ValueFile::salvage(Box::new(pages), self.database, file))
+        });
+        let opened = opened.as_ref().ok_or("the value file cannot be opened")?;
+        let mut buffer = Vec::new();
+        match opened.read(key, reference, &mut buffer) {
+            Ok(value) => Ok(value.to_vec()),
+            Err(FileError::Values { error, .. }) => Err(error.to_string()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+/// A version whose value was not looked for yet.
+struct FoundVersion {
+    stamp: Lsn,
+    kind: Kind,
+    time: u64,
+    value: FoundValue,
+}
+
+enum FoundValue {
+    Here(Vec<u8>),
+    Large(ValueRef),
+}
+
+/// The versions of a key that count, newest first: its merges, and the newest under them whose value is not
+/// lost.
+fn that_count(
+    key: &[u8],
+    found: impl Iterator<Item = FoundVersion>,
+    values: &mut Values<'_>,
+    lost: &mut Vec<LostValue>,
+) -> Vec<LoggedVersion> {
+    let mut counted = Vec::new();
+    for FoundVersion { stamp, kind, time, value } in found {
+        let value = match value {
+            FoundValue::Here(value) => value,
+            FoundValue::Large(reference) => match values.read(key, reference) {
+                Ok(value) => value,
+                Err(what) => {
+                    let file = values.storage.display(Path::new(&value_file_name(reference.file)));
+                    let (offset, key) = (reference.offset, key.to_vec());
+                    lost.push(LostValue { file, offset, key, what });
+                    continue;
+                }
+            },
+        };
+        counted.push(LoggedVersion { stamp, kind, time, value });
+        if !matches!(kind, Kind::Merge { .. }) {
+            break;
+        }
+    }
+    counted
 }
 
 /// The range deletes that cover a key, as keys ascend.
@@ -73,14 +152,17 @@ impl Source<'_> {
     }
 
     /// Takes the versions of a key; false at the end of the file.
-    fn take(&mut self, key: &[u8], into: &mut BTreeMap<Reverse<Lsn>, LoggedVersion>) -> bool {
+    fn take(&mut self, key: &[u8], into: &mut BTreeMap<Reverse<Lsn>, FoundVersion>) -> bool {
         while let Some((at, stamp, kind, time, value)) = self.cursor.version() {
             if at != key {
                 return true;
             }
             let stamp = self.assigned.unwrap_or(stamp);
-            let value = value.to_vec();
-            into.entry(Reverse(stamp)).or_insert(LoggedVersion { stamp, kind, time, value });
+            let value = match value {
+                SalvagedValue::Here(value) => FoundValue::Here(value.to_vec()),
+                SalvagedValue::Large(reference) => FoundValue::Large(reference),
+            };
+            into.entry(Reverse(stamp)).or_insert(FoundVersion { stamp, kind, time, value });
             if !self.cursor.advance() {
                 return false;
             }
@@ -94,7 +176,8 @@ pub(super) fn newest(
     space: &FoundSpace,
     operators: &Operators,
     now: u64,
-    unmade: &mut Vec<Unmade>,
+    values: &mut Values<'_>,
+    lost: &mut Vec<LostValue>,
     mut write: impl FnMut(NewestEntry<'_>) -> Result<()>,
 ) -> Result<()> {
     let mut sources: Vec<Source<'_>> = Vec::new();
@@ -117,8 +200,9 @@ pub(super) fn newest(
         let mut versions = BTreeMap::new();
         if let Some((_, of_log)) = logged.next_if(|(at, _)| **at == key) {
             for LoggedVersion { stamp, kind, time, value } in of_log {
-                let (stamp, kind, time, value) = (*stamp, *kind, *time, value.clone());
-                versions.insert(Reverse(stamp), LoggedVersion { stamp, kind, time, value });
+                let (stamp, kind, time) = (*stamp, *kind, *time);
+                let value = FoundValue::Here(value.clone());
+                versions.insert(Reverse(stamp), FoundVersion { stamp, kind, time, value });
             }
         }
         while heads.peek().is_some_and(|Reverse((at, _))| *at == key) {
@@ -128,8 +212,11 @@ pub(super) fn newest(
             }
         }
         let cover = covering.stamp(&key);
-        let versions: Vec<_> = versions.into_values().take_while(|v| v.stamp >= cover).collect();
-        let mut told = |what| unmade.push(Unmade { file: file_of(space), key: key.clone(), what });
+        let uncovered = versions.into_values().take_while(|version| version.stamp >= cover);
+        let versions = that_count(&key, uncovered, values, lost);
+        let mut told = |what| {
+            lost.push(LostValue { file: file_of(space), offset: 0, key: key.clone(), what });
+        };
         if let Some((value, expires_at)) = resolve(&versions, operators, &mut told)
             && (expires_at == 0 || expires_at > now)
         {

@@ -22,6 +22,7 @@ fn builder(storage: &Arc<MemoryStorage>) -> Builder {
         .storage(Arc::clone(storage) as _)
         .memtable_bytes(64 << 10)
         .file_bytes(4 << 10)
+        .large_values(24)
         .segment_bytes(64 << 10)
         .durability(Durability::Buffered)
         .clock(Arc::new(ManualClock::new(1_000)))

@@ -192,10 +192,25 @@ impl ValueFile {
         let place = Place { database, file, offset: end as u64 };
         pages.touch(end as u64, FOOTER_BYTES as u64)?;
         let totals = read_footer(pages.get(end..).unwrap_or_default(), place)?;
-        let words = (len as u64).div_ceil(64 * CHECKED_BYTES_MIN);
+        Ok(ValueFile::over(pages, place, totals, on_superseded))
+    }
+
+    /// What is left of a file, whose ends may be damaged or gone: each value is checked as ever.
+    pub fn salvage(pages: Box<dyn Pages>, database: DatabaseId, file: FileId) -> ValueFile {
+        let place = Place { database, file, offset: pages.len() as u64 };
+        ValueFile::over(pages, place, ValueTotals::default(), Arc::new(|_| ()))
+    }
+
+    fn over(
+        pages: Box<dyn Pages>,
+        place: Place,
+        totals: ValueTotals,
+        on_superseded: ValuesSuperseded,
+    ) -> ValueFile {
+        let words = (pages.len() as u64).div_ceil(64 * CHECKED_BYTES_MIN);
         let checked = (0..words).map(|_| AtomicU64::new(0)).collect();
         let superseded = AtomicBool::new(false);
-        Ok(ValueFile { pages, place, totals, checked, superseded, on_superseded })
+        ValueFile { pages, place, totals, checked, superseded, on_superseded }
     }
 
     /// Which file it is.
