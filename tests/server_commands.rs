@@ -654,9 +654,9 @@ fn keyspaces_and_their_options() {
     check(
         r#"
         KEYSPACE OPTIONS none => nil
-        KEYSPACE OPTIONS db3 => ["compression", "lz4", "filter", "10", "prefix", "none", "ttl", "0", "merge", "none", "block", "4096"]
+        KEYSPACE OPTIONS db3 => ["compression", "lz4", "filter", "10", "prefix", "none", "ttl", "0", "merge", "none", "block", "4096", "large", "default"]
         KEYSPACE SET db3 COMPRESSION zstd:9 TTL 60000 PREFIX upto:: MERGE add-i64 => +OK
-        KEYSPACE OPTIONS db3 => ["compression", "zstd:9", "filter", "10", "prefix", "upto::", "ttl", "60000", "merge", "add-i64", "block", "4096"]
+        KEYSPACE OPTIONS db3 => ["compression", "zstd:9", "filter", "10", "prefix", "upto::", "ttl", "60000", "merge", "add-i64", "block", "4096", "large", "default"]
         KEYSPACE SET db3 FILTER 0 => -ERR a keyspace's options: a filter of prefixes contradicts filters of no bits
         KEYSPACE SET db3 PREFIX none FILTER 0 => +OK
         KEYSPACE SET db3 TTL soon => -ERR 'soon' is no value of the option 'TTL'
@@ -668,7 +668,7 @@ fn keyspaces_and_their_options() {
         KEYSPACE CREATE logs COMPRESSION zstd PREFIX length:4 BLOCK 65536 => +OK
         KEYSPACE CREATE logs COMPRESSION zstd PREFIX length:4 BLOCK 65536 => +OK
         KEYSPACE CREATE logs => -ERR keyspace 'logs' is there already, with other options
-        KEYSPACE OPTIONS logs => ["compression", "zstd:3", "filter", "10", "prefix", "length:4", "ttl", "0", "merge", "none", "block", "65536"]
+        KEYSPACE OPTIONS logs => ["compression", "zstd:3", "filter", "10", "prefix", "length:4", "ttl", "0", "merge", "none", "block", "65536", "large", "default"]
         KEYSPACE LIST => ["db0", "db1", "db10", "db11", "db12", "db13", "db14", "db15", "db2", "db3", "db4", "db5", "db6", "db7", "db8", "db9", "logs"]
         SELECT 3 => +OK
         SET k 1 => +OK

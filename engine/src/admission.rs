@@ -46,6 +46,8 @@ const LOOK: Duration = Duration::from_millis(4);
 pub(crate) struct Admission {
     /// How many may be inside while the door is closed.
     places: usize,
+    /// [`LOOK`], where no test has all the time there is.
+    look: Duration,
     /// How much trouble there was lately; below zero the door is kept open. Relaxed everywhere: a
     /// measure, which may be a little off.
     strife: AtomicI32,
@@ -75,8 +77,13 @@ pub(crate) struct Pass(Arc<Admission>);
 
 impl Admission {
     pub(crate) fn new(places: usize) -> Arc<Self> {
+        Self::looking_after(places, LOOK)
+    }
+
+    fn looking_after(places: usize, look: Duration) -> Arc<Self> {
         Arc::new(Self {
             places: places.max(1),
+            look,
             strife: AtomicI32::new(0),
             waits: AtomicU64::new(0),
             inside: Mutex::new(Inside::default()),
@@ -127,13 +134,13 @@ impl Admission {
         let (mut ends, mut since) = (inside.ends, Instant::now());
         drop(inside);
         loop {
-            thread::park_timeout(LOOK);
+            thread::park_timeout(self.look);
             // Acquire: pairs with the Release of the pass that let this one in, and counted it.
             if waiter.let_in.load(Ordering::Acquire) {
                 return pass;
             }
             let now = Instant::now();
-            if now - since < LOOK {
+            if now - since < self.look {
                 // Unparked for something else.
                 continue;
             }
@@ -177,7 +184,10 @@ mod tests {
     use super::*;
 
     fn closed(places: usize) -> Arc<Admission> {
-        let admission = Admission::new(places);
+        close(Admission::new(places))
+    }
+
+    fn close(admission: Arc<Admission>) -> Arc<Admission> {
         for _ in 0..STRIFE_MAX / TROUBLE {
             admission.trouble();
         }
@@ -198,7 +208,8 @@ mod tests {
 
     #[test]
     fn who_waits_is_let_in_after_a_number_of_ends() {
-        let admission = closed(1);
+        // Nobody lets himself in meanwhile, however slow the other is.
+        let admission = close(Admission::looking_after(1, Duration::from_secs(3600)));
         let first = admission.enter();
         thread::scope(|scope| {
             let second = scope.spawn(|| admission.enter());

@@ -132,12 +132,12 @@ impl Buffer {
 
 impl BulkLoad {
     pub(crate) fn new(open: &Arc<Open>, space: &Arc<Space>, options: BulkLoadOptions) -> Self {
-        let of_files = open.keyspace_options(space.id).of_files(space.id);
+        let of = open.keyspace_options(space.id);
         Self {
             open: Arc::clone(open),
             space: Arc::clone(space),
             options,
-            loaded: open.files().map(|files| Loaded::new(files, of_files)),
+            loaded: open.files().map(|files| Loaded::new(files, space.id, &of)),
             last_key: Vec::new(),
             buffer: Buffer::default(),
             entries: 0,

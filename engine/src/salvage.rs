@@ -193,7 +193,11 @@ fn refuse_used(into: &Builder) -> Result<()> {
 }
 
 /// Writes the newest version of each key, keyspace by keyspace.
-fn fill(storage: &Arc<dyn Storage>, mut inventory: Inventory, out: &Database) -> Result<SalvageReport> {
+fn fill(
+    storage: &Arc<dyn Storage>,
+    mut inventory: Inventory,
+    out: &Database,
+) -> Result<SalvageReport> {
     let now = out.core().now();
     for (id, Named { name, made_up, options }) in inventory.named() {
         let keyspace = match out.keyspace_with(&name, options.clone()) {

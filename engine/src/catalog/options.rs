@@ -39,15 +39,24 @@ pub struct KeyspaceOptions {
     /// A file's block is ended once it has so many bytes before compression, 256 to 1 MiB. Small ones make
     /// reads of single keys cheaper, large ones compress better. Default: 4096.
     pub block_bytes: usize,
+    /// Values of so many bytes and more are kept apart from their keys; `Some(0)`: none are. `None`: as the
+    /// database has it, [`Builder::large_values`](crate::Builder::large_values). Default: `None`.
+    pub large_values: Option<usize>,
 }
 
 impl Default for KeyspaceOptions {
     fn default() -> Self {
         let SstableOptions { block_bytes, compression, filter_bits_per_key, prefixes, .. } =
             SstableOptions::default();
-        let (ttl, merge_operator) = (None, None);
-        let prefix_filter = prefixes;
-        Self { compression, filter_bits_per_key, prefix_filter, ttl, merge_operator, block_bytes }
+        Self {
+            compression,
+            filter_bits_per_key,
+            prefix_filter: prefixes,
+            ttl: None,
+            merge_operator: None,
+            block_bytes,
+            large_values: None,
+        }
     }
 }
 
@@ -61,6 +70,7 @@ const PREFIX_UP_TO: u64 = 4;
 const TTL: u64 = 5;
 const MERGE_OPERATOR: u64 = 6;
 const BLOCK_BYTES: u64 = 7;
+const LARGE_VALUES: u64 = 8;
 
 const FILTER_BITS_MAX: usize = 64;
 const BLOCK_BYTES_MIN: usize = 256;
@@ -122,6 +132,15 @@ impl KeyspaceOptions {
         }
     }
 
+    /// The size from which on values are kept apart; what the database has where this says nothing.
+    pub(crate) fn large_values_or(&self, of_database: usize) -> usize {
+        match self.large_values {
+            Some(0) => usize::MAX,
+            Some(bytes) => bytes,
+            None => of_database,
+        }
+    }
+
     /// [`KeyspaceOptions::ttl`] as a keyspace has it: milliseconds, 0 for ever.
     pub(crate) fn ttl_ms(&self) -> u64 {
         self.ttl.map_or(0, |ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX))
@@ -148,6 +167,9 @@ impl KeyspaceOptions {
             Some(PrefixExtractor::Length(bytes)) => field(PREFIX_LENGTH, bytes.into()),
             Some(PrefixExtractor::UpTo(delimiter)) => field(PREFIX_UP_TO, delimiter.into()),
             None => {}
+        }
+        if let Some(bytes) = self.large_values {
+            field(LARGE_VALUES, bytes as u64);
         }
         if self.ttl.is_some() {
             field(TTL, self.ttl_ms());
@@ -187,6 +209,7 @@ impl KeyspaceOptions {
                 }
                 FILTER_BITS => options.filter_bits_per_key = size()?,
                 BLOCK_BYTES => options.block_bytes = size()?,
+                LARGE_VALUES => options.large_values = Some(size()?),
                 PREFIX_LENGTH => {
                     let bytes = u16::try_from(value).map_err(|_| WRONG)?;
                     options.prefix_filter = Some(PrefixExtractor::Length(bytes));
@@ -263,6 +286,8 @@ mod tests {
                 ..default()
             },
             KeyspaceOptions { prefix_filter: Some(PrefixExtractor::Length(u16::MAX)), ..default() },
+            KeyspaceOptions { large_values: Some(0), ..default() },
+            KeyspaceOptions { large_values: Some(usize::MAX), ..default() },
             KeyspaceOptions {
                 prefix_filter: Some(PrefixExtractor::UpTo(0)),
                 merge_operator: Some("append".into()),

@@ -8,7 +8,9 @@ use isolith_index::pin;
 use super::tests::small_files;
 use crate::storage::memory::MemoryStorage;
 use crate::storage::{Access, Storage};
-use crate::{Builder, BulkLoadOptions, Database, Error, Keyspace, OpenError, Verify};
+use crate::{
+    Builder, BulkLoadOptions, Database, Error, Keyspace, KeyspaceOptions, OpenError, Verify,
+};
 
 /// Noise of so many bytes: LZ4 saves nothing of it.
 fn noise(mut seed: u64, bytes: usize) -> Vec<u8> {
@@ -125,6 +127,42 @@ fn compaction_does_not_write_large_values_again() {
     };
     let (beside, apart) = (written(0), written(1_024));
     assert!(apart < 1.5 && apart * 2.0 < beside, "{apart} and {beside}");
+}
+
+#[test]
+fn a_keyspace_says_itself_what_is_large() {
+    let storage = Arc::new(MemoryStorage::new());
+    let db = small_files(&storage).large_values(1_024).open().expect("it opens");
+    let bytes_apart = |large_values: Option<usize>, bulk: bool| {
+        let options = KeyspaceOptions { large_values, ..KeyspaceOptions::default() };
+        let named = format!("{large_values:?} {bulk}");
+        let keyspace = db.keyspace_with(&named, options).expect("made");
+        let before = db.stats().files.expect("files").value_bytes;
+        let values = (0..50).map(|key| (name(key), vec![key as u8; 500]));
+        if bulk {
+            let mut load = keyspace.bulk_load(Default::default()).expect("begun");
+            values.for_each(|(key, value)| load.add(key, value).expect("added"));
+            load.finish().expect("loaded");
+        } else {
+            values.for_each(|(key, value)| keyspace.put(key, value).expect("put"));
+        }
+        settle(&db);
+        for key in 0..50 {
+            assert!(
+                keyspace
+                    .get(name(key))
+                    .expect("read")
+                    .is_some_and(|value| *value == vec![key as u8; 500][..])
+            );
+        }
+        db.stats().files.expect("files").value_bytes - before
+    };
+    for bulk in [false, true] {
+        assert_eq!(bytes_apart(None, bulk), 0, "less than the database has as large");
+        assert_eq!(bytes_apart(Some(501), bulk), 0);
+        assert!(bytes_apart(Some(500), bulk) > 0);
+        assert_eq!(bytes_apart(Some(0), bulk), 0);
+    }
 }
 
 #[test]

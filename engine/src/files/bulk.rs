@@ -16,13 +16,14 @@ use isolith_index::sstable::{
     ValueRef, ValueWriter,
 };
 use isolith_index::{Beneath, Kind, Memtable, OpenFile, ReadError, pin};
-use isolith_txn::Space;
+use isolith_txn::{Space, SpaceId};
 use isolith_wal::{Durability, Lsn};
 
 use super::opening::{ingest_edits, ingest_level, superseded};
 use super::sink::Sink;
 use super::values::attach_all;
 use super::{Done, Files, WorkError, changed, file_name, open_file, value_file_name};
+use crate::catalog::KeyspaceOptions;
 use crate::commit::Ingest;
 use crate::core::Core;
 use crate::error::{Error, Result, StallReason};
@@ -38,6 +39,8 @@ type Head = Reverse<(Vec<u8>, Reverse<usize>)>;
 pub(crate) struct Loaded {
     files: Arc<Files>,
     options: SstableOptions,
+    /// The size from which on values go to a value file.
+    large_values: usize,
     writer: Option<(FileId, SstableWriter<Sink>)>,
     /// The value file that is being written, and those that are whole.
     values: Option<ValueWriter<Sink>>,
@@ -48,10 +51,20 @@ pub(crate) struct Loaded {
 }
 
 impl Loaded {
-    pub(crate) fn new(files: &Arc<Files>, options: SstableOptions) -> Self {
-        let files = Arc::clone(files);
+    pub(crate) fn new(files: &Arc<Files>, space: SpaceId, of: &KeyspaceOptions) -> Self {
+        let (files, options) = (Arc::clone(files), of.of_files(space));
+        let large_values = of.large_values_or(files.options.large_values);
         let (finished_values, finished, runs) = (Vec::new(), Vec::new(), Vec::new());
-        Self { files, options, writer: None, values: None, finished_values, finished, runs }
+        Self {
+            files,
+            options,
+            large_values,
+            writer: None,
+            values: None,
+            finished_values,
+            finished,
+            runs,
+        }
     }
 
     /// Adds the next pair, whose key is above all before.
@@ -63,7 +76,7 @@ impl Loaded {
         if self.writer.is_none() {
             self.writer = Some(self.files.begin_file(self.options)?);
         }
-        let large = match value.len() >= self.files.options.large_values {
+        let large = match value.len() >= self.large_values {
             true => Some(self.add_value(key, value)?),
             false => None,
         };

@@ -161,6 +161,7 @@ impl Files {
     /// What a compaction or flush of a keyspace keeps.
     pub(super) fn rules<'r>(
         &self,
+        core: &Core,
         space: &Space,
         view: &'r PruneView,
         operators: &'r Calm<'r>,
@@ -174,7 +175,9 @@ impl Files {
             beneath: if space.may_expire() { Beneath::Expiring } else { Beneath::Values },
             fences: &[],
             file_bytes: self.options.file_bytes,
-            large_values: self.options.large_values,
+            large_values: core
+                .keyspace_options(space.id)
+                .large_values_or(self.options.large_values),
             moved: &[],
             value_file_bytes: self.options.file_bytes,
         }

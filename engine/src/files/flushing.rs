@@ -172,7 +172,7 @@ impl Files {
     ) -> Done<Written> {
         let expired_before = core.expired_for_all();
         let (view, operators) = (core.prune_view(), Calm(core.operators()));
-        let rules = self.rules(space, &view, &operators, expired_before);
+        let rules = self.rules(core, space, &view, &operators, expired_before);
         // A file of level 0 has all of its memtable: the files of that level overlap anyway.
         let rules = CompactionRules { file_bytes: u64::MAX, ..rules };
         let mut outputs = NewFiles::new(self, core, space);

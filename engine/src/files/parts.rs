@@ -54,7 +54,7 @@ impl Files {
         let stop = AtomicBool::new(false);
         let part = |number: usize| {
             let operators = Calm(core.operators());
-            let rules = self.rules(space, &view, &operators, expired_before);
+            let rules = self.rules(core, space, &view, &operators, expired_before);
             let beneath = if plan.bottom { Beneath::Nothing } else { rules.beneath };
             let rules = CompactionRules { beneath, fences: &fences, moved: &plan.moved, ..rules };
             let from = number.checked_sub(1).and_then(|before| points.get(before));

@@ -39,6 +39,7 @@ pub(super) fn options(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) ->
         ("ttl", options.ttl.map_or(0, |ttl| ttl.as_millis()).to_string()),
         ("merge", options.merge_operator.unwrap_or_else(|| "none".into())),
         ("block", options.block_bytes.to_string()),
+        ("large", options.large_values.map_or("default".into(), |bytes| bytes.to_string())),
     ];
     reply.map(shown.len());
     for (name, value) in shown {
@@ -96,6 +97,12 @@ fn set_one(options: &mut KeyspaceOptions, option: &str, value: &str) -> Option<(
             options.merge_operator = Some(operator).filter(|operator| operator != "none");
         }
         "block" => options.block_bytes = value.parse().ok()?,
+        "large" => {
+            options.large_values = match value.to_lowercase().as_str() {
+                "default" => None,
+                bytes => Some(bytes.parse().ok()?),
+            }
+        }
         _ => return None,
     }
     Some(())
