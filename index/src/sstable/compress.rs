@@ -25,10 +25,15 @@ pub(super) fn tag(compression: Compression) -> u8 {
 
 /// Whether so many compressed bytes can become so many.
 pub(super) fn may_become(tag: u8, bytes: usize, raw: usize) -> bool {
+    bytes_that_become(tag, raw).is_some_and(|(least, _)| least <= bytes)
+}
+
+/// How few and how many compressed bytes may become so many; `None`: nothing is compressed so.
+pub(super) fn bytes_that_become(tag: u8, raw: usize) -> Option<(usize, usize)> {
     match tag {
-        LZ4 => raw / LZ4_GROWTH <= bytes,
-        ZSTD => raw / ZSTD_GROWTH <= bytes,
-        _ => false,
+        LZ4 => Some((raw / LZ4_GROWTH, raw)),
+        ZSTD => Some((raw / ZSTD_GROWTH, raw)),
+        _ => None,
     }
 }
 

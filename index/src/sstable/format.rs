@@ -215,17 +215,71 @@ pub(crate) fn unpack(framed: &[u8], place: Place) -> Result<Vec<u8>, FileError> 
 
 // ---- frames that nothing leads to
 
-/// The places where a frame may end, by the few bytes that tell its compression and length: all places
-/// where one does, and few others.
-pub(crate) fn frame_ends(bytes: &[u8]) -> Vec<usize> {
-    let ends = bytes.windows(FRAME_END_BYTES).enumerate().filter(|&(at, window)| {
-        let raw = number_at(window, 1) as usize;
-        match window[0] {
-            compress::NONE => raw <= at,
-            tag => compress::may_become(tag, at, raw),
+/// Where frames may lie in bytes of which nothing else is known, by the few bytes at a frame's end that tell its
+/// compression and length: all that do, and few others.
+pub(crate) struct FramePlaces {
+    /// Beginning and end of those that are not compressed: their length tells both.
+    plain: Vec<(usize, usize)>,
+    /// First and last place where one may begin that is compressed, and its end. By their ends.
+    packed: Vec<(usize, usize, usize)>,
+    /// Where one may begin, as another may have ended there: ascending.
+    starts: Vec<usize>,
+}
+
+impl FramePlaces {
+    pub(crate) fn of(bytes: &[u8]) -> Self {
+        let (mut plain, mut packed, mut starts) = (Vec::new(), Vec::new(), Vec::new());
+        let mut zeros = 0;
+        for (at, window) in bytes.windows(FRAME_END_BYTES).enumerate() {
+            let end = at + FRAME_END_BYTES;
+            // Where zeros were written over the end of one the next may begin behind them.
+            if window[0] != 0 && zeros >= FRAME_END_BYTES {
+                starts.push(at);
+            }
+            zeros = if window[0] == 0 { zeros + 1 } else { 0 };
+            let raw = number_at(window, 1) as usize;
+            match window[0] {
+                // No block is empty. Zeros would all be ends of such.
+                _ if raw == 0 => {}
+                compress::NONE => {
+                    if let Some(start) = at.checked_sub(raw) {
+                        plain.push((start, end));
+                        starts.extend([start, end]);
+                    }
+                }
+                tag => {
+                    if let Some((least, most)) = compress::bytes_that_become(tag, raw)
+                        && let Some(last) = at.checked_sub(least)
+                    {
+                        packed.push((at.saturating_sub(most), last, end));
+                        starts.push(end);
+                    }
+                }
+            }
         }
-    });
-    ends.map(|(at, _)| at + FRAME_END_BYTES).collect()
+        plain.sort_unstable();
+        starts.sort_unstable();
+        starts.dedup();
+        Self { plain, packed, starts }
+    }
+
+    /// Where one may begin, at `from` or behind it.
+    pub(crate) fn next_start(&self, from: usize) -> Option<usize> {
+        self.starts.get(self.starts.partition_point(|at| *at < from)).copied()
+    }
+
+    /// Where one may end that begins at `start`, not behind `sought`: ascending.
+    pub(crate) fn ends(&self, start: usize, sought: usize) -> Vec<usize> {
+        let plain = &self.plain[self.plain.partition_point(|(at, _)| *at < start)..];
+        let plain = plain.iter().take_while(|(at, _)| *at == start).map(|(_, end)| *end);
+        let packed = &self.packed[self.packed.partition_point(|(.., end)| *end <= start)..];
+        let packed = packed.iter().take_while(|(.., end)| *end <= sought);
+        let packed = packed.filter(|(first, last, _)| (*first..=*last).contains(&start));
+        let mut ends: Vec<_> = plain.chain(packed.map(|(.., end)| *end)).collect();
+        ends.retain(|end| *end <= sought);
+        ends.sort_unstable();
+        ends
+    }
 }
 
 /// Where the frame ends that begins at `place`, if one does: at the first of the `ends`, which ascend, at

@@ -13,7 +13,7 @@ use std::fmt;
 use isolith_wal::{DatabaseId, Lsn};
 
 use super::format::{
-    self, FOOTER_BYTES, FRAME_END_BYTES, FileId, Footer, HEADER_BYTES, Place, Properties, Section,
+    self, FOOTER_BYTES, FileId, Footer, FramePlaces, HEADER_BYTES, Place, Properties, Section,
 };
 use super::reader::{FileRangeDelete, Indexed, Pages, decode_range_deletes};
 use super::values::ValueRef;
@@ -396,24 +396,23 @@ impl Salvaged {
     fn frames(&self, end: u64) -> Vec<Section> {
         let end = usize::try_from(end).unwrap_or(usize::MAX).min(self.pages.len());
         let bytes = &self.pages[..end];
-        let ends = format::frame_ends(bytes);
+        let places = FramePlaces::of(bytes);
         let mut frames = Vec::new();
         let mut start = HEADER_BYTES.min(end);
         // Whether something says that a frame begins at `start`.
         let mut known = true;
         while start < end {
             let sought = if known { end } else { end.min(start.saturating_add(FRAME_SOUGHT_MAX)) };
-            let from = ends.partition_point(|at| *at < start + FRAME_END_BYTES);
-            let candidates = ends[from..].iter().copied().take_while(|at| *at <= sought);
             let place = Place { offset: start as u64, ..self.place };
+            let candidates = places.ends(start, sought).into_iter();
             if let Some(at) = format::frame_from(bytes, place, candidates) {
                 frames.push(Section { offset: start as u64, bytes: (at - start) as u64 });
                 (start, known) = (at, true);
                 continue;
             }
             // A frame that is lost may end with what looks like an end.
-            let Some(next) = ends.get(ends.partition_point(|at| *at <= start)) else { break };
-            (start, known) = (*next, false);
+            let Some(next) = places.next_start(start + 1) else { break };
+            (start, known) = (next, false);
         }
         frames
     }

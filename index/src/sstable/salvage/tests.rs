@@ -194,3 +194,64 @@ fn whatever_is_overwritten_nothing_wrong_is_read() {
     }
     assert!(most > 300, "{most} files kept something, {all} nothing");
 }
+
+/// A file without an index, and where its blocks lie.
+fn without_index(versions: &Versions, compression: Compression) -> (Vec<u8>, Vec<Section>) {
+    let options = SstableOptions {
+        space: SPACE,
+        block_bytes: 200,
+        compression,
+        filter_bits_per_key: 0,
+        ..SstableOptions::default()
+    };
+    let mut writer = SstableWriter::new(Vec::new(), DATABASE, FILE, options).expect("memory");
+    for ((key, stamp), (kind, time, value)) in versions {
+        writer.add(key, stamp.0, *kind, *time, value).expect("memory");
+    }
+    let mut bytes = writer.finish().expect("memory").0;
+    let blocks = Salvaged::of(Box::new(bytes.clone()), DATABASE, FILE).blocks;
+    let last = blocks.last().expect("it has some");
+    bytes.truncate((last.offset + last.bytes) as usize);
+    (bytes, blocks)
+}
+
+#[test]
+fn a_block_whose_neighbour_is_overwritten_is_found() {
+    let mut random = Random::from_environment("a_block_whose_neighbour_is_overwritten_is_found");
+    let versions = versions(&mut random);
+    // Zeros leave no end of the block before. One that is not compressed says where it begins; one that is, is
+    // found right behind the zeros.
+    for (compression, fill) in
+        [(Compression::None, 0), (Compression::None, 7), (Compression::Lz4, 0)]
+    {
+        let (bytes, blocks) = without_index(&versions, compression);
+        assert!(blocks.len() > 10);
+        for lost in 0..blocks.len() {
+            let mut damaged = bytes.clone();
+            let Section { offset, bytes } = blocks[lost];
+            damaged[offset as usize..(offset + bytes) as usize].fill(fill);
+            let left = Salvaged::of(Box::new(damaged.clone()), DATABASE, FILE).blocks;
+            let expected: Vec<_> = blocks.iter().copied().filter(|b| *b != blocks[lost]).collect();
+            assert_eq!(left, expected, "block {lost}, {compression:?}");
+            check(damaged, &versions, false, &format!("block {lost}, {compression:?}"));
+        }
+    }
+}
+
+#[test]
+fn what_looks_much_like_frames_is_passed_over() {
+    // Every place in zeros looks like the end of an empty frame; in small numbers, of frames of a few bytes.
+    let zeros = vec![0; 4 << 20];
+    assert_eq!(FramePlaces::of(&zeros).next_start(0), None);
+    let salvaged = Salvaged::of(Box::new(zeros), DATABASE, FILE);
+    assert_eq!((salvaged.entries(), salvaged.lost().is_empty()), (0, false));
+
+    let numbers: Vec<u8> = (0..64_000_u64).flat_map(u64::to_le_bytes).collect();
+    let places = FramePlaces::of(&numbers);
+    let (mut start, mut starts, mut pairs) = (0, 0, 0);
+    while let Some(next) = places.next_start(start + 1) {
+        pairs += places.ends(next, numbers.len()).len();
+        (start, starts) = (next, starts + 1);
+    }
+    assert!(pairs <= 2 * starts, "{pairs} frames may lie at {starts} places");
+}
