@@ -196,12 +196,14 @@ impl Source {
         if self.begins > needed {
             return Err(BackupError::LogGap { path, begins: self.begins, needed });
         }
-        let Some(expected) = before.last_record.as_ref().filter(|_| self.begins < needed) else {
+        if self.begins == needed {
             return Ok(());
-        };
+        }
+        // Where what was before has all in files there is only the timestamp to go by.
+        let expected = before.last_record.as_deref();
         let mut same = None;
         self.give(needed.before(), &mut |_, lsn, record| {
-            same.get_or_insert_with(|| lsn == needed && record == &**expected);
+            same.get_or_insert_with(|| lsn == needed && expected.is_none_or(|it| it == record));
             Ok(())
         })?;
         match same {

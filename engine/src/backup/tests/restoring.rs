@@ -179,6 +179,12 @@ fn a_log_that_does_not_go_on_from_a_backup_is_refused() {
     restored(&base, &[Arc::clone(&twin)], None).expect("it goes on from the backup");
     story.go_on(&db, 5);
     let (_, mine) = copy_of(&db);
+    let refused = restored(&mine, &[Arc::clone(&twin)], None);
+    assert!(matches!(refused, Err(BackupError::OtherHistory { .. })), "{refused:?}");
+    // Nor on from a backup that has everything in files, and no commit in its log to compare.
+    db.flush().expect("flushed");
+    let (in_files, mine) = copy_of(&db);
+    assert_eq!(in_files.log_begins, in_files.timestamp);
     let refused = restored(&mine, &[twin], None);
     assert!(matches!(refused, Err(BackupError::OtherHistory { .. })), "{refused:?}");
 
