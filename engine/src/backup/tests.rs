@@ -232,6 +232,9 @@ fn what_cannot_be_copied_and_where_to_is_said() {
         let refused = db.checkpoint(path(within));
         assert!(matches!(refused, Err(BackupError::TargetWithinSource { .. })), "{within}");
     }
+    // What would be made on the way leads back.
+    let refused = db.checkpoint(path("nowhere/../data/copy"));
+    assert!(matches!(refused, Err(BackupError::Io { .. })), "{refused:?}");
     let missing = SyscallStorage::open_existing(&path("data/copy")).is_err();
     assert!(missing, "nothing was made there");
     db.checkpoint(path("copy")).expect("copied");

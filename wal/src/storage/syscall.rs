@@ -97,13 +97,20 @@ impl SyscallStorage {
     }
 
     /// Whether a path, which need not be there yet, is another storage's root or lies below it. Never so
-    /// where that one is no directory.
+    /// where that one is no directory. `InvalidInput` where it goes back (`..`) from what is not there: where
+    /// that leads is only known once it was made.
     pub fn is_within(path: &Path, other: &dyn Storage) -> io::Result<bool> {
         let Some(outer) = other.root() else { return Ok(false) };
         for existing in path.ancestors() {
             let existing = if existing.as_os_str().is_empty() { Path::new(".") } else { existing };
             match open_directory(CWD, existing) {
                 Ok(inner) => return lies_within(inner.as_fd(), outer),
+                Err(error)
+                    if error.kind() == io::ErrorKind::NotFound && existing.ends_with("..") =>
+                {
+                    let what = format!("'..' behind what is not there: {}", existing.display());
+                    return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+                }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
@@ -385,6 +392,11 @@ mod tests {
         assert!(within(&root) && within(&root.join("a/b")) && within(&link.join("root/a")));
         assert!(!within(directory.path()) && !within(&link) && !within(&link.join("rooted")));
         assert!(!within(Path::new("nowhere")) && !within(Path::new("")));
+        assert!(within(&link.join("root/../root/a")));
+        // Made as it is named, this would lie below the root.
+        let back = directory.path().join("nowhere/../deep/root/a");
+        let error = SyscallStorage::is_within(&back, &storage).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
     }
 
     #[test]
