@@ -17,17 +17,17 @@
 //!    it waits in order. While it waits for a lock, a little more is received, so that the end of a
 //!    client is noticed: its locks are not to be waited for by others.
 
+use crate::batch::{Batch, BatchEnd};
 use crate::commands::{self, Spec};
-use crate::execute::{Batch, BatchEnd, Flow, Later, Try};
+use crate::execute::{Flow, Later, Try};
 use crate::failure;
-use crate::gates::{Class, Gate, Gates};
+use crate::gates::Gates;
 use crate::reactor::Token;
 use crate::resp::request::REQUEST_BYTES_MAX;
 use crate::resp::{Parser, Reply, Step};
 use crate::session::{Mode, Replies, Session};
 use crate::shared::Shared;
 use std::collections::VecDeque;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 /// Output that is waiting for the client to read, or for its gates, before commands stop.
@@ -416,108 +416,6 @@ impl Connection {
         self.input = Vec::new();
     }
 
-    fn out_end(&self) -> u64 {
-        self.out_start + self.out.len() as u64
-    }
-
-    /// Holds back the reply that begins at `before` in `out` until `gate` opens.
-    fn hold(&mut self, mut gate: Gate, before: usize, replies: u32, work: &mut Work<'_>) {
-        // Often there is nothing to wait for: `Buffered` commits, and writes that wrote nothing.
-        if gate.at <= work.shared.database.acknowledged()
-            && matches!(work.gates.poll(&mut gate), Poll::Ready(Ok(())))
-        {
-            return;
-        }
-        let start = self.out_start + before as u64;
-        let number = self.marks_start + self.marks.len() as u64;
-        self.marks.push_back(Mark {
-            start,
-            end: self.out_end(),
-            replies,
-            at: gate.at,
-            open: false,
-        });
-        work.gates.push(gate, self.token, number);
-    }
-
-    /// Holds back a reply that shows what may not be acknowledged yet.
-    fn hold_seen(&mut self, observed: isolith::Timestamp, before: usize, work: &mut Work<'_>) {
-        if observed <= work.shared.database.acknowledged() {
-            return;
-        }
-        let start = self.out_start + before as u64;
-        let end = self.out_end();
-        // Right behind a commit that covers it: one gate for both, and one fate.
-        if let Some(last) = self.marks.back_mut()
-            && !last.open
-            && last.end == start
-            && last.at >= observed
-        {
-            last.end = end;
-            last.replies += 1;
-            return;
-        }
-        let pending = work.shared.database.pending(observed);
-        self.hold(Gate::new(Class::Seen, observed, pending), before, 1, work);
-    }
-
-    /// A gate has opened, or failed.
-    pub(crate) fn opened(&mut self, mark: u64, outcome: &Result<(), isolith::Error>) {
-        let Some(index) = mark.checked_sub(self.marks_start).map(|index| index as usize) else {
-            return;
-        };
-        let Some(mark) = self.marks.get_mut(index) else { return };
-        mark.open = true;
-        if let Err(error) = outcome {
-            let range =
-                (mark.start - self.out_start) as usize..(mark.end - self.out_start) as usize;
-            let (replies, length) = (mark.replies, range.len());
-            let mut errors = Vec::new();
-            let mut reply = Reply::new(&mut errors, self.session.resp3);
-            (0..replies).for_each(|_| reply.error(&failure::describe(error, None)));
-            // Everything behind moves.
-            for later in self.marks.iter_mut().skip(index) {
-                later.end = later.end - length as u64 + errors.len() as u64;
-            }
-            for later in self.marks.iter_mut().skip(index + 1) {
-                later.start = later.start - length as u64 + errors.len() as u64;
-            }
-            self.out.splice(range, errors);
-        }
-        while self.marks.front().is_some_and(|mark| mark.open) {
-            self.marks.pop_front();
-            self.marks_start += 1;
-        }
-    }
-
-    /// What may be sent now, if nothing is being sent.
-    pub(crate) fn next_send(&mut self) -> Option<Vec<u8>> {
-        if self.sending || self.broken {
-            return None;
-        }
-        let released = match self.marks.front() {
-            Some(mark) => (mark.start - self.out_start) as usize,
-            None => self.out.len(),
-        };
-        if released == 0 {
-            return None;
-        }
-        let rest = self.out.split_off(released);
-        self.sending = true;
-        self.out_start += released as u64;
-        Some(std::mem::replace(&mut self.out, rest))
-    }
-
-    /// A send is over: its buffer may be used again.
-    pub(crate) fn sent(&mut self, mut buffer: Vec<u8>) {
-        self.sending = false;
-        if self.out.is_empty() && self.out.capacity() == 0 && buffer.capacity() <= BUFFER_BYTES_KEPT
-        {
-            buffer.clear();
-            self.out = buffer;
-        }
-    }
-
     /// The peer sends no more; what has come in is still run and answered.
     pub(crate) fn ended(&mut self) {
         self.ended = true;
@@ -589,5 +487,6 @@ fn show(limit: Duration) -> String {
     }
 }
 
+mod replies;
 #[cfg(test)]
 mod tests;

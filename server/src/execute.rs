@@ -75,7 +75,7 @@ pub(crate) struct Try<'a> {
 }
 
 impl Try<'_> {
-    fn conflicted(&self) {
+    pub(crate) fn conflicted(&self) {
         if let Some(counters) = self.shared.counters.get(self.core) {
             counters.conflicts.add(1);
         }
@@ -526,7 +526,7 @@ fn outside(spec: &Spec) -> String {
 }
 
 /// Begins a serializable transaction of the server's own.
-fn begin(shared: &Shared, own: &Underway) -> Result<Transaction, Error> {
+pub(crate) fn begin(shared: &Shared, own: &Underway) -> Result<Transaction, Error> {
     let locking = Concurrency::Locking(DeadlockPolicy::WoundWait);
     shared.database.begin_with(TransactionOptions {
         concurrency: if own.with_locks() { locking } else { Concurrency::Optimistic },
@@ -541,94 +541,4 @@ fn begin(shared: &Shared, own: &Underway) -> Result<Transaction, Error> {
 fn overflow(reply: &mut Reply<'_>, mark: usize) {
     reply.rewind(mark);
     reply.error(&format!("{TOO_LARGE}: the reply is larger than a reply may be; ask for less"));
-}
-
-/// A batch under way: see rule 4 at the head of this file.
-pub(crate) struct Batch {
-    transaction: Transaction,
-    durability: Durability,
-    /// Commands run in it.
-    pub(crate) commands: u32,
-    bytes: usize,
-}
-
-impl Batch {
-    const COMMANDS_MAX: u32 = 128;
-    const BYTES_MAX: usize = 1024 * 1024;
-
-    /// True if `spec` can open a batch in this session: a write on keys, outside transactions.
-    pub(crate) fn may_begin(session: &mut Session, shared: &Shared, spec: &Spec) -> bool {
-        matches!(session.mode, Mode::Plain)
-            && session.is_plain(shared)
-            && !shared.pause.is_on()
-            && matches!(spec.handler, Handler::Write(_))
-            && spec.keys.any()
-    }
-
-    /// True if `spec` may come next.
-    pub(crate) fn admits(&self, spec: &Spec) -> bool {
-        matches!(spec.handler, Handler::Write(_) | Handler::Read(_))
-            && spec.keys.any()
-            && self.commands < Batch::COMMANDS_MAX
-            && self.bytes < Batch::BYTES_MAX
-    }
-
-    pub(crate) fn begin(shared: &Shared) -> Result<Batch, Error> {
-        let durability = shared.defaults.durability;
-        let transaction = begin(shared, &Underway::default())?;
-        Ok(Batch { transaction, durability, commands: 0, bytes: 0 })
-    }
-
-    /// Runs one command in it. On an error the whole batch must be given up.
-    pub(crate) fn run(
-        &mut self,
-        session: &mut Session,
-        shared: &Shared,
-        spec: &Spec,
-        args: Args<'_>,
-        out: &mut Vec<u8>,
-    ) -> Result<(), ()> {
-        let mut reply = Reply::new(out, session.resp3);
-        let store = Store::Transaction(&mut self.transaction);
-        session.run(shared, spec, args, &mut reply, store).map_err(|_| ())?;
-        self.commands += 1;
-        self.bytes += args.bytes();
-        if reply.overflowed() { Err(()) } else { Ok(()) }
-    }
-
-    /// Commits it.
-    pub(crate) fn commit(self, session: &mut Session, this: Try<'_>) -> BatchEnd {
-        let mut steps = self.transaction.commit_steps();
-        loop {
-            return match steps.decide_step() {
-                Step::Ready(pending) => BatchEnd::Gate(session.committed(pending, self.durability)),
-                // It may have happened: it must not happen again.
-                Step::Aborted(error @ Error::CommitUnknown { .. }) => {
-                    BatchEnd::Unknown(failure::describe(&error, None))
-                }
-                Step::Aborted(error) if failure::remedy(&error) == Remedy::RunAgain => {
-                    this.conflicted();
-                    BatchEnd::Conflict
-                }
-                Step::Aborted(_) | Step::Blocked(BlockedBy::Lock) => BatchEnd::Refused,
-                // Another core leads, and is about to answer.
-                Step::Blocked(_) => {
-                    std::thread::yield_now();
-                    continue;
-                }
-            };
-        }
-    }
-}
-
-/// How a batch ended.
-pub(crate) enum BatchEnd {
-    /// Committed: all its replies wait for this.
-    Gate(Gate),
-    /// Nobody knows: each of its replies is this error.
-    Unknown(String),
-    /// It met another transaction; nothing was done.
-    Conflict,
-    /// It cannot be, or meets a lock; nothing was done. Its commands may do better one by one.
-    Refused,
 }

@@ -11,7 +11,7 @@
 //! | [`reactor`] | the seam to the kernel's sockets, and its drivers: io_uring and epoll |
 //! | [`connection`] | one socket: bytes in, replies out, in order |
 //! | [`resp`] | bytes to commands, answers to bytes |
-//! | [`session`], [`execute`] | what a connection has under way, and how a command is run |
+//! | [`session`], [`execute`], [`batch`] | what a connection has under way, and how a command is run |
 //! | [`commands`] | the table, and what each command does |
 //! | [`store`] | data as a command sees it |
 //! | [`terms`] | what transactions are begun with |
@@ -41,6 +41,7 @@ mod connection;
 
 mod resp;
 
+mod batch;
 mod execute;
 mod gates;
 mod session;
