@@ -57,7 +57,11 @@ impl Batch {
     ) -> Result<(), ()> {
         let mut reply = Reply::new(out, session.resp3);
         let store = Store::Transaction(&mut self.transaction);
-        session.run(shared, spec, args, &mut reply, store).map_err(|_| ())?;
+        session.effort.begin();
+        let outcome = session.run(shared, spec, args, &mut reply, store);
+        // Alone it is handed to a helper.
+        session.effort.take_exceeded();
+        outcome.map_err(|_| ())?;
         self.commands += 1;
         self.bytes += args.bytes();
         if reply.overflowed() { Err(()) } else { Ok(()) }

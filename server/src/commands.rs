@@ -94,8 +94,9 @@ impl Keys {
 /// | `ranges` | works on a range of keys instead of naming them |
 /// | `commits` | may write although it is none of the commands that do |
 /// | `unpausable` | goes on while clients are paused |
-pub(crate) const MARKS: [&str; 8] =
-    ["admin", "dangerous", "no-auth", "secret", "blind", "ranges", "commits", "unpausable"];
+/// | `away` | waits for the disk, or is long: run by a helper (`helpers.rs`) |
+pub(crate) const MARKS: [&str; 9] =
+    ["admin", "dangerous", "no-auth", "secret", "blind", "ranges", "commits", "unpausable", "away"];
 
 /// The categories of commands, as Redis has them; some have no command here.
 pub(crate) const CATEGORIES: [&str; 21] = [

@@ -125,6 +125,10 @@ pub(crate) struct Serve {
     /// not given.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
+    /// Threads that run commands which would hold up the others: those that wait for files, and those on very
+    /// much data; 2 to 4, by the number of cores, if not given.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) helpers: Option<u16>,
     /// When a write is acknowledged, unless a transaction says otherwise (BEGIN … DURABILITY).
     #[arg(long, value_name = "LEVEL", value_enum, default_value_t = Level::Sync)]
     pub(crate) durability: Level,

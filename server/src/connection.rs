@@ -14,14 +14,16 @@
 //!    that does not read is slowed down by its own socket, and holds one reply at most beyond that.
 //! 4. An idle connection holds no buffer.
 //! 5. A command that is to be tried again stays where it is, at the front of `input`; what comes after
-//!    it waits in order. While it waits for a lock, a little more is received, so that the end of a
-//!    client is noticed: its locks are not to be waited for by others.
+//!    it waits in order. While it waits for a lock, for a helper or for its next turn, a little more is
+//!    received, so that the end of a client is noticed: its locks are not to be waited for by others.
+//! 6. While a helper has the session (`helpers.rs`), `session` is a stand-in, and nothing is run.
 
 use crate::batch::{Batch, BatchEnd};
 use crate::commands::{self, Spec};
 use crate::execute::{Flow, Later, Try};
 use crate::failure;
 use crate::gates::Gates;
+use crate::helpers::Answer;
 use crate::reactor::Token;
 use crate::resp::request::REQUEST_BYTES_MAX;
 use crate::resp::{Parser, Reply, Step};
@@ -98,6 +100,14 @@ pub(crate) struct Connection {
     /// The number of `marks`' first element.
     marks_start: u64,
     parked: Option<Parked>,
+    /// What a helper has made of the front command.
+    answer: Option<Answer>,
+    /// The front command's reply has begun, and what there is of it is at the end of `out`.
+    begun: bool,
+    /// How long the front command has run in earlier slices.
+    spent: Duration,
+    /// It is in the core's line of those that walk.
+    pub(crate) in_line: bool,
     /// A buffer is with the driver.
     sending: bool,
     /// Receiving is on.
@@ -127,6 +137,10 @@ impl Connection {
             marks: VecDeque::new(),
             marks_start: 0,
             parked: None,
+            answer: None,
+            begun: false,
+            spent: Duration::ZERO,
+            in_line: false,
             sending: false,
             receiving: true,
             ended: false,
@@ -143,7 +157,7 @@ impl Connection {
         if self.closing {
             return;
         }
-        if self.waits_for_lock() {
+        if self.stands_aside() {
             self.input.extend_from_slice(bytes);
         } else if self.input.is_empty() {
             // The usual case: commands are parsed where they were received.
@@ -190,12 +204,28 @@ impl Connection {
 
     /// True if there is something to run that could not run before.
     pub(crate) fn wants_to_run(&self) -> bool {
-        !self.input.is_empty() && self.may_run()
+        !self.input.is_empty() && self.may_run() && self.is_there()
     }
 
     /// True if a command is to be tried again before long.
     pub(crate) fn tries_soon(&self) -> bool {
-        !matches!(&self.parked, None | Some(Parked { why: Later::Locked(_), .. }))
+        self.parked.is_some() && !self.stands_aside()
+    }
+
+    /// True if something else than time brings the front command on: a lock, a helper, its turn.
+    fn stands_aside(&self) -> bool {
+        let why = self.parked.as_ref().map(|parked| parked.why);
+        matches!(why, Some(Later::Locked(_) | Later::Away | Later::Walking))
+    }
+
+    /// True if the front command is a walk that waits for its turn.
+    pub(crate) fn walks(&self) -> bool {
+        matches!(&self.parked, Some(Parked { why: Later::Walking, .. }))
+    }
+
+    /// True if a helper has the front command.
+    pub(super) fn is_away(&self) -> bool {
+        matches!(&self.parked, Some(Parked { why: Later::Away, .. }))
     }
 
     /// True if a command waits for a lock: it is run again when this connection is woken, or by its
@@ -226,8 +256,16 @@ impl Connection {
         }
     }
 
+    /// False while a helper has the session: then nothing may be run.
+    fn is_there(&self) -> bool {
+        !self.is_away() || self.answer.is_some()
+    }
+
     /// Runs whole commands from the front of `input`; returns how many bytes they took.
     fn run(&mut self, input: &[u8], work: &mut Work<'_>) -> usize {
+        if !self.is_there() {
+            return 0;
+        }
         let parked = self.parked.take();
         let this = Try {
             shared: work.shared,
@@ -259,6 +297,7 @@ impl Connection {
             }
             let found = commands::find(self.parser.args(&input[at..]));
             if at >= singly_until
+                && self.answer.is_none()
                 && let Ok(first) = &found
                 && let Some(end) = self.batch(first, &input[at..], this, work)
             {
@@ -279,21 +318,18 @@ impl Connection {
                 continue;
             }
             let before = self.out.len();
-            let args = self.parser.args(&input[at..]);
-            let (began, found_one) = (Instant::now(), found.as_ref().ok().copied());
-            let mut flow = self.session.execute(this, found, args, &mut self.out);
-            self.note_if_slow(began, found_one, &input[at..], &flow, work);
-            if !self.is_answered(&flow) {
-                self.out.truncate(before);
-                if !matches!(flow, Flow::Later(_) | Flow::Close) {
-                    flow = Flow::Done;
-                }
-            }
+            let flow = self.run_one(found, &input[at..], this, work);
             match flow {
                 Flow::Done => {}
                 Flow::Gate(gate) => self.hold(gate, before, 1, work),
                 Flow::Seen(observed) => self.hold_seen(observed, before, work),
                 Flow::Close => self.closing = true,
+                Flow::More(observed) => {
+                    self.hold_seen(observed, before, work);
+                    self.begun |= self.out.len() > before;
+                    self.parked = Some(Parked { why: Later::Walking, since: Instant::now() });
+                    break;
+                }
                 Flow::Later(why) => {
                     let since = match parked {
                         Some(parked) if commands == 0 && parked.why.is_like(why) => parked.since,
@@ -304,6 +340,7 @@ impl Connection {
                     break;
                 }
             }
+            self.begun = false;
             at += self.parser.finish();
             commands += 1;
         }
@@ -314,6 +351,64 @@ impl Connection {
             }
         }
         at
+    }
+
+    /// Runs the front command, or goes on with it; its reply, as far as there is one, is in `out`.
+    fn run_one(
+        &mut self,
+        found: Result<&'static Spec, String>,
+        input: &[u8],
+        this: Try<'_>,
+        work: &mut Work<'_>,
+    ) -> Flow {
+        let (before, began) = (self.out.len(), Instant::now());
+        let spec = found.as_ref().ok().copied();
+        let answer = self.answer.take();
+        let is_back = answer.is_some();
+        let (mut flow, took) = match (answer, spec) {
+            (Some(mut answer), _) => {
+                match self.out.is_empty() && self.out.capacity() < answer.out.len() {
+                    true => self.out = answer.out,
+                    false => self.out.append(&mut answer.out),
+                }
+                (answer.flow, answer.took)
+            }
+            (None, Some(spec)) if self.is_errand(spec, input, work) => {
+                (Flow::Later(Later::Elsewhere), Duration::ZERO)
+            }
+            (None, _) => {
+                let args = self.parser.args(input);
+                let flow = self.session.execute(this, found, args, &mut self.out);
+                (flow, began.elapsed())
+            }
+        };
+        debug_assert!(!is_back || !matches!(flow, Flow::Later(Later::Elsewhere)));
+        if let (Flow::Later(Later::Elsewhere), Some(spec)) = (&flow, spec) {
+            self.out.truncate(before);
+            flow = self.send_away(spec, input, this, work);
+        }
+        let took = std::mem::take(&mut self.spent) + took;
+        match flow {
+            Flow::Later(_) => {}
+            Flow::More(_) if self.session.replies == Replies::All => {
+                if let Some(counters) = work.shared.counters.get(work.core) {
+                    counters.slices.add(1);
+                }
+                self.spent = took;
+                return flow;
+            }
+            // Nobody wants to know.
+            Flow::More(_) => self.session.walk = None,
+            _ => {}
+        }
+        self.note_if_slow(took, spec, input, &flow, work);
+        if !self.is_answered(&flow) {
+            self.out.truncate(before);
+            if !matches!(flow, Flow::Later(_) | Flow::Close) {
+                flow = Flow::Done;
+            }
+        }
+        flow
     }
 
     /// Whether the command that was just run is answered (CLIENT REPLY).
@@ -338,7 +433,7 @@ impl Connection {
     /// Notes what ran for long: SLOWLOG.
     fn note_if_slow(
         &self,
-        began: Instant,
+        took: Duration,
         spec: Option<&Spec>,
         input: &[u8],
         flow: &Flow,
@@ -348,7 +443,6 @@ impl Connection {
         if slowlog.threshold() < 0 || matches!(flow, Flow::Later(_)) {
             return;
         }
-        let took = began.elapsed();
         if slowlog.is_slow(took) && spec.is_some_and(|spec| !spec.is("secret")) {
             let args = self.parser.args(input);
             slowlog.note(work.shared.now_ms(), took, args, &self.session.client);
@@ -430,7 +524,10 @@ impl Connection {
     /// Finish what has been run, then close (shutdown, CLIENT KILL).
     pub(crate) fn close_soon(&mut self) {
         self.closing = true;
-        self.parked = None;
+        // What a helper has is in hand.
+        if !self.is_away() {
+            self.parked = None;
+        }
         self.input = Vec::new();
         // Now, not when the last reply has left: others may wait for its locks.
         self.session.end();
@@ -440,14 +537,15 @@ impl Connection {
     pub(crate) fn wants_to_receive(&self) -> bool {
         let room = match &self.parked {
             None => true,
-            Some(_) => self.waits_for_lock() && self.input.len() < PARKED_INPUT_BYTES,
+            Some(_) => self.stands_aside() && self.input.len() < PARKED_INPUT_BYTES,
         };
         !self.ended && room && self.may_run()
     }
 
     /// True if nothing is left to do but to close.
     pub(crate) fn is_over(&self) -> bool {
-        let idle = self.out.is_empty() && self.marks.is_empty() && !self.sending;
+        let empty = self.out.is_empty() && self.marks.is_empty() && !self.sending;
+        let idle = empty && !self.is_away();
         let ended = self.ended && (self.parked.is_none() || self.is_forsaken());
         self.broken || (idle && (self.closing || ended))
     }
@@ -469,7 +567,8 @@ impl Connection {
     pub(crate) fn expire_transaction(&mut self, limit: Duration) {
         match &self.session.mode {
             // What waits is not idle.
-            Mode::Open(open) if self.parked.is_none() && open.used.elapsed() >= limit => {
+            Mode::Open(_) if self.parked.is_some() || self.session.walk.is_some() => {}
+            Mode::Open(open) if open.used.elapsed() >= limit => {
                 let hint = failure::retry_now(open.age());
                 let idle = format!("the transaction was idle for {}", show(limit));
                 self.session.abort(hint, idle);
@@ -487,6 +586,7 @@ fn show(limit: Duration) -> String {
     }
 }
 
+mod away;
 mod replies;
 #[cfg(test)]
 mod tests;

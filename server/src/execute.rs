@@ -20,6 +20,7 @@ use crate::resp::{Args, Reply};
 use crate::session::{Mode, Open, OpenTransaction, Session};
 use crate::shared::Shared;
 use crate::store::{Cx, Store};
+use crate::walk::{Sliced, Walk};
 use isolith::{
     Age, BlockedBy, CommitSteps, Concurrency, DeadlockPolicy, Durability, Error, LockHolder,
     Pending, Step, Timestamp, Transaction, TransactionOptions,
@@ -38,6 +39,8 @@ pub(crate) enum Flow {
     Gate(Gate),
     /// Its reply must wait until what it saw is acknowledged.
     Seen(Timestamp),
+    /// As `Seen`, for a part of its reply; it goes on when it is run again.
+    More(Timestamp),
     /// It has not run: try again.
     Later(Later),
     /// Its reply may go out, and is the last.
@@ -53,6 +56,12 @@ pub(crate) enum Later {
     Stalled,
     /// An operator wants it to wait: CLIENT PAUSE.
     Paused,
+    /// It is more than a core may do in one go: for a helper.
+    Elsewhere,
+    /// A helper has it.
+    Away,
+    /// It is a walk that has had its turn: see `walk.rs`.
+    Walking,
     /// Another transaction has a lock: when this connection is woken, and at this time at the latest.
     Locked(Option<Instant>),
 }
@@ -60,7 +69,9 @@ pub(crate) enum Later {
 impl Later {
     /// True if both are tried again for the same reason.
     pub(crate) fn is_like(self, other: Later) -> bool {
+        // What a helper tries again is tried for the reason that it comes back with.
         std::mem::discriminant(&self) == std::mem::discriminant(&other)
+            || [self, other].contains(&Later::Away)
     }
 }
 
@@ -93,6 +104,9 @@ impl Session {
         out: &mut Vec<u8>,
     ) -> Flow {
         let mut reply = Reply::new(out, self.resp3);
+        if let Some(walk) = self.walk.take() {
+            return self.walk_on(walk, &mut reply);
+        }
         let spec = match found {
             Ok(spec) => spec,
             Err(_) if commands::is_http(args) => {
@@ -205,6 +219,32 @@ impl Session {
                 reply.rewind(mark);
                 Err(error)
             }
+            // Nobody is told of this error: `Effort::take_exceeded` is asked first.
+            Err(Failure::Elsewhere) => {
+                reply.rewind(mark);
+                Err(Error::ReadOnlyTransaction)
+            }
+        }
+    }
+
+    /// The next slice of a wide read.
+    fn walk_on(&mut self, mut walk: Box<Walk>, reply: &mut Reply<'_>) -> Flow {
+        let at = walk.timestamp();
+        match walk.advance(reply) {
+            Ok(Sliced::Done) => Flow::Seen(at),
+            Ok(Sliced::More) => {
+                self.walk = Some(walk);
+                Flow::More(at)
+            }
+            Err(error) if !walk.has_begun() => {
+                reply.error(&failure::describe(&error, None));
+                Flow::Done
+            }
+            ended => {
+                let why = ended.map_or_else(|error| error.to_string(), |_| "it moved".to_owned());
+                tracing::warn!(peer = %self.client.peer, "a reply cannot be ended, so its connection is: {why}");
+                Flow::Close
+            }
         }
     }
 
@@ -217,6 +257,7 @@ impl Session {
         reply: &mut Reply<'_>,
     ) -> Flow {
         let mark = reply.mark();
+        self.effort.begin();
         let outcome = if spec.keys.count(args.len()) == 1 {
             self.run(this.shared, spec, args, reply, Store::Latest)
         } else {
@@ -232,12 +273,21 @@ impl Session {
             }
             Ok(observed) => {
                 self.saw(observed);
-                Flow::Seen(observed)
+                self.seen(observed)
             }
+            Err(_) if self.effort.take_exceeded() => Flow::Later(Later::Elsewhere),
             Err(error) => {
                 reply.error(&failure::describe(&error, None));
                 Flow::Done
             }
+        }
+    }
+
+    /// How a command's reply that shows `observed` goes out.
+    fn seen(&self, observed: Timestamp) -> Flow {
+        match self.walk {
+            Some(_) => Flow::More(observed),
+            None => Flow::Seen(observed),
         }
     }
 
@@ -285,6 +335,9 @@ impl Session {
                 Err(error) => error,
             };
             reply.rewind(mark);
+            if self.effort.take_exceeded() {
+                return Flow::Later(Later::Elsewhere);
+            }
             match failure::remedy(&error) {
                 Remedy::RunAgain => {
                     this.conflicted();
@@ -313,6 +366,7 @@ impl Session {
         body: &mut impl FnMut(&mut Session, &mut Transaction, &mut Reply<'_>) -> Result<bool, Error>,
     ) -> Result<Advance, Error> {
         self.wait.begin();
+        self.effort.begin();
         let mark = reply.mark();
         let mut steps = match std::mem::take(&mut own.stage) {
             Stage::Deciding { steps, replies, db, resp3 } => {
@@ -402,6 +456,7 @@ impl Session {
         };
         open.used = Instant::now();
         let mark = reply.mark();
+        self.effort.begin();
         self.inside = true;
         let step = match &mut open.transaction {
             OpenTransaction::ReadOnly(snapshot) => {
@@ -411,7 +466,7 @@ impl Session {
                 };
                 let outcome = self.run(this.shared, spec, args, reply, store);
                 match outcome {
-                    Ok(_) => Step::Ready(Flow::Seen(snapshot.timestamp())),
+                    Ok(_) => Step::Ready(self.seen(snapshot.timestamp())),
                     Err(error) => Step::Aborted(error),
                 }
             }
@@ -448,6 +503,10 @@ impl Session {
                 }
                 self.mode = Mode::Open(open);
                 Flow::Later(Later::Locked(until))
+            }
+            Step::Aborted(_) if self.effort.take_exceeded() => {
+                self.mode = Mode::Open(open);
+                Flow::Later(Later::Elsewhere)
             }
             Step::Aborted(error) => {
                 let age = open.age();

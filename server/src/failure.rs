@@ -11,6 +11,7 @@
 //! | `SNAPSHOTTOOOLD` | what the transaction reads is not kept any more | read anew, and be quicker |
 //! | `ABORTED` | the open transaction is rolled back already | send ROLLBACK |
 //! | `STALLED` | no room now (log, memory); nothing was done | try again later |
+//! | `BUSY` | too many long commands are waiting; nothing was done | try again later |
 //! | `READONLY` | no writes: read-only transaction, or the disk failed | read on, or look at the disk |
 //! | `COMMITUNKNOWN` | the log failed after the commit was decided | read back after a restart |
 //!
@@ -32,6 +33,9 @@ pub(crate) enum Failure {
     Unreadable(Error),
     /// What the engine could not do.
     Engine(Error),
+    /// It is more than a core may do in one go: a helper is to run it from its beginning. Said before
+    /// anything is written that a savepoint does not take back.
+    Elsewhere,
 }
 
 impl From<Error> for Failure {

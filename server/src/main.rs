@@ -15,6 +15,7 @@
 //! | [`commands`] | the table, and what each command does |
 //! | [`store`] | data as a command sees it |
 //! | [`terms`] | what transactions are begun with |
+//! | [`walk`], [`helpers`] | what is too long for one turn of a core |
 //! | [`gates`], [`waits`] | replies that wait for the disk, commands that wait for a lock |
 //! | [`shared`], [`clients`], [`scans`], [`slowlog`], [`pause`], [`snapshots`] | what the cores have in common |
 //! | [`acl`] | users, and what they may do |
@@ -44,9 +45,11 @@ mod resp;
 mod batch;
 mod execute;
 mod gates;
+mod helpers;
 mod session;
 mod terms;
 mod waits;
+mod walk;
 
 mod commands;
 mod store;

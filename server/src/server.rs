@@ -26,6 +26,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::task::Waker;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// How many connections may wait to be accepted.
@@ -143,9 +144,11 @@ fn run(
         doors.push(Door::Tls(listener));
     }
     shared.clients_max = options.maxclients as usize;
+    let helpers = options.helpers.map_or_else(|| helpers_for(wakers.len()), usize::from);
+    shared.counters.resize_with(wakers.len() + helpers, Default::default);
     let shared = Arc::new(shared);
 
-    let mut threads = Vec::new();
+    let (mut threads, mut helping) = (Vec::new(), Vec::new());
     let mut rings = rings.map(Vec::into_iter);
     for (core, (listener, waker)) in listeners.into_iter().zip(wakers).enumerate() {
         let ring = rings.as_mut().and_then(Iterator::next);
@@ -168,6 +171,16 @@ fn run(
             }
         });
         threads.push(thread.map_err(failed)?);
+    }
+    for helper in 0..helpers {
+        let (shared, notice) = (shared.clone(), events.notice());
+        let thread =
+            std::thread::Builder::new().name(format!("helper-{helper}")).spawn(move || {
+                let _notice = notice;
+                shared.helpers.work(&shared, helper);
+                Ok(())
+            });
+        helping.push(thread.map_err(failed)?);
     }
     for door in doors {
         acceptors::open(shared.clone(), door).map_err(failed)?;
@@ -194,16 +207,26 @@ fn run(
         Event::CoreEnded => tracing::error!("a core has ended: stopping"),
     }
     shared.stop();
-    let mut outcome = Ok(());
-    for thread in threads {
-        let ended = match thread.join() {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(format!("a core failed: {error}")),
-            Err(_) => Err("a core panicked: see above; nothing acknowledged is lost".to_owned()),
-        };
-        outcome = outcome.and(ended);
+    let cores = threads.into_iter().map(|thread| ended(thread, "core"));
+    let outcome = cores.fold(Ok(()), Result::and);
+    shared.helpers.close();
+    let helpers = helping.into_iter().map(|thread| ended(thread, "helper"));
+    helpers.fold(outcome, Result::and)
+}
+
+/// Waits for the end of a core or a helper.
+fn ended(thread: JoinHandle<io::Result<()>>, what: &str) -> Result<(), String> {
+    match thread.join() {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(format!("a {what} failed: {error}")),
+        Err(_) => Err(format!("a {what} panicked: see above; nothing acknowledged is lost")),
     }
-    outcome
+}
+
+/// How many helpers there are where nobody says it: two, so that one long command does not hold up all
+/// others, and up to four where there are more cores.
+fn helpers_for(cores: usize) -> usize {
+    cores.clamp(2, 4)
 }
 
 /// What else clients come by, and who they are.

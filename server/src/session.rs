@@ -24,10 +24,12 @@ use crate::acl::{Denied, Refused, User};
 use crate::clients::{Client, Situation};
 use crate::commands::Spec;
 use crate::execute::Underway;
+use crate::helpers::Effort;
 use crate::resp::{Args, OwnedArgs};
 use crate::shared::Shared;
 use crate::terms::Terms;
 use crate::waits::LockWait;
+use crate::walk::Walk;
 use isolith::{Age, CommitSteps, Durability, Savepoint, Snapshot, Timestamp, Transaction};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -55,6 +57,10 @@ pub(crate) struct Session {
     pub(crate) replies: Replies,
     /// Where CHANGES goes on: while it is kept, so is what it has not given.
     pub(crate) changes: Option<Box<isolith::Changes>>,
+    /// A wide read of the front command that is not at its end; its reply may have begun.
+    pub(crate) walk: Option<Box<Walk>>,
+    /// What the command that runs may still do.
+    pub(crate) effort: Effort,
     /// Who it has proven to be; `None`: nobody yet.
     user: Option<Arc<User>>,
     /// The generation of the users that `user` is of.
@@ -156,8 +162,22 @@ impl Session {
             wait,
             replies: Replies::All,
             changes: None,
+            walk: None,
+            effort: Effort::default(),
             user: None,
             users_seen: 0,
+        }
+    }
+
+    /// What a connection has in its place while a helper has it.
+    pub(crate) fn stand_in(&self) -> Session {
+        Session {
+            db: self.db,
+            resp3: self.resp3,
+            replies: self.replies,
+            user: self.user.clone(),
+            users_seen: self.users_seen,
+            ..Session::new(self.client.clone(), self.wait.stand_in())
         }
     }
 
@@ -247,6 +267,7 @@ impl Session {
     pub(crate) fn end(&mut self) {
         self.mode = Mode::Plain;
         self.underway = None;
+        self.walk = None;
         self.client.age(None);
         self.wait.over();
     }

@@ -4,6 +4,7 @@ use crate::acceptors::Newcomer;
 use crate::acl::Users;
 use crate::backups::Backups;
 use crate::clients::{CLIENTS_MAX, Clients};
+use crate::helpers::Helpers;
 use crate::pause::Pause;
 use crate::scans::Scans;
 use crate::slowlog::SlowLog;
@@ -14,8 +15,8 @@ use isolith::{Clock, Database, Error, Keyspace, SystemClock};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
 /// SELECT's range. Each is a keyspace: `db0` … `db15`.
@@ -37,6 +38,10 @@ pub(crate) struct Shared {
     pub(crate) slowlog: SlowLog,
     pub(crate) backups: Backups,
     pub(crate) scans: Mutex<Scans>,
+    pub(crate) helpers: Helpers,
+    /// How many wide reads are under way: see `walk.rs`.
+    pub(crate) walks: Arc<AtomicUsize>,
+    /// Of each core, then of each helper.
     pub(crate) counters: Vec<Counters>,
     /// Set once, before the cores start.
     pub(crate) wakers: Vec<Waker>,
@@ -59,7 +64,7 @@ pub(crate) struct Shared {
     saved: AtomicU64,
 }
 
-/// What one core counts. Written by that core alone, on a cache line pair of its own.
+/// What one core (or helper) counts. Written by that thread alone, on a cache line pair of its own.
 #[derive(Default)]
 #[repr(align(128))]
 pub(crate) struct Counters {
@@ -68,6 +73,8 @@ pub(crate) struct Counters {
     pub(crate) sent_bytes: Counter,
     pub(crate) conflicts: Counter,
     pub(crate) refused: Counter,
+    /// Parts of wide reads that were not their last.
+    pub(crate) slices: Counter,
 }
 
 /// A figure with one writer.
@@ -112,6 +119,8 @@ impl Shared {
             slowlog: SlowLog::default(),
             backups,
             scans: Mutex::default(),
+            helpers: Helpers::new(wakers.len()),
+            walks: Arc::default(),
             counters: wakers.iter().map(|_| Counters::default()).collect(),
             inboxes: wakers.iter().map(|_| Mutex::default()).collect(),
             tls: None,

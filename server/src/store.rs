@@ -2,8 +2,10 @@
 //! so that a handler is written once and runs alone, in EXEC, and after BEGIN.
 
 use crate::failure::Failure;
+use crate::resp::Reply;
 use crate::session::Session;
 use crate::shared::Shared;
+use crate::walk::{Sliced, Walk, Whole, Wide};
 use isolith::{Concurrency, Entry, RangeLock, Slice, Snapshot, Timestamp, Transaction};
 use std::ops::{Bound, ControlFlow};
 
@@ -31,6 +33,9 @@ pub(crate) struct Cx<'a> {
     pub(crate) observed: Timestamp,
 }
 
+/// What looking for a key is reckoned to cost, as bytes that are copied.
+const KEY_BYTES: usize = 512;
+
 /// The bounds of a range of keys.
 pub(crate) type Bounds = (Bound<Vec<u8>>, Bound<Vec<u8>>);
 
@@ -43,8 +48,20 @@ impl Cx<'_> {
         }
     }
 
+    /// To be called before as many bytes are read, copied or looked at. Refused where that is more than a
+    /// core may do in one go.
+    pub(crate) fn spend(&mut self, bytes: usize) -> Result<(), Failure> {
+        if self.session.effort.spend(bytes) { Ok(()) } else { Err(Failure::Elsewhere) }
+    }
+
     /// The live value of `key` in the selected database, with its expiry.
     pub(crate) fn entry(&mut self, key: &[u8]) -> Result<Option<Entry>, Failure> {
+        let entry = self.look_up(key)?;
+        self.spend(KEY_BYTES + entry.as_ref().map_or(0, |entry| entry.value.len()))?;
+        Ok(entry)
+    }
+
+    fn look_up(&mut self, key: &[u8]) -> Result<Option<Entry>, Failure> {
         let keyspace = self.shared.keyspace(self.session.db);
         match &mut self.store {
             Store::Nothing => Ok(None),
@@ -155,6 +172,7 @@ impl Cx<'_> {
     /// How many live keys there are.
     pub(crate) fn count(&mut self) -> Result<u64, Failure> {
         let keyspace = self.shared.keyspace(self.session.db);
+        self.spend(keyspace.approximate_len().saturating_mul(KEY_BYTES))?;
         match &mut self.store {
             Store::Nothing | Store::Latest => Ok(0),
             Store::Snapshot(snapshot) => Ok(snapshot.count(keyspace, ..)?),
@@ -167,23 +185,54 @@ impl Cx<'_> {
         &mut self,
         bounds: Bounds,
         reverse: bool,
-        visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<(), Failure> {
         let keyspace = self.shared.keyspace(self.session.db);
         if is_empty(&bounds) {
             return Ok(());
         }
+        let (effort, mut too_much) = (&mut self.session.effort, false);
+        let visit = |key: &[u8], value: &[u8]| {
+            too_much = !effort.spend(KEY_BYTES + key.len() + value.len());
+            if too_much { ControlFlow::Break(()) } else { visit(key, value) }
+        };
         match &mut self.store {
-            Store::Nothing | Store::Latest => Ok(()),
+            Store::Nothing | Store::Latest => {}
             Store::Snapshot(snapshot) => {
                 let range = snapshot.range(keyspace, bounds);
-                if reverse { walk(range.rev(), visit) } else { walk(range, visit) }
+                if reverse { walk(range.rev(), visit)? } else { walk(range, visit)? }
             }
             Store::Transaction(txn) => {
                 let range = txn.range(keyspace, bounds);
-                if reverse { walk(range.rev(), visit) } else { walk(range, visit) }
+                if reverse { walk(range.rev(), visit)? } else { walk(range, visit)? }
             }
         }
+        if too_much { Err(Failure::Elsewhere) } else { Ok(()) }
+    }
+
+    /// Answers a wide read: in slices where it reads a snapshot on a core, of which this is the first.
+    pub(crate) fn answer(&mut self, wide: Wide, reply: &mut Reply<'_>) -> Result<(), Failure> {
+        if let Store::Snapshot(snapshot) = &self.store
+            && !self.session.effort.is_boundless()
+        {
+            let keyspace = self.shared.keyspace(self.session.db).clone();
+            let mut walk = Walk::new((*snapshot).clone(), keyspace, wide, reply.resp3());
+            if walk.advance(reply)? == Sliced::More {
+                walk.enter(&self.shared.walks);
+                self.session.walk = Some(Box::new(walk));
+            }
+            return Ok(());
+        }
+        let (bounds, reverse, none) = (wide.bounds.clone(), wide.reverse, wide.limit == 0);
+        let mut whole = Whole::new(wide, reply.resp3());
+        if !none {
+            self.scan(bounds, reverse, |key, value| match whole.take(key, value) {
+                true => ControlFlow::Continue(()),
+                false => ControlFlow::Break(()),
+            })?;
+        }
+        whole.tell(reply);
+        Ok(())
     }
 }
 
@@ -201,7 +250,7 @@ fn walk<S: AsRef<[u8]>>(
 }
 
 /// True if nothing can lie within (also bounds the wrong way round, which a client may send).
-fn is_empty((start, end): &Bounds) -> bool {
+pub(crate) fn is_empty((start, end): &Bounds) -> bool {
     match (start, end) {
         (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
         (Bound::Included(start), Bound::Included(end)) => start > end,

@@ -49,6 +49,18 @@ impl LockWait {
         LockWait { waker: Waker::from(wakeup.clone()), wakeup, told: Cell::new(false) }
     }
 
+    /// Another of the same connection, for its session's stand-in.
+    pub(crate) fn stand_in(&self) -> LockWait {
+        let (wakeup, waker) = (self.wakeup.clone(), self.waker.clone());
+        LockWait { wakeup, waker, told: Cell::new(false) }
+    }
+
+    /// True if it was woken since `begin`.
+    pub(crate) fn is_woken(&self) -> bool {
+        // Acquire: pairs with the AcqRel in `wake_by_ref`.
+        self.wakeup.woken.load(Ordering::Acquire)
+    }
+
     /// What wakes this connection.
     pub(crate) fn waker(&self) -> &Waker {
         &self.waker

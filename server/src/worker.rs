@@ -5,16 +5,18 @@
 //! One turn of the loop:
 //!
 //! ```text
-//!   poll the driver ─► run what came in ─► look at the gates ─► send, pause, close ─┐
-//!         ▲                                                                         │
-//!         └─────────────────────────────────────────────────────────────────────────┘
+//!   poll the driver ─► run what came in ─► a few slices ─► look at the gates ─► send, close ─┐
+//!         ▲                                                                                  │
+//!         └──────────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
 //! 1. Replies of one turn leave in one send per connection: a pipeline is answered in one write.
 //! 2. The loop sleeps in `poll` alone. What may change meanwhile wakes it: a socket, a gate (through
 //!    the engine's futures), a lock that is free (`waits.rs`), shutdown and CLIENT KILL (through the same
 //!    waker), and the earliest alarm of a connection.
-//! 3. After a panic the thread ends, and with it the server: what was acknowledged is in the log.
+//! 3. A turn is short: of wide reads (`walk.rs`) it runs [`SLICES`] slices, and what is long in other ways is
+//!    run by helpers (`helpers.rs`).
+//! 4. After a panic the thread ends, and with it the server: what was acknowledged is in the log.
 
 use crate::acceptors::{Newcomer, Way};
 use crate::connection::{Connection, Work};
@@ -26,7 +28,7 @@ use crate::shared::Shared;
 use crate::terms::Limit;
 use crate::waits::{LockWait, Wakeups};
 use socket2::{SockRef, TcpKeepalive};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
@@ -39,6 +41,8 @@ use std::time::{Duration, Instant};
 const RETRY: Duration = Duration::from_millis(1);
 /// How long accepting rests when there are no file descriptors left.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
+/// Slices of wide reads in one turn.
+const SLICES: usize = 4;
 /// How often idle transactions are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
 /// How long clients have to take their last replies when the server stops.
@@ -65,6 +69,10 @@ struct State {
     dirty: Vec<Token>,
     /// Connections with a command that is to be tried again before long.
     parked: Vec<Token>,
+    /// When those are tried again.
+    retry_at: Option<Instant>,
+    /// Connections whose wide read waits for its turn.
+    walking: VecDeque<Token>,
     /// Those that time brings something to, the earliest first.
     alarms: BTreeSet<(Instant, Token)>,
     /// Those that were woken, because a lock is free.
@@ -97,6 +105,8 @@ impl<D: Driver> Worker<D> {
             newcomers: Vec::new(),
             dirty: Vec::new(),
             parked: Vec::new(),
+            retry_at: None,
+            walking: VecDeque::new(),
             opened: Vec::new(),
             now_ms: shared.now_ms(),
             accept_at: None,
@@ -120,6 +130,7 @@ impl<D: Driver> Worker<D> {
             self.driver.poll(timeout, &mut |completion| state.visit(completion))?;
             self.timers()?;
             self.state.retry_parked();
+            self.state.walk_on();
             self.state.look_at_gates();
             self.welcome();
             self.settle();
@@ -132,8 +143,11 @@ impl<D: Driver> Worker<D> {
     /// How long the next wait may last.
     fn timeout(&self) -> Option<Duration> {
         let state = &self.state;
-        let soon = if state.parked.is_empty() { SWEEP } else { RETRY };
+        if !state.walking.is_empty() {
+            return Some(Duration::ZERO);
+        }
         let until = |at: Instant| at.saturating_duration_since(Instant::now());
+        let soon = state.retry_at.map_or(SWEEP, until);
         let rest = state.accept_at.map_or(SWEEP, until);
         let stop = self.stop_by.map_or(SWEEP, until);
         let alarm = state.alarms.first().map_or(SWEEP, |(at, _)| until(*at));
@@ -301,6 +315,11 @@ impl State {
         act(connection, &mut work);
         if connection.tries_soon() {
             self.parked.push(token);
+            self.retry_at.get_or_insert_with(|| Instant::now() + RETRY);
+        }
+        if connection.walks() && !connection.in_line {
+            connection.in_line = true;
+            self.walking.push_back(token);
         }
         let alarm = connection.alarm();
         if alarm != connection.alarm_noted {
@@ -355,6 +374,10 @@ impl State {
 
     /// Tries again what could not run.
     fn retry_parked(&mut self) {
+        if self.retry_at.is_none_or(|at| at > Instant::now()) {
+            return;
+        }
+        self.retry_at = None;
         for token in std::mem::take(&mut self.parked) {
             self.with(token, |connection, work| {
                 if connection.tries_soon() {
@@ -367,10 +390,29 @@ impl State {
         self.parked.dedup();
     }
 
+    /// Goes on with some of the wide reads, in turn.
+    fn walk_on(&mut self) {
+        for _ in 0..SLICES.min(self.walking.len()) {
+            let Some(token) = self.walking.pop_front() else { return };
+            if let Some(connection) = self.connection(token) {
+                connection.in_line = false;
+            }
+            self.with(token, |connection, work| {
+                if connection.walks() {
+                    connection.go_on(work);
+                }
+            });
+        }
+    }
+
     /// Releases the replies whose gates have opened.
     fn look_at_gates(&mut self) {
         if std::mem::take(&mut self.woken) {
             self.each_killed();
+            for returned in self.shared.helpers.returned(self.core) {
+                let token = returned.token;
+                self.with(token, |connection, work| connection.returned(returned, work));
+            }
             self.look_at_locks();
             self.newcomers.extend(self.shared.take_over(self.core));
         }

@@ -23,6 +23,7 @@ pub(super) fn setbit(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> 
     let (place, shift) = (offset / 8, 7 - offset % 8);
     let grows = place >= value.len();
     if grows {
+        cx.spend(place)?;
         value.resize(place + 1, 0);
     }
     let Some(byte) = value.get_mut(place) else { return Ok(()) };

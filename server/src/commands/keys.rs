@@ -9,6 +9,7 @@ use crate::resp::{Args, Reply};
 use crate::scans::Position;
 use crate::shared::lock;
 use crate::store::{Bounds, Cx};
+use crate::walk::{Gives, Wide};
 use isolith::NEVER;
 use std::ops::{Bound, ControlFlow};
 
@@ -282,19 +283,11 @@ pub(super) fn prefix_end(prefix: &[u8]) -> Bound<Vec<u8>> {
 
 /// `KEYS pattern`
 pub(super) fn keys(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
-    let pattern = args.at(1);
-    let prefix = glob::literal_prefix(pattern);
-    let mut found = Vec::new();
+    let pattern = args.at(1).to_vec();
+    let prefix = glob::literal_prefix(&pattern);
     let bounds: Bounds = (Bound::Included(prefix.clone()), prefix_end(&prefix));
-    cx.scan(bounds, false, |key, _| {
-        if glob::matches(pattern, key) {
-            found.push(key.to_vec());
-        }
-        ControlFlow::Continue(())
-    })?;
-    reply.array(found.len());
-    found.iter().for_each(|key| reply.bulk(key));
-    Ok(())
+    let gives = Gives::Keys(pattern);
+    cx.answer(Wide { bounds, reverse: false, limit: usize::MAX, gives }, reply)
 }
 
 /// The bounds of RANGE and LOCKRANGE: start included, end excluded, `-` and `+` for open ends.
@@ -319,7 +312,6 @@ pub(super) fn delete_range(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_
 
 /// `RANGE start end [LIMIT n] [REV]`: start included, end excluded, `-` and `+` for open ends.
 pub(super) fn range(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
-    let (start, end) = bounds(args.at(1), args.at(2));
     let (mut limit, mut reverse) = (usize::MAX, false);
     let mut options = args.from(3);
     while let Some(option) = options.next() {
@@ -333,32 +325,8 @@ pub(super) fn range(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> O
             _ => return Err(syntax()),
         }
     }
-    // The number of replies comes first, and is known last.
-    let mut body = Vec::new();
-    let mut pairs = Reply::new(&mut body, reply.resp3());
-    let mut count = 0;
-    if limit > 0 {
-        cx.scan((start, end), reverse, |key, value| {
-            if pairs.resp3() {
-                pairs.array(2);
-            }
-            pairs.bulk(key);
-            pairs.bulk(value);
-            count += 1;
-            if count == limit || pairs.overflowed() {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            }
-        })?;
-    }
-    if pairs.overflowed() {
-        reply.overflow();
-        return Ok(());
-    }
-    reply.array(if reply.resp3() { count } else { 2 * count });
-    reply.raw(&body);
-    Ok(())
+    let bounds = bounds(args.at(1), args.at(2));
+    cx.answer(Wide { bounds, reverse, limit, gives: Gives::Pairs }, reply)
 }
 
 /// `DBSIZE`

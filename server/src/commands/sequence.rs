@@ -31,6 +31,7 @@ pub(super) fn lcs(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Out
     let (one, other) = (cx.entry(args.at(1))?, cx.entry(args.at(2))?);
     let (one, other) = (value_of(&one).unwrap_or_default(), value_of(&other).unwrap_or_default());
     let wanted = parse(args)?;
+    cx.spend((one.len() + 1).saturating_mul(other.len() + 1).saturating_mul(size_of::<u32>()))?;
     let table = Table::new(one, other)?;
     if wanted.length {
         reply.count(table.length(one.len(), other.len()));

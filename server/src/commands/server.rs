@@ -13,6 +13,7 @@ use crate::terms::Limit;
 use crate::worker::KEEPALIVE;
 use isolith::{Concurrency, Durability, Isolation};
 use std::fmt::Write;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Up to so many keys INFO counts exactly; beyond it estimates.
@@ -161,11 +162,18 @@ fn info_cluster(_: &Shared, text: &mut String) {
 
 fn info_isolith(shared: &Shared, text: &mut String) {
     let stats = shared.database.stats();
-    field(text, "threads", shared.counters.len());
+    field(text, "threads", shared.wakers.len());
     field(text, "durability", durability_name(shared.defaults.durability));
     if let Some(backend) = shared.database.backend() {
         field(text, "log_io", backend.kind.to_string());
     }
+    // Relaxed: a figure for a human.
+    field(text, "walks_under_way", shared.walks.load(Ordering::Relaxed));
+    field(text, "slices", shared.total(|counters| &counters.slices));
+    let helpers = shared.helpers.figures();
+    field(text, "errands", helpers.done);
+    field(text, "errands_under_way", helpers.under_way);
+    field(text, "errands_waiting", helpers.waiting);
     field(text, "commits", stats.commits);
     field(text, "conflicts_retried", shared.total(|counters| &counters.conflicts));
     field(text, "visible", stats.visible);
@@ -282,7 +290,7 @@ fn parameters(shared: &Shared) -> Vec<(&'static str, String)> {
         fixed("databases", &DATABASES.to_string()),
         fixed("dir", &shared.directory.to_string_lossy()),
         fixed("durability", durability_name(shared.defaults.durability)),
-        fixed("io-threads", &shared.counters.len().to_string()),
+        fixed("io-threads", &shared.wakers.len().to_string()),
         fixed("maxclients", &shared.clients_max.to_string()),
         fixed("maxmemory", &shared.database.stats().memory_bytes_max.to_string()),
         fixed("maxmemory-policy", "noeviction"),

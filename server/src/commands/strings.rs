@@ -352,6 +352,7 @@ pub(super) fn setrange(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -
     }
     let end = offset.saturating_add(patch.len());
     check_length(end)?;
+    cx.spend(end)?;
     let mut value = Vec::with_capacity(end.max(old.len()));
     value.extend_from_slice(old);
     value.resize(end.max(old.len()), 0);

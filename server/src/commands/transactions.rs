@@ -319,6 +319,8 @@ pub(super) fn rollback(
         (Some(to), Some(name), 3) if is(to, "TO") => match rollback_to(session, name) {
             Ok(()) => reply.ok(),
             Err(Failure::Text(text)) => reply.error(&text),
+            // Nothing is read.
+            Err(Failure::Elsewhere) => reply.error(SYNTAX),
             Err(Failure::Engine(error) | Failure::Unreadable(error)) => {
                 let why = "rolling back to a savepoint failed";
                 session.abort(failure::hint(&error, None), why);

@@ -44,7 +44,7 @@ impl Connection {
         before: usize,
         work: &mut Work<'_>,
     ) {
-        if observed <= work.shared.database.acknowledged() {
+        if self.out.len() == before || observed <= work.shared.database.acknowledged() {
             return;
         }
         let start = self.out_start + before as u64;
@@ -56,7 +56,8 @@ impl Connection {
             && last.at >= observed
         {
             last.end = end;
-            last.replies += 1;
+            // What goes on is no further reply.
+            last.replies += u32::from(!self.begun);
             return;
         }
         let pending = work.shared.database.pending(observed);
@@ -85,6 +86,10 @@ impl Connection {
                 later.start = later.start - length as u64 + errors.len() as u64;
             }
             self.out.splice(range, errors);
+            // What is to come of a reply whose beginning was an error would mean nothing.
+            if self.session.walk.as_ref().is_some_and(|walk| walk.has_begun()) {
+                self.close_soon();
+            }
         }
         while self.marks.front().is_some_and(|mark| mark.open) {
             self.marks.pop_front();

@@ -16,6 +16,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Wake, Waker};
 
+mod away;
+
 #[derive(Default)]
 struct Wakes(AtomicUsize);
 

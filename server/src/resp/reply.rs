@@ -22,6 +22,11 @@ impl<'a> Reply<'a> {
         Reply { out, start, resp3, overflowed: false }
     }
 
+    /// Goes on with an answer that `out` has the beginning of, and nothing else.
+    pub(crate) fn going_on(out: &'a mut Vec<u8>, resp3: bool) -> Reply<'a> {
+        Reply { out, start: 0, resp3, overflowed: false }
+    }
+
     /// Switches the protocol for what follows (HELLO, RESET).
     pub(crate) fn speak(&mut self, resp3: bool) {
         self.resp3 = resp3;

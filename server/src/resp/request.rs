@@ -88,6 +88,12 @@ impl<'a> Args<'a> {
         self.spans.iter().map(|span| (span.end - span.start) as usize).sum()
     }
 
+    /// The length of the request up to its last argument's end: no less than [`bytes`](Args::bytes), and at
+    /// no cost.
+    pub(crate) fn extent(&self) -> usize {
+        self.spans.last().map_or(0, |last| last.end as usize)
+    }
+
     /// A copy that does not depend on the connection's buffer.
     pub(crate) fn to_owned(self) -> OwnedArgs {
         let mut owned = OwnedArgs {

@@ -114,7 +114,7 @@ static CONFIG: &[Spec] = &[
         .syntax("CONFIG REWRITE")
         .does("Writes what CONFIG SET has changed to the configuration file, and leaves the rest of it.")
         .runs(Handler::Plain(server::config_rewrite))
-        .marked(&["admin", "dangerous"]),
+        .marked(&["admin", "dangerous", "away"]),
     Spec::new(Group::Server, "set", -4, NO_KEYS, "2.0.0")
         .syntax("CONFIG SET parameter value [parameter value ...]")
         .does("Sets parameters, all of them or none.")
@@ -159,7 +159,7 @@ static ACL: &[Spec] = &[
         .syntax("ACL LOAD")
         .does("Takes all users from the file, which must be right as a whole.")
         .runs(Handler::Plain(users::load))
-        .marked(&["admin", "dangerous"]),
+        .marked(&["admin", "dangerous", "away"]),
     Spec::new(Group::Server, "log", -2, NO_KEYS, "6.0.0")
         .syntax("ACL LOG [count | RESET]")
         .does("Gives who was refused what.")
@@ -169,7 +169,7 @@ static ACL: &[Spec] = &[
         .syntax("ACL SAVE")
         .does("Writes all users to the file.")
         .runs(Handler::Plain(users::save))
-        .marked(&["admin", "dangerous"]),
+        .marked(&["admin", "dangerous", "away"]),
     Spec::new(Group::Server, "setuser", -3, NO_KEYS, "6.0.0")
         .syntax("ACL SETUSER username [rule [rule ...]]")
         .does("Makes a user, or changes what one may do.")
