@@ -272,14 +272,23 @@ impl Ledger {
 #[derive(Debug)]
 pub(crate) struct Space {
     state: Mutex<State>,
-    /// Notified when room appears, when it is asked for, and at the end.
-    changed: Condvar,
+    told: Told,
+}
+
+/// Who is told of changes. Apart, since room appears with every batch, and a segment is wanted once in
+/// thousands of them.
+#[derive(Debug, Default)]
+struct Told {
+    /// Those who lack something: told of every change.
+    lacking: Condvar,
+    /// Those who prepare segments: told when one is wanted, and at the end.
+    preparing: Condvar,
 }
 
 #[derive(Debug)]
 struct State {
     ledger: Ledger,
-    /// Counts what `changed` was notified of.
+    /// Counts what `Told::lacking` was notified of.
     changes: u64,
     /// Somebody waits for a segment.
     wanted: bool,
@@ -312,9 +321,17 @@ pub(crate) enum Attempt {
 pub(crate) struct Seen(u64);
 
 impl State {
-    fn change(&mut self, changed: &Condvar) {
+    fn change(&mut self, told: &Told) {
         self.changes += 1;
-        changed.notify_all();
+        told.lacking.notify_all();
+        if self.ended.is_some() || self.wants_segment() && self.failure.is_none() {
+            told.preparing.notify_all();
+        }
+    }
+
+    /// Whether a segment should be prepared, and nobody is at it.
+    fn wants_segment(&self) -> bool {
+        (self.wanted || self.ledger.wants_segment()) && !self.preparing
     }
 }
 
@@ -328,7 +345,7 @@ impl Space {
             failure: None,
             ended: None,
         };
-        Space { state: Mutex::new(state), changed: Condvar::new() }
+        Space { state: Mutex::new(state), told: Told::default() }
     }
 
     /// A step of arithmetic under the lock.
@@ -363,7 +380,7 @@ impl Space {
             Err(lack) => {
                 if lack == Lack::Space && !state.wanted {
                     state.wanted = true;
-                    state.change(&self.changed);
+                    state.change(&self.told);
                 }
                 Attempt::Lacks(lack, Seen(state.changes))
             }
@@ -375,7 +392,7 @@ impl Space {
     pub(crate) fn wait_for_change(&self, seen: Seen, deadline: Instant) -> bool {
         let mut state = self.state.lock();
         while state.changes == seen.0 {
-            if self.changed.wait_until(&mut state, deadline).timed_out() {
+            if self.told.lacking.wait_until(&mut state, deadline).timed_out() {
                 return false;
             }
         }
@@ -399,15 +416,13 @@ impl Space {
     pub(crate) fn leave_queue(&self, bytes: usize, records: usize) {
         let mut state = self.state.lock();
         state.ledger.leave_queue(bytes, records);
-        state.change(&self.changed);
+        state.change(&self.told);
     }
 
     /// Takes on the task of preparing a segment if one is wanted and nobody is at it.
     pub(crate) fn begin_preparing(&self) -> bool {
         let mut state = self.state.lock();
-        let begin = state.ended.is_none()
-            && !state.preparing
-            && (state.wanted || state.ledger.wants_segment());
+        let begin = state.ended.is_none() && state.wants_segment();
         state.preparing |= begin;
         begin
     }
@@ -424,7 +439,7 @@ impl Space {
             }
             Err(reason) => state.failure = Some(reason),
         }
-        state.change(&self.changed);
+        state.change(&self.told);
     }
 
     /// A segment is there that nobody had to prepare.
@@ -433,7 +448,7 @@ impl Space {
         state.ledger.add_segment(segment);
         state.failure = None;
         state.wanted = false;
-        state.change(&self.changed);
+        state.change(&self.told);
     }
 
     /// Waits until a segment is wanted, at most until the deadline. `None`: the log is over.
@@ -445,11 +460,11 @@ impl Space {
             }
             // After a failure the next attempt waits for the deadline: space does not come back in a
             // moment.
-            let wanted = (state.wanted || state.ledger.wants_segment()) && !state.preparing;
+            let wanted = state.wants_segment();
             if wanted && state.failure.is_none() {
                 return Some(true);
             }
-            if self.changed.wait_until(&mut state, deadline).timed_out() {
+            if self.told.preparing.wait_until(&mut state, deadline).timed_out() {
                 return Some(wanted);
             }
         }
@@ -459,14 +474,14 @@ impl Space {
     pub(crate) fn close(&self) {
         let mut state = self.state.lock();
         state.ended.get_or_insert(Ended::Closed);
-        state.change(&self.changed);
+        state.change(&self.told);
     }
 
     /// No more credits, because the log failed.
     pub(crate) fn poison(&self, cause: &PoisonCause) {
         let mut state = self.state.lock();
         state.ended = Some(Ended::Poisoned(cause.clone()));
-        state.change(&self.changed);
+        state.change(&self.told);
     }
 }
 
@@ -502,7 +517,7 @@ impl Drop for Credit {
         if let Some(own) = self.own.take() {
             state.ledger.add_segment(*own);
         }
-        state.change(&space.changed);
+        state.change(&space.told);
     }
 }
 

@@ -169,3 +169,37 @@ fn the_end_of_the_log_ends_every_wait() {
     assert!(!space.begin_preparing());
     assert!(matches!(space.attempt(1, &mut None), Attempt::Over(ReserveError::Closed)));
 }
+
+/// A wake-up that is lost on either side shows as a test that does not end.
+#[test]
+fn who_prepares_hears_of_each_segment_that_was_taken_and_who_lacks_one_of_each_that_is_there() {
+    let mut ledger = Ledger::new(64 << 10, 1000, 3);
+    ledger.move_to(0);
+    let space = Arc::new(Space::new(ledger));
+    let far = Instant::now() + Duration::from_secs(1000);
+    let preparer = {
+        let space = space.clone();
+        std::thread::spawn(move || {
+            while space.wait_until_wanted(far).is_some() {
+                if space.begin_preparing() {
+                    space.end_preparing(Ok(segment(64 << 10)));
+                }
+            }
+        })
+    };
+    for _ in 0..200 {
+        let credit = loop {
+            match space.attempt(100, &mut None) {
+                Attempt::Taken { credit, .. } => break credit,
+                Attempt::Lacks(_, seen) => assert!(space.wait_for_change(seen, far)),
+                Attempt::Over(_) => panic!("it is not closed"),
+            }
+        };
+        // As a batch that begins the next segment and leaves nothing of it.
+        let (bytes, _) = credit.spend();
+        space.with(|ledger| ledger.next_segment(BLOCK).map(|_| ledger.discharge(bytes))).unwrap();
+        space.leave_queue(bytes, 1);
+    }
+    space.close();
+    preparer.join().unwrap();
+}
