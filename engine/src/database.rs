@@ -338,6 +338,16 @@ impl Database {
         Pending::new(Arc::clone(&self.open), info, at, isolith_wal::Durability::Sync)
     }
 
+    /// Hands the commits so far to the operating system, in the calling thread, if the log has nothing under
+    /// way and none of them has to be on stable storage: that takes one copy into the system's memory. For a
+    /// thread that polls [`Pending`]s of [`Durability::Os`](crate::Durability::Os) and would rather write than
+    /// be woken: call it before the poll, which finds them ready. It never syncs and waits for no other thread;
+    /// like every write to a file it may take long where the system has too much to write already. `false`: it
+    /// wrote nothing, and the polls leave that to the engine's own thread.
+    pub fn write_to_kernel(&self) -> bool {
+        self.open.log().is_some_and(|log| log.write_to_kernel())
+    }
+
     /// Makes every commit so far as durable as [`Durability::Sync`](crate::Durability::Sync).
     pub fn sync(&self) -> Result<()> {
         self.open.check_open()?;

@@ -7,7 +7,9 @@
 //! 1. Within a class gates open in the order of their timestamps: when the earliest is closed, so are
 //!    the others. (Classes differ in what they wait for: a `Buffered` commit may be acknowledged
 //!    before an older `Sync` one.)
-//! 2. `drive` never blocks and does no I/O: it polls futures.
+//! 2. `drive` never blocks and does no I/O: it polls futures. What they wait for, the core has written
+//!    before where that is only a copy into the kernel's memory ([`Gates::wait_for_kernel`]): cheaper
+//!    than to have another thread do it and be woken.
 
 use crate::reactor::Token;
 use isolith::{Durability, Error, Pending, Timestamp};
@@ -101,6 +103,14 @@ impl Gates {
     pub(crate) fn push(&mut self, gate: Gate, token: Token, mark: u64) {
         let queued = Queued { at: gate.at, token, mark, pending: gate.pending };
         self.queues[gate.class.index()].push(Reverse(queued));
+    }
+
+    /// True if a gate may open as soon as the log is written, and need not wait for the disk.
+    pub(crate) fn wait_for_kernel(&self) -> bool {
+        [Class::Commit(Durability::Os), Class::Seen].into_iter().any(|class| {
+            let first = self.queues[class.index()].peek();
+            first.is_some_and(|Reverse(first)| !first.pending.is_ready())
+        })
     }
 
     /// Looks at one gate that has not been queued.

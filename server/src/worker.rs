@@ -48,6 +48,11 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// How long clients have to take their last replies when the server stops.
 const FAREWELL: Duration = Duration::from_secs(5);
 
+/// A write to the log that took longer than this was no copy into memory: the disk has more to do than it
+/// can. For so long the core leaves writing to the log's own thread then, and serves who only reads.
+const LOG_WRITE_MAX: Duration = Duration::from_millis(20);
+const LOG_WRITE_REST: Duration = Duration::from_secs(1);
+
 /// How long a connection may be silent before the kernel asks whether anybody is there.
 pub(crate) const KEEPALIVE: Duration = Duration::from_secs(300);
 
@@ -81,6 +86,8 @@ struct State {
     now_ms: u64,
     /// Set while accepting rests.
     accept_at: Option<Instant>,
+    /// Until when the core does not write to the log.
+    log_rests_until: Option<Instant>,
     woken: bool,
 }
 
@@ -110,6 +117,7 @@ impl<D: Driver> Worker<D> {
             opened: Vec::new(),
             now_ms: shared.now_ms(),
             accept_at: None,
+            log_rests_until: None,
             woken: false,
             shared,
         };
@@ -417,6 +425,7 @@ impl State {
             self.newcomers.extend(self.shared.take_over(self.core));
         }
         loop {
+            self.write_log();
             let mut opened = std::mem::take(&mut self.opened);
             self.gates.drive(&mut opened);
             let any = !opened.is_empty();
@@ -433,6 +442,22 @@ impl State {
             if !any {
                 return;
             }
+        }
+    }
+
+    /// Writes what this turn's commands have committed, if the kernel is all that it has to get to.
+    fn write_log(&mut self) {
+        if !self.gates.wait_for_kernel() {
+            return;
+        }
+        let began = Instant::now();
+        if self.log_rests_until.is_some_and(|until| began < until) {
+            return;
+        }
+        self.log_rests_until = None;
+        self.shared.database.write_to_kernel();
+        if began.elapsed() > LOG_WRITE_MAX {
+            self.log_rests_until = Some(began + LOG_WRITE_REST);
         }
     }
 

@@ -34,8 +34,20 @@ use crate::writer::{Cut, NoSegment, Writer};
 /// Buffers larger than this are freed after use.
 const BUFFER_BYTES_KEPT: usize = 2 << 20;
 
+/// Batches that one call of [`Log::write_to_kernel`] writes at most: what is queued may need more than one.
+const KERNEL_ROUNDS: u32 = 4;
+
 /// Rounds that a waiter looks for its batch before it sleeps.
 const SPIN_ROUNDS: u32 = 2000;
+
+/// What a thread that leads a batch may wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// The disk: it syncs what has to be synced.
+    Disk,
+    /// The kernel, which copies the batch into its memory: what has to be synced is left to others.
+    Kernel,
+}
 
 mod driver;
 mod futures;
@@ -273,7 +285,7 @@ impl Log {
                 Turn::Lead => {
                     drop(pipeline);
                     count(&self.commit.counters.leads, 1);
-                    if !self.lead() {
+                    if !self.lead(Patience::Disk) {
                         // The record is about to become visible: its committer is a few
                         // instructions away from it.
                         yield_now();
@@ -375,9 +387,33 @@ impl Log {
         }
     }
 
+    /// Writes what is queued on this thread, if nothing is under way and nobody has asked for any of it to
+    /// be on stable storage: so that it takes one copy into the kernel's memory. For a thread that
+    /// polls records at [`Durability::Os`] and would rather write than be woken: call it before the
+    /// poll. It never syncs, nor waits for another thread. `false`: nothing was written; whoever polls is
+    /// woken when [`Log::drive`] has done it.
+    pub fn write_to_kernel(&self) -> bool {
+        if self.is_forked() {
+            return false;
+        }
+        let (appended, synced) = {
+            let queue = self.queue.lock();
+            (queue.appended, queue.synced)
+        };
+        for round in 0..KERNEL_ROUNDS {
+            if !self.commit.pipeline.lock().lead_unsynced(appended, synced) {
+                return round > 0;
+            }
+            if !self.lead(Patience::Kernel) {
+                return round > 0;
+            }
+        }
+        true
+    }
+
     fn take(&self, step: Option<Turn>) -> bool {
         match step {
-            Some(Turn::Lead) => self.lead(),
+            Some(Turn::Lead) => self.lead(Patience::Disk),
             Some(Turn::Flush(flush)) => {
                 self.flush(flush);
                 true
@@ -393,8 +429,8 @@ impl Log {
 
     /// Leads one batch, from the seal to the watermarks. The caller holds the lead (`sealing`).
     /// `false`: there was nothing to seal.
-    fn lead(&self) -> bool {
-        let Some((leading, flight)) = self.launch() else { return false };
+    fn lead(&self, patience: Patience) -> bool {
+        let Some((leading, flight)) = self.launch(patience) else { return false };
         leading.end();
         // A failure is told by the poison: the caller finds it when it looks again.
         let _ = self.attend(flight);
@@ -403,7 +439,7 @@ impl Log {
 
     /// Seals, cuts and sends a batch. `None`: there was nothing to seal, or the log failed; the lead
     /// is given back then.
-    fn launch(&self) -> Option<(Leading<'_>, Flight)> {
+    fn launch(&self, patience: Patience) -> Option<(Leading<'_>, Flight)> {
         let leading = Leading { log: self, held: true };
         let mut writer = self.writer.lock();
         let seal = |last| match self.horizon() {
@@ -417,7 +453,7 @@ impl Log {
         };
         let batch_bytes_max = self.options.batch_bytes_max;
         let cut = writer.cut_records(end, batch_bytes_max, &self.queue, &self.space);
-        self.send(leading, writer, cut).ok()
+        self.send(leading, writer, cut, patience).ok()
     }
 
     /// Writes a batch without records, when nothing else is under way; `false` if something is, or
@@ -433,7 +469,7 @@ impl Log {
             leading.nothing();
             return Ok(false);
         };
-        let (leading, flight) = self.send(leading, writer, Ok(cut))?;
+        let (leading, flight) = self.send(leading, writer, Ok(cut), Patience::Disk)?;
         leading.end();
         self.attend(flight)?;
         if kind == BatchKind::Clean {
@@ -449,6 +485,7 @@ impl Log {
         leading: Leading<'a>,
         mut writer: MutexGuard<'_, Writer>,
         cut: Result<Cut, NoSegment>,
+        patience: Patience,
     ) -> Result<(Leading<'a>, Flight), PoisonCause> {
         let cut = match cut {
             Ok(cut) => cut,
@@ -460,7 +497,7 @@ impl Log {
         let synced = self.queue.lock().synced;
         let announced = {
             let mut pipeline = self.commit.pipeline.lock();
-            let announced = pipeline.announce(&cut, synced);
+            let announced = pipeline.announce(&cut, synced, patience);
             // Relaxed: a figure for people.
             let in_flight = pipeline.in_flight() as u64;
             self.commit.counters.in_flight_max.fetch_max(in_flight, Ordering::Relaxed);
@@ -482,7 +519,7 @@ impl Log {
         let sent = if planted!("acknowledge-before-sync") { Reach::Kernel } else { reach };
         let in_flight = cut.file.submit(encoded.offset, encoded.buffer, sent);
         writer.forget_records();
-        Ok((leading, Flight { cut, reach, in_flight }))
+        Ok((leading, Flight { cut, reach, patience, in_flight }))
     }
 
     /// Waits for a batch, says how far the log has come, and sends the next one if it is waited for.
@@ -492,7 +529,7 @@ impl Log {
     fn attend(&self, flight: Flight) -> Result<(), PoisonCause> {
         let _attending = Attending { log: self };
         let mut next = Some(flight);
-        while let Some(Flight { cut, reach, in_flight }) = next {
+        while let Some(Flight { cut, reach, patience, in_flight }) = next {
             let (result, buffer) = in_flight.wait();
             self.keep(buffer);
             if let Err(error) = result
@@ -500,7 +537,7 @@ impl Log {
             {
                 return Err(self.fail(FailedOperation::Write, cut.segment, error));
             }
-            next = self.complete(&cut, reach);
+            next = self.complete(&cut, reach, patience);
         }
         Ok(())
     }
@@ -515,7 +552,7 @@ impl Log {
     }
 
     /// A batch came back from the disk. Returns the next one, if this thread has to attend to it.
-    fn complete(&self, cut: &Cut, reach: Reach) -> Option<Flight> {
+    fn complete(&self, cut: &Cut, reach: Reach, patience: Patience) -> Option<Flight> {
         let counters = &self.commit.counters;
         count(&counters.batches, 1);
         count(&counters.records, cut.records as u64);
@@ -526,18 +563,23 @@ impl Log {
         let mut pipeline = self.commit.pipeline.lock();
         let advance = pipeline.complete(cut.sequence, |sequence| woken |= 1 << turn_of(sequence));
         self.commit.publish(&advance, self);
-        let flush = pipeline.begin_flush();
+        let waits = patience == Patience::Disk;
+        let flush = if waits { pipeline.begin_flush() } else { None };
+        let owes_flush = pipeline.wants_flush();
         let idle = pipeline.wants_mark();
-        let next = match pipeline.lead_for_next() {
+        let next = match waits && pipeline.lead_for_next() {
             true => {
                 drop(pipeline);
-                self.launch().and_then(|(leading, flight)| leading.leave(flight))
+                self.launch(patience).and_then(|(leading, flight)| leading.leave(flight))
             }
             false => {
                 self.commit.hand_over(pipeline);
                 None
             }
         };
+        if owes_flush && !waits {
+            self.commit.call_driver();
+        }
 
         // Whoever waits for one of these batches finds it done, or a flush on its way.
         while woken != 0 {

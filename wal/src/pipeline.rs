@@ -30,6 +30,7 @@ use std::sync::Arc;
 
 use crate::error::PoisonCause;
 use crate::format::{BatchKind, SegmentId};
+use crate::group_commit::Patience;
 use crate::log::{DEPTH_LIMIT, Durability};
 use crate::lsn::Lsn;
 use crate::storage::{InFlight, Reach, StorageFile};
@@ -82,6 +83,8 @@ impl Place {
 pub(crate) struct Flight {
     pub(crate) cut: Cut,
     pub(crate) reach: Reach,
+    /// Of whoever attends to it.
+    pub(crate) patience: Patience,
     pub(crate) in_flight: Box<dyn InFlight>,
 }
 
@@ -349,6 +352,22 @@ impl Pipeline {
         None
     }
 
+    /// Takes the lead to write records up to `appended` without a sync, if nothing is under way and none of
+    /// them has to be synced: `synced` is the last record appended to be so.
+    pub(crate) fn lead_unsynced(&mut self, appended: Lsn, synced: Lsn) -> bool {
+        let lead = appended > self.ended
+            && synced.max(self.wanted_durable) <= self.ended
+            && !self.flush_wanted
+            && self.is_quiet()
+            && !self.closing
+            && self.is_open();
+        if lead {
+            self.want(appended, Durability::Os);
+            self.sealing = true;
+        }
+        lead
+    }
+
     /// Takes the lead for a mark, if nothing is under way. Once a shutdown has begun only its own
     /// mark may follow.
     pub(crate) fn lead_mark(&mut self, kind: BatchKind) -> bool {
@@ -370,6 +389,7 @@ impl Pipeline {
         &mut self,
         cut: &Cut,
         appended_synced: Lsn,
+        patience: Patience,
     ) -> Result<Announced, PoisonCause> {
         debug_assert!(self.sealing && cut.sequence == self.next_sequence);
         if let Some(cause) = &self.poison {
@@ -380,7 +400,8 @@ impl Pipeline {
         // A synced write covers itself only. Behind an unsynced one it would be of no use before a
         // flush, which then covers both.
         let covers = self.unsynced_sent <= self.flushed_sequence;
-        let reach = match sync && (covers || planted!("unsynced-batch-counted-durable")) {
+        let syncs = sync && patience == Patience::Disk;
+        let reach = match syncs && (covers || planted!("unsynced-batch-counted-durable")) {
             true => Reach::Stable,
             false => Reach::Kernel,
         };

@@ -1,5 +1,6 @@
 //! What the crate documentation promises of opening, closing, limits and errors.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -414,4 +415,30 @@ fn a_directory_with_other_things_in_it_is_refused() {
     std::fs::write(directory.path().join("notes.txt"), "mine").unwrap();
     let error = Database::open(directory.path()).unwrap_err();
     assert!(matches!(error, OpenError::NotADatabase { .. }), "{error}");
+}
+
+#[test]
+fn who_polls_a_commit_may_hand_it_to_the_kernel_himself() {
+    use std::task::{Context, Poll, Waker};
+    let (builder, _) = reopenable();
+    let db = builder.durability(Durability::Os).threads(false).open().unwrap();
+    let a = db.keyspace("a").unwrap();
+    let put = |durability| {
+        let options = TransactionOptions { durability, ..TransactionOptions::default() };
+        let mut tx = db.begin_with(options).unwrap();
+        tx.put(&a, "k", "v").unwrap();
+        tx.commit_pending().unwrap()
+    };
+    let mut context = Context::from_waker(Waker::noop());
+    let (mut first, mut second) = (put(None), put(None));
+    assert!(!first.is_ready() && a.get("k").unwrap().is_none());
+    assert!(db.write_to_kernel() && first.is_ready());
+    assert!(db.durable() < first.timestamp(), "it is not synced");
+    assert!(matches!(Pin::new(&mut second).poll(&mut context), Poll::Ready(Ok(_))));
+    assert!(matches!(Pin::new(&mut first).poll(&mut context), Poll::Ready(Ok(_))));
+    assert_eq!(text(a.get("k").unwrap()), Some("v".into()));
+    assert!(!db.write_to_kernel(), "there is nothing more");
+    let synced = put(Some(Durability::Sync));
+    assert!(!db.write_to_kernel(), "the disk is for others");
+    synced.wait().unwrap();
 }

@@ -124,6 +124,23 @@ fn a_pending_future_is_woken() {
     });
 }
 
+#[test]
+fn a_synced_committer_beside_a_thread_that_writes_to_the_kernel() {
+    model(2, |committers| {
+        let other = {
+            let committers = committers.clone();
+            thread::spawn(move || committers.commit(Durability::Sync))
+        };
+        let lsn = committers.append(Durability::Os);
+        let wrote = committers.log.write_to_kernel();
+        assert!(!wrote || committers.log.written() >= lsn);
+        other.join().unwrap();
+        // Whatever the other has left.
+        committers.log.write_to_kernel();
+        assert!(committers.log.written() >= lsn);
+    });
+}
+
 /// Visible is what was stored last.
 struct Visible(AtomicU64);
 

@@ -54,9 +54,15 @@ fn launch(log: &Log) -> Option<Flight> {
         _ => return None,
     }
     drop(pipeline);
-    let (leading, flight) = log.launch()?;
+    let (leading, flight) = log.launch(Patience::Disk)?;
     leading.end();
     Some(flight)
+}
+
+/// How often something was synced.
+fn syncs(log: &Log) -> u64 {
+    let stats = log.stats();
+    stats.synced_batches + stats.flushes
 }
 
 /// xorshift: enough to pick from.
@@ -155,7 +161,13 @@ fn live(disk: &FaultyStorage, seed: u64, steps: u64, told: &mut Told, power_cut:
         let mut flights: Vec<Flight> = Vec::new();
         while step < steps {
             step += 1;
-            match dice.below(13) {
+            match dice.below(14) {
+                13 => {
+                    let synced = syncs(log);
+                    let wrote = log.write_to_kernel();
+                    assert!(!wrote || flights.is_empty(), "not beside batches under way");
+                    assert_eq!(syncs(log), synced, "and never to the disk");
+                }
                 12 => {
                     // Any record that is durable, most often the last one.
                     let durable = log.durable();
@@ -439,6 +451,74 @@ fn a_synced_batch_after_unsynced_ones_flushes_them_first() {
     assert_eq!(log.stats().flushes, 1);
     let (_, found) = open(&disk.reboot(Survival::Nothing)).unwrap();
     assert_eq!(found.len(), 5);
+}
+
+#[test]
+fn who_polls_may_write_what_only_the_kernel_has_to_get() {
+    let disk = FaultyStorage::new(DiskKind::Fua);
+    let (opened, _) = open(&disk).unwrap();
+    let log = &opened.log;
+    let last = |next: Lsn| Lsn::from_bits(next.bits() - 1);
+    let mut next = opened.first_new;
+    assert!(!log.write_to_kernel(), "there is nothing");
+    // More than two batches hold.
+    (0..9).for_each(|_| next = append(log, next, 3000, Durability::Os));
+    assert!(log.write_to_kernel());
+    assert_eq!((log.written(), log.durable()), (last(next), Lsn::ZERO));
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(log.poll(last(next), Durability::Os, &mut context).is_ready());
+    assert!(!log.write_to_kernel(), "nothing is new");
+
+    // Beside a batch under way it might have to wait.
+    next = append(log, next, 10, Durability::Os);
+    let flight = launch(log).unwrap();
+    next = append(log, next, 10, Durability::Os);
+    assert!(!log.write_to_kernel());
+    log.attend(flight).unwrap();
+    assert!(log.write_to_kernel());
+
+    // What has to reach the disk is left to those who wait for it.
+    let batches = log.stats().batches;
+    next = append(log, next, 10, Durability::Sync);
+    next = append(log, next, 10, Durability::Os);
+    assert!(!log.write_to_kernel() && log.stats().batches == batches);
+    log.wait(last(next), Durability::Sync).unwrap();
+    assert!(matches!(log.poll(last(next), Durability::Sync, &mut context), Poll::Ready(Ok(()))));
+    next = append(log, next, 10, Durability::Os);
+    assert!(log.poll(last(next), Durability::Sync, &mut context).is_pending());
+    assert!(!log.write_to_kernel(), "somebody wants it synced");
+    log.sync().unwrap();
+}
+
+#[test]
+fn a_sync_that_is_asked_for_under_way_is_not_done_by_who_writes_to_the_kernel() {
+    let disk = FaultyStorage::new(DiskKind::Fua);
+    let (opened, _) = open(&disk).unwrap();
+    let log = &opened.log;
+    let mut lsn = opened.first_new;
+    // Before the batch is sent, and after.
+    for late in [false, true] {
+        let next = append(log, lsn, 10, Durability::Os);
+        let synced = syncs(log);
+        assert!(log.commit.pipeline.lock().lead_unsynced(lsn, Lsn::ZERO));
+        let ask = || log.commit.pipeline.lock().want(lsn, Durability::Sync);
+        if !late {
+            ask();
+        }
+        let (leading, flight) = log.launch(Patience::Kernel).unwrap();
+        leading.end();
+        if late {
+            ask();
+        }
+        log.attend(flight).unwrap();
+        assert!(log.written() >= lsn && log.durable() < lsn);
+        assert_eq!(syncs(log), synced);
+        // Relaxed: one thread.
+        assert!(log.commit.driver_called.swap(false, Ordering::Relaxed), "the driver owes it");
+        log.wait(lsn, Durability::Sync).unwrap();
+        assert!(log.durable() >= lsn);
+        lsn = next;
+    }
 }
 
 #[test]
