@@ -42,7 +42,7 @@ fn main() {
         gets.push((beside.gets(turn, keys), apart.gets(turn, keys)));
         scans.push((beside.scan(), apart.scan()));
     }
-    println!("\\n| read | beside | apart | apart : beside |");
+    println!("\n| read | beside | apart | apart : beside |");
     println!("|---|---|---|---|");
     for (what, mut pairs) in [("gets a second", gets), ("values scanned a second", scans)] {
         pairs.sort_by(|left, right| (left.1 / left.0).total_cmp(&(right.1 / right.0)));

@@ -173,7 +173,7 @@ impl Builder {
 
     /// From how many bytes on a value is kept apart from its key when a memtable is written to files: in a value
     /// file, so that compaction copies a reference and not the value. What becomes garbage there is given
-    /// back once it is a fifth. 0: values stay beside their keys; those that are in value files stay there
+    /// back once it is an eighth. 0: values stay beside their keys; those that are in value files stay there
     /// until these are given back. Default: 1 KiB.
     pub fn large_values(mut self, bytes: usize) -> Self {
         self.large_values = if bytes == 0 { usize::MAX } else { bytes };
