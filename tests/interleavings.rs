@@ -13,9 +13,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use isolith::{CommitMode, Concurrency, Isolation};
 use isolith_testkit::acknowledged::{self, LEVELS, READERS, Stage};
 use isolith_testkit::anomalies::Anomaly;
-use isolith_testkit::dice::{Dice, effort, run_seed, stride};
-use isolith_testkit::explorer::{Beginning, Explored, Explorer, Upheaval, protection, protections};
-use isolith_testkit::finding::Finding;
+use isolith_testkit::dice::{Dice, effort, part, run_seed, stride};
+use isolith_testkit::enumeration::{self, Enumerated, Mix, without_policies, without_victims};
+use isolith_testkit::explorer::{
+    Ages, Beginning, Explored, Explorer, Upheaval, protection, protections,
+};
+use isolith_testkit::finding::{Checked, Finding};
 use isolith_testkit::oracle;
 use isolith_testkit::programs::{Act, Keys, Program, initial, sequences};
 
@@ -58,13 +61,78 @@ const EVERYTHING: [Act; 17] = [
 /// The initial states: nothing, one key, both.
 const PRESENT: [Keys; 4] = [Keys::NONE, Keys::one(0), Keys::one(1), Keys::between(0, 1)];
 
-/// Levels and controls of two or three transactions that run beside each other.
-type Mix = Vec<(Isolation, Concurrency)>;
-
 /// Explores programs from `all`, as many at a time as the mixes are wide: each `every`-th case of
 /// all programs, initial states and mixes.
-fn explore(name: &str, all: &[Vec<Act>], mixes: &[Mix], every: usize) -> Explored {
-    explore_upset(name, all, mixes, &[&[]], every)
+fn explore(name: &str, all: &[Vec<Act>], mixes: &[Mix], every: usize) {
+    match stride(every) {
+        1 => explore_whole(name, all, mixes),
+        _ => explore_upset(name, all, mixes, &[&[]], every),
+    }
+}
+
+/// Explores all of them, or a part of all.
+fn explore_whole(name: &str, all: &[Vec<Act>], mixes: &[Mix]) {
+    let width = mixes[0].len();
+    let (part, parts) = part();
+    // By number: the digits are the initial state and the operations. Dealt out to the parts in turn.
+    let numbers = PRESENT.len() * all.len().pow(width as u32);
+    let (next, total) = (AtomicUsize::new(part - 1), Mutex::new(Enumerated::default()));
+    let finding = Mutex::new(None::<Finding>);
+    let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+    let work = || -> Checked {
+        let mut explorer = Explorer::new()?;
+        while finding.lock().unwrap().is_none() {
+            // Relaxed: a counter of what is taken, and nothing else.
+            let mut number = next.fetch_add(parts, Ordering::Relaxed);
+            if number >= numbers {
+                break;
+            }
+            let mut digit = |size: usize| {
+                let digit = number % size;
+                number /= size;
+                digit
+            };
+            let present = PRESENT[digit(PRESENT.len())];
+            let chosen: Vec<usize> = (0..width).map(|_| digit(all.len())).collect();
+            let programs = |mix: &Mix| programs_of(all, mix, &chosen);
+            let found = enumeration::enumerate(&mut explorer, present, mixes, &programs)?;
+            total.lock().unwrap().add(&found);
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                if let Err(found) = work() {
+                    finding.lock().unwrap().get_or_insert(found);
+                }
+            });
+        }
+    });
+    if let Some(finding) = finding.into_inner().unwrap() {
+        panic!("{name}: {finding}");
+    }
+    let Enumerated { played, cases, histories } = total.into_inner().unwrap();
+    println!(
+        "{name}: part {part} of {parts}: {cases} cases, {histories} histories; played: {} cases, \
+         {} histories, {} moves, {} waits, {:?}",
+        played.cases, played.histories, played.moves, played.waits, played.verdicts
+    );
+}
+
+/// The programs of these operations under this mix. None without somebody who changes something:
+/// there is nothing to see; and none for mirror images: the order of two transactions does not
+/// matter.
+fn programs_of(all: &[Vec<Act>], mix: &Mix, chosen: &[usize]) -> Option<Vec<Program>> {
+    let program = |who: usize| Program {
+        isolation: mix[who].0,
+        concurrency: mix[who].1,
+        acts: all[chosen[who]].clone(),
+    };
+    let programs: Vec<Program> = (0..mix.len()).map(program).collect();
+    let ordered =
+        (1..mix.len()).all(|who| mix[who - 1] != mix[who] || chosen[who - 1] <= chosen[who]);
+    (ordered && programs.iter().any(Program::changes)).then_some(programs)
 }
 
 /// The same with one of these things that befall the versions, over files if there are any.
@@ -74,7 +142,7 @@ fn explore_upset(
     mixes: &[Mix],
     scripts: &[&[Upheaval]],
     every: usize,
-) -> Explored {
+) {
     let every = stride(every);
     let offset = run_seed(name) as usize % every;
     let width = mixes[0].len();
@@ -91,17 +159,7 @@ fn explore_upset(
         let (script, present) = (scripts[digit(sizes[0])], PRESENT[digit(sizes[1])]);
         let mix = &mixes[digit(sizes[2])];
         let chosen: Vec<usize> = (0..width).map(|_| digit(all.len())).collect();
-        let program = |who: usize| Program {
-            isolation: mix[who].0,
-            concurrency: mix[who].1,
-            acts: all[chosen[who]].clone(),
-        };
-        let programs: Vec<Program> = (0..width).map(program).collect();
-        // Without somebody who changes something there is nothing to see; and the order of two
-        // transactions does not matter.
-        let ordered =
-            (1..width).all(|who| mix[who - 1] != mix[who] || chosen[who - 1] <= chosen[who]);
-        (ordered && programs.iter().any(Program::changes)).then_some((script, present, programs))
+        programs_of(all, mix, &chosen).map(|programs| (script, present, programs))
     };
     let next = AtomicUsize::new(0);
     let (total, findings) = (Mutex::new(Explored::default()), Mutex::new(Vec::<Finding>::new()));
@@ -141,7 +199,6 @@ fn explore_upset(
     println!(
         "{name}: {looked_at} of {cases} cases, {histories} histories, {moves} moves, {waits} waits, {verdicts:?}"
     );
-    total
 }
 
 /// The `nth` case of those that are looked at: one of each `every`, and not always the same one, so
@@ -187,6 +244,49 @@ fn two_transactions_of_three_operations_keep_their_level() {
 fn two_transactions_of_three_operations_keep_their_levels() {
     let name = "two_transactions_of_three_operations_keep_their_levels";
     explore(name, &sequences(&SIX, 3), &pairs(), 100_000);
+}
+
+/// What enumerations leave out is the same as what they play.
+#[test]
+fn policies_and_ages_matter_only_where_a_lock_is_in_the_way() {
+    let mut dice = Dice::new(run_seed("policies_and_ages_matter_only_where_a_lock_is_in_the_way"));
+    let (acts, mixes) = (sequences(&EVERYTHING, 2), pairs());
+    let mut explorer = Explorer::new().unwrap();
+    let (mut quiet, mut without_circles) = (0, 0);
+    while quiet < 40 * effort() || without_circles < 40 * effort() {
+        let chosen = [dice.below(acts.len()), dice.below(acts.len())];
+        let mix = dice.pick(&mixes);
+        let Some(programs) = programs_of(&acts, mix, &chosen) else { continue };
+        let beginnings = Beginning::that_matter(*dice.pick(&PRESENT), &programs);
+        let beginning = *dice.pick(&beginnings);
+        let (expected, fights, circles) = explorer.histories(beginning, &programs).unwrap();
+        let same: &dyn Fn(&Mix) -> Mix = match (fights, circles) {
+            (0, _) => &without_policies,
+            (_, 0) => &without_victims,
+            _ => continue,
+        };
+        let ages = match fights {
+            0 => vec![Ages::Begun, Ages::Reversed],
+            _ => vec![beginning.ages],
+        };
+        let others: Vec<&Mix> = mixes.iter().filter(|other| same(other) == same(mix)).collect();
+        if others.len() == 1 {
+            continue;
+        }
+        *(if fights == 0 { &mut quiet } else { &mut without_circles }) += 1;
+        for (other, ages) in others.iter().flat_map(|one| ages.iter().map(move |ages| (one, ages)))
+        {
+            let Some(others) = programs_of(&acts, other, &chosen) else { continue };
+            let beginning = Beginning { ages: *ages, ..beginning };
+            let (mut found, ..) = explorer.histories(beginning, &others).unwrap();
+            for traces in &mut found {
+                for (trace, program) in traces.iter_mut().zip(&programs) {
+                    trace.program.concurrency = program.concurrency;
+                }
+            }
+            assert!(found == expected, "{programs:?}, {beginning:?}: {others:?}");
+        }
+    }
 }
 
 /// Programs that take something back: after one operation, or before one.

@@ -3,6 +3,7 @@
 //! 1. A run is decided by its seed alone: `ISOLITH_SEED=<number>` repeats one, and every test prints
 //!    the seed that it used.
 //! 2. `ISOLITH_EFFORT=<factor>` multiplies what a test looks at; 1 is the everyday run.
+//! 3. `ISOLITH_PART=<part>/<parts>` takes a whole enumeration part by part.
 
 /// Randomness that is the same for the same seed for ever (SplitMix64: Steele, Lea and Flood).
 #[derive(Clone, Debug)]
@@ -56,6 +57,19 @@ pub fn effort() -> usize {
 /// effort 1, all of them from effort `everyday` on.
 pub fn stride(everyday: usize) -> usize {
     (everyday / effort()).max(1)
+}
+
+/// Which part of a whole enumeration to look at, of how many: `ISOLITH_PART=3/16`, counted from 1;
+/// else all of it.
+pub fn part() -> (usize, usize) {
+    let Ok(text) = std::env::var("ISOLITH_PART") else { return (1, 1) };
+    let numbers = text
+        .split_once('/')
+        .and_then(|(part, of)| Some((part.trim().parse().ok()?, of.trim().parse().ok()?)));
+    match numbers {
+        Some((part, of)) if (1..=of).contains(&part) => (part, of),
+        _ => panic!("ISOLITH_PART={text} is not a part, such as 3/16"),
+    }
 }
 
 fn number(variable: &str) -> Option<u64> {

@@ -26,8 +26,8 @@ use std::time::Duration;
 
 use isolith::{
     Age, BlockedBy, Builder, CommitMode, CommitSteps, Concurrency, Database, DeadlockPolicy,
-    Durability, Error, Isolation, Keyspace, RangeLock, Savepoint, Step, Timestamp, Transaction,
-    TransactionOptions, steps::Steps,
+    Durability, Error, Isolation, Keyspace, LockStats, RangeLock, Savepoint, Step, Timestamp,
+    Transaction, TransactionOptions, steps::Steps,
 };
 
 use isolith::merge::ADD_I64;
@@ -103,10 +103,18 @@ impl Beginning {
             true => &[Ages::Begun, Ages::Reversed],
             false => &[Ages::Begun],
         };
-        let hot: &[Keys] = match any(&|control| control == Concurrency::Auto) {
-            true => &[Keys::default(), Keys::one(0), Keys::between(0, KEY_MAX)],
-            false => &[Keys::default()],
-        };
+        // The heat of keys that no automatic transaction touches is not asked for.
+        let automatic = programs.iter().filter(|program| program.concurrency == Concurrency::Auto);
+        let touched = automatic.fold(Keys::NONE, |keys, program| {
+            let (reads, changes) = program.reach();
+            keys | reads | changes
+        });
+        let mut hot = vec![Keys::NONE];
+        for keys in [Keys::one(0), Keys::between(0, KEY_MAX)] {
+            if !hot.iter().any(|known| *known & touched == keys & touched) {
+                hot.push(keys);
+            }
+        }
         let with = |ages: &Ages| {
             hot.iter().map(|hot| Beginning { present, ages: *ages, hot: *hot }).collect::<Vec<_>>()
         };
@@ -138,6 +146,10 @@ pub struct Explored {
     pub moves: u64,
     /// Moves that found a lock in their way.
     pub waits: u64,
+    /// What the lock table decided by policy and age: waits, wounds, circles and refusals.
+    pub fights: u64,
+    /// The circles among them.
+    pub circles: u64,
     /// What became of the transactions.
     pub verdicts: Verdicts,
     /// Anomalies met where all transactions are protected in the same way, and how often.
@@ -151,6 +163,8 @@ impl Explored {
         self.histories += other.histories;
         self.moves += other.moves;
         self.waits += other.waits;
+        self.fights += other.fights;
+        self.circles += other.circles;
         self.verdicts.add(other.verdicts);
         for (key, count) in &other.met {
             *self.met.entry(key.clone()).or_default() += count;
@@ -282,6 +296,9 @@ struct Run<'a> {
     decided: usize,
     moves: usize,
     waits: u64,
+    /// What the lock table had decided before, and then in this history; and circles that it had found.
+    fights: u64,
+    circles: u64,
     /// Who moved.
     schedule: Vec<u8>,
     /// The ages to begin with, the first to begin taking the last.
@@ -379,6 +396,26 @@ impl Explorer {
         self.run(&initial(beginning.present), beginning, programs, &mut choices).1
     }
 
+    /// All histories of the programs, by every schedule, in the order in which they are explored; and how
+    /// often the lock table decided by policy and age in them, and found circles. Nobody judges them.
+    pub fn histories(
+        &mut self,
+        beginning: Beginning,
+        programs: &[Program],
+    ) -> Checked<(Vec<Vec<Trace>>, u64, u64)> {
+        let (mut choices, mut all) = (Choices::default(), Vec::new());
+        let (mut fights, mut circles) = (0, 0);
+        let initial = initial(beginning.present);
+        loop {
+            let (run, traces) = self.run(&initial, beginning, programs, &mut choices);
+            (fights, circles) = (fights + run.fights, circles + run.circles);
+            all.push(traces?);
+            if !choices.next() {
+                return Ok((all, fights, circles));
+            }
+        }
+    }
+
     /// Runs the programs through every schedule.
     pub fn explore(&mut self, beginning: Beginning, programs: &[Program]) -> Checked {
         self.go(beginning, programs, Choices::default(), usize::MAX)
@@ -446,6 +483,8 @@ impl Explorer {
             self.explored.histories += 1;
             self.explored.moves += run.moves as u64;
             self.explored.waits += run.waits;
+            self.explored.fights += run.fights;
+            self.explored.circles += run.circles;
             if !choices.next() {
                 break;
             }
@@ -468,6 +507,8 @@ impl Explorer {
             decided: 0,
             moves: 0,
             waits: 0,
+            fights: 0,
+            circles: 0,
             schedule: Vec::new(),
             ages: Vec::new(),
             upset: 0,
@@ -502,6 +543,8 @@ impl Explorer {
             run.ages = run.programs.iter().map(age).collect::<Result<_, _>>().map_err(fail)?;
         }
         run.first = self.db.visible();
+        let locks = self.steps.locks();
+        (run.fights, run.circles) = (fights(&locks), locks.deadlocks);
         loop {
             let mut movers: Vec<u8> = (0..run.actors.len())
                 .filter(|who| run.actors[*who].can_move())
@@ -540,6 +583,7 @@ impl Explorer {
             }
         }
         let locks = self.steps.locks();
+        (run.fights, run.circles) = (fights(&locks) - run.fights, locks.deadlocks - run.circles);
         ensure_eq!(locks.held, 0, "locks that are left behind");
         ensure_eq!(locks.waiting, 0, "places in queues that are left behind");
         let traces = run.actors.iter().zip(run.programs).map(|(actor, program)| {
@@ -582,22 +626,17 @@ impl Explorer {
     /// Makes these keys hot and no others. Keys that share their warmth would make a history depend
     /// on its keys' names: those are passed over.
     fn heat(&mut self, hot: Keys) {
-        let keys = Keys::between(0, KEY_MAX);
-        loop {
-            let apart = keys.iter().all(|one| {
-                self.steps.cool();
-                self.steps.heat(&self.keyspace, self.key(one));
-                let warm = |key: &Key| self.steps.is_hot(&self.keyspace, self.key(*key));
-                keys.iter().filter(warm).eq([one])
-            });
-            if apart {
-                break;
-            }
-            self.runs += 1;
-        }
         self.steps.cool();
-        for key in hot.iter() {
-            self.steps.heat(&self.keyspace, self.key(key));
+        loop {
+            for key in hot.iter() {
+                self.steps.heat(&self.keyspace, self.key(key));
+            }
+            let warm = |key: &Key| self.steps.is_hot(&self.keyspace, self.key(*key));
+            if hot == Keys::NONE || Keys::between(0, KEY_MAX).iter().filter(warm).eq(hot.iter()) {
+                return;
+            }
+            self.steps.cool();
+            self.runs += 1;
         }
     }
 
@@ -813,6 +852,11 @@ impl Explorer {
         }
         Ok(answer)
     }
+}
+
+/// What a lock table has decided by policy and age so far.
+fn fights(locks: &LockStats) -> u64 {
+    locks.waits + locks.wounds + locks.deadlocks + locks.refusals
 }
 
 /// The mover, for people.

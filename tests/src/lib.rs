@@ -17,6 +17,7 @@
 //! | [`anomalies`] | finds the named anomalies in a history |
 //! | [`refusals`] | whether a refusal says the truth |
 //! | [`explorer`] | drives them through every interleaving |
+//! | [`enumeration`] | all cases of small transactions, without those that cannot differ |
 //! | [`acknowledged`] | the same for what is decided and not yet acknowledged |
 //! | [`crash`] | ends a database's life at any storage call, and says what must be true afterwards |
 //! | [`stress`] | random transactions by real threads, judged while they run |
@@ -53,6 +54,8 @@ pub mod anomalies;
 pub mod refusals;
 
 pub mod explorer;
+
+pub mod enumeration;
 
 pub mod acknowledged;
 
