@@ -400,7 +400,7 @@ fn the_serial_mode_answers_as_the_combining_mode_does() {
         let found = serial.history(beginning, &programs, seed).unwrap();
         let expected = combining.history(beginning, &programs, seed).unwrap();
         assert_eq!(found, expected, "{programs:?}, {beginning:?}, {seed}");
-        oracle::judge(&initial(present), &found, false)
+        oracle::judge(&initial(present), &found)
             .unwrap_or_else(|finding| panic!("{programs:?}, {beginning:?}, {seed}: {finding}"));
     }
 }

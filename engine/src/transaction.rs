@@ -87,6 +87,9 @@ pub struct Transaction {
     now: u64,
     bytes_max: usize,
     slot: RefCell<Option<SnapshotSlot>>,
+    /// Held by a transaction without a read timestamp since before its first read that may not change
+    /// until the commit: so that whoever changes it leaves a trace.
+    witness: OnceCell<SnapshotSlot>,
     reads: RefCell<ReadSet>,
     writes: WriteSet,
     observed: Cell<Lsn>,
@@ -182,6 +185,7 @@ impl Transaction {
             now,
             bytes_max: options.bytes_max.map_or(bytes_max, |bytes| bytes.min(bytes_max)),
             slot: RefCell::new(None),
+            witness: OnceCell::new(),
             reads: RefCell::default(),
             writes: WriteSet::default(),
             observed: Cell::new(Lsn::ZERO),
@@ -239,6 +243,15 @@ impl Transaction {
         let mark = if self.read_only { Watermarks::acknowledged } else { Watermarks::visible };
         let registered = self.open.register(mark)?;
         Ok(slot.insert(registered).timestamp())
+    }
+
+    /// From now on nothing that is newer than *visible* goes without a trace, until the commit is
+    /// decided.
+    fn bear_witness(&self) -> Result<()> {
+        if self.witness.get().is_none() {
+            let _ = self.witness.set(self.statement()?);
+        }
+        Ok(())
     }
 
     /// Whether it may go on: the database is open, its time is not over, its locks are its own, and

@@ -465,7 +465,7 @@ impl Explorer {
                 format!("{programs:?}, {beginning:?}, moves: {}", movers.join(" "))
             };
             let judged = checked.and_then(|traces| {
-                let verdicts = oracle::judge(&initial, &traces, !self.upheavals.is_empty())?;
+                let verdicts = oracle::judge(&initial, &traces)?;
                 let met = History::of(&initial, &traces)?.anomalies();
                 if let Some(met) = met.iter().find(|met| met.forbidden) {
                     return Err(Finding::new(format!("{}, met by {:?}", met.anomaly, met.who)));

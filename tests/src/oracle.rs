@@ -126,15 +126,11 @@ pub(crate) struct Commit {
 }
 
 /// Judges a history that began on `initial`.
-///
-/// `upset`: memtables were frozen, and files written, in between. Then a refusal for a conflict that nobody made
-/// is no finding, but counts as conservative.
-pub fn judge(initial: &State, traces: &[Trace], upset: bool) -> Checked<Verdicts> {
+pub fn judge(initial: &State, traces: &[Trace]) -> Checked<Verdicts> {
     let commits = replay(initial, traces)?;
     let mut verdicts = Verdicts::default();
     for (who, trace) in traces.iter().enumerate() {
-        let case = Case { upset, ..Case::new(&commits, who, trace) };
-        let checked = case.judge(traces, &mut verdicts);
+        let checked = Case::new(&commits, who, trace).judge(traces, &mut verdicts);
         checked.map_err(|finding| finding.after(format!("transaction {who}, {trace:?}")))?;
     }
     Ok(verdicts)
@@ -187,8 +183,6 @@ struct Case<'a> {
     overlays: Vec<Overlay>,
     /// For each statement the states that explain it.
     explained: Vec<States>,
-    /// Whether memtables were frozen in between.
-    upset: bool,
 }
 
 impl<'a> Case<'a> {
@@ -205,7 +199,7 @@ impl<'a> Case<'a> {
                 places.fold(0, |states, (place, _)| states | 1 << place)
             })
             .collect();
-        Case { commits, who, trace, answers, overlays, explained, upset: false }
+        Case { commits, who, trace, answers, overlays, explained }
     }
 
     fn judge(&self, traces: &[Trace], verdicts: &mut Verdicts) -> Checked {
@@ -400,10 +394,6 @@ impl<'a> Case<'a> {
                 };
             let since = &self.commits[told_at_begin + 1..=*decided_at_end];
             let touched = since.iter().any(|commit| commit.marked.touch(depends));
-            if !touched && self.upset {
-                verdicts.conservative += 1;
-                return Ok(());
-            }
             ensure!(touched, "it was refused although nobody touched what it depends on");
             let latest = 1 << *decided_at_end;
             let conservative = match program.isolation {

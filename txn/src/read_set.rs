@@ -152,7 +152,7 @@ impl SpaceReads {
         guard: &Guard,
     ) -> Result<Option<usize>, ReadError> {
         let view = self.space.view(guard);
-        // A read at a timestamp of its own is in nobody's registry.
+        // A read at a timestamp of its own is registered by a slot that may have expired.
         if self.since.is_some() && self.space.has_forgotten_since(since) {
             return Ok(Some(0));
         }

@@ -9,9 +9,12 @@ use isolith_index::sstable::FileId;
 
 use super::tests::small_files;
 use crate::files::file_name;
+use crate::steps::Steps;
 use crate::storage::memory::MemoryStorage;
 use crate::storage::{Access, Storage};
-use crate::{Builder, Database, Durability, Error, Keyspace};
+use crate::{
+    Builder, Concurrency, Database, Durability, Error, Isolation, Keyspace, TransactionOptions,
+};
 
 fn small(storage: &Arc<MemoryStorage>) -> Database {
     small_files(storage).open().expect("it opens")
@@ -279,4 +282,33 @@ fn a_damaged_file_is_told_and_holds_up_nobody_else() {
     assert!(level0 <= 8, "{level0} files of level 0");
     assert_eq!(good.len().expect("readable"), 500);
     assert!(bad.get("k000").expect("written anew").is_some());
+}
+
+/// What compaction lets go of is no conflict of a statement that nobody's change has touched; and what
+/// somebody did change is one, whatever compaction made of it.
+#[test]
+fn who_reads_for_update_by_statements_is_refused_for_its_own_keys_alone() {
+    for (deleted, passes) in [("b", true), ("a", false)] {
+        let db = small(&Arc::default());
+        let (steps, keys) = (Steps::new(&db), db.keyspace("keys").expect("made"));
+        keys.put("a", "1").expect("written");
+        keys.put("b", "1").expect("written");
+        let options = TransactionOptions {
+            isolation: Isolation::ReadCommitted,
+            concurrency: Concurrency::Auto,
+            ..TransactionOptions::default()
+        };
+        let mut transaction = db.begin_with(options).expect("begun");
+        transaction.get_for_share(&keys, "a").expect("read");
+        transaction.get_for_update(&keys, "a").expect("read");
+        keys.delete(deleted).expect("deleted");
+        steps.freeze(&keys);
+        steps.flush().expect("flushed");
+        steps.compact(&keys).expect("compacted");
+        transaction.put(&keys, "c", "1").expect("written");
+        let refused = transaction.commit().err();
+        assert_eq!(refused.is_none(), passes, "{deleted} was deleted: {refused:?}");
+        assert!(passes || matches!(refused, Some(Error::Conflict { .. })), "{refused:?}");
+        assert_eq!(db.stats().snapshots, 0, "nothing is held any more");
+    }
 }

@@ -93,6 +93,7 @@ impl Transaction {
         let record = open.reserve(record, Some(open.stall_timeout()))?;
         let slot = self.slot.take();
         let read = slot.as_ref().map_or(Lsn::ZERO, SnapshotSlot::timestamp);
+        let slot = slot.or_else(|| self.witness.take());
         let (locks, age, policy, mut patience) = self.locking.take();
         let overlays = std::mem::take(&mut self.writes).into_overlays();
         let mut writes = Vec::with_capacity(overlays.len());

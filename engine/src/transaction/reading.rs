@@ -293,6 +293,9 @@ impl Transaction {
         key: &[u8],
         track: bool,
     ) -> Result<(Option<Entry>, Lsn)> {
+        if track {
+            self.bear_witness()?;
+        }
         let since = self.open.marks().visible();
         let (entry, observed) =
             keyspace.read_newest(key, Watermarks::visible, Some(self.now), |seen| {

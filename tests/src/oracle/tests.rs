@@ -44,7 +44,7 @@ fn locking(mut trace: Trace) -> Trace {
 }
 
 fn passes(traces: &[Trace]) -> bool {
-    judge(&initial(Keys::between(0, 1)), traces, false).is_ok()
+    judge(&initial(Keys::between(0, 1)), traces).is_ok()
 }
 
 /// The levels at which a history passes, all of its transactions at the same one.
