@@ -59,7 +59,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use isolith::{Concurrency, Durability, Isolation};
+use isolith::{Concurrency, Durability, Isolation, Timestamp};
 
 use client::{Answer, Client, Failure, Terms, mark_of};
 use judge::{Bench, Judges, Violation};
@@ -449,6 +449,7 @@ impl<'a> Run<'a> {
             Failure::Wrong(Finding::new(format!("after {}: {what}", recovery.ended)))
         };
         if last < floor {
+            let (floor, last) = (Timestamp::from_bits(floor), Timestamp::from_bits(last));
             let what = format!("commits up to {floor} had survived before, only {last} is there");
             return Err(after(what));
         }
@@ -530,6 +531,7 @@ impl<'a> Run<'a> {
                     continue;
                 };
                 if at <= given {
+                    let (at, given) = (Timestamp::from_bits(at), Timestamp::from_bits(given));
                     let what = format!("a commit at {at} comes after one at {given}");
                     return Err(Failure::Wrong(Finding::new(what)));
                 }
@@ -572,18 +574,23 @@ fn lost(
 ) -> Option<String> {
     let is_promised = |durability: &Durability| recovery.promised.contains(durability);
     let acknowledged = entry.durability;
+    let shown = Timestamp::from_bits;
     match (entry.end, entry.read_timestamp) {
         (End::Committed(Some(at)), _) if at > last && is_promised(&acknowledged) => Some(format!(
-            "the commit at {at} was acknowledged at {acknowledged:?}, and is lost: {last} is the \
-             last that is there"
+            "the commit at {} was acknowledged at {acknowledged:?}, and is lost: {} is the last that \
+             is there",
+            shown(at),
+            shown(last)
         )),
         // Who changes nothing is shown what anybody was told of, at whatever durability.
         (End::Committed(None), Some(seen))
             if seen > last && durabilities.iter().all(is_promised) =>
         {
             Some(format!(
-                "a transaction saw the commit at {seen} and was acknowledged, and what it saw is \
-                 lost: {last} is the last commit that is there"
+                "a transaction saw the commit at {} and was acknowledged, and what it saw is lost: {} \
+                 is the last commit that is there",
+                shown(seen),
+                shown(last)
             ))
         }
         _ => None,

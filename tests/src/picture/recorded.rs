@@ -16,6 +16,8 @@ mod definitions;
 
 /// Columns that the elements of a list may take.
 const LIST_MAX: usize = 22;
+/// Commit timestamps from here on are numbers for machines: they hold an epoch beside a counter.
+const UNREADABLE: u64 = 1 << 32;
 
 /// The picture of an anomaly that was found in a history which was judged at this level. `file`
 /// names the history where lines are told (empty: it has no name).
@@ -28,8 +30,9 @@ pub fn of(history: &History, level: Level, found: &Found, file: &str) -> Picture
     let drawn_as = drawing.events();
     let witness = &found.witness;
     let edges: Vec<Edge> = witness.edges.iter().filter_map(|edge| drawing.edge(edge)).collect();
-    let because =
+    let mut because =
         Some(&witness.because).filter(|because| !because.is_empty()).map(|one| sentence(one));
+    let numbered = drawing.number_commits(&mut because);
     let shown = drawing.picture.transactions.len();
     let mut picture = Picture {
         anomaly: definitions::of(found.anomaly),
@@ -48,6 +51,10 @@ pub fn of(history: &History, level: Level, found: &Found, file: &str) -> Picture
         picture.replay.push(format!("isolith check {} --level {level}", shell(file)));
     }
     picture.remarks.push(drawn_as.into());
+    if numbered {
+        let place = "their places among those of these transactions";
+        picture.remarks.push(format!("What stands for the commit timestamps is {place}."));
+    }
     picture
 }
 
@@ -206,6 +213,32 @@ impl<'a> Drawing<'a> {
                  evenly in between."
             }
         }
+    }
+
+    /// Gives commit timestamps that are no numbers for people their places among those that are shown,
+    /// in what was found, too. False: there are none.
+    fn number_commits(&mut self, because: &mut Option<String>) -> bool {
+        let commit = |one: &Transaction| match one.end {
+            End::Committed(at) => at,
+            _ => None,
+        };
+        let known: BTreeSet<u64> = self.picture.transactions.iter().filter_map(commit).collect();
+        if known.last().is_none_or(|last| *last < UNREADABLE) {
+            return false;
+        }
+        let place = |at: u64| known.range(..=at).count() as u64;
+        for one in &mut self.picture.transactions {
+            if let End::Committed(Some(at)) = &mut one.end {
+                *at = place(*at);
+            }
+        }
+        if let Some(because) = because {
+            let told = known.iter().filter(|at| **at >= UNREADABLE);
+            *because = told.fold(because.clone(), |told, at| {
+                told.replace(&at.to_string(), &place(*at).to_string())
+            });
+        }
+        true
     }
 
     fn key(&self, key: Key) -> Vec<u8> {
@@ -426,6 +459,45 @@ mod tests {
         assert_eq!(picture.left_out, 1);
         assert_eq!(picture.transactions[0].place, "some history.jsonl:1");
         assert!(picture.html().contains("id=\"edge-1\""));
+    }
+
+    /// Two transactions that committed at these timestamps, the second having read what the first wrote.
+    fn committed_at(timestamps: [u64; 2]) -> Picture {
+        let mut history = History::new();
+        let (x, one) = (history.key("x"), history.integer(1));
+        let about = |process, invoked, at| history::Transaction {
+            invoked,
+            completed: invoked + 1,
+            line: invoked,
+            commit: std::num::NonZero::new(at),
+            ..history::Transaction::of(process)
+        };
+        let read = history.read_list(x, &[one]);
+        let append = history::Operation::Append { key: x, value: one };
+        history.push(about(0, 1, timestamps[0]), &[append]);
+        history.push(about(1, 3, timestamps[1]), &[read]);
+        history.finish();
+        let level = Level::SERIALIZABLE;
+        let report = judge(&history, &Question::new(Workload::Append, level));
+        of(&history, level, &report.found[0], "")
+    }
+
+    #[test]
+    fn commit_timestamps_are_numbers_for_people() {
+        let large = (1 << 46) + 77;
+        let picture = committed_at([large + 5, large]);
+        let ends: Vec<&End> = picture.transactions.iter().map(|one| &one.end).collect();
+        assert_eq!(ends, [&End::Committed(Some(2)), &End::Committed(Some(1))]);
+        let (html, prose) = (picture.html(), picture.prose());
+        assert!(html.contains("committed, at 2"), "{html}");
+        assert!(prose.contains("T1 committed at 2 and T2 at 1"), "{prose}");
+        assert!(!html.contains(&large.to_string()) && !prose.contains(&large.to_string()));
+        assert!(prose.contains("their places among"), "{prose}");
+        // What others recorded is shown as they did.
+        let picture = committed_at([9, 7]);
+        let prose = picture.prose();
+        assert!(prose.contains("T1 committed at 9 and T2 at 7"), "{prose}");
+        assert!(!prose.contains("their places among"), "{prose}");
     }
 
     #[test]

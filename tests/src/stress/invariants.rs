@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use isolith::Isolation;
+use isolith::{Isolation, Timestamp};
 
 use super::tape::{ABSENT, End, Entry, Key, Operation, Taped, Value};
 use super::window::Window;
@@ -52,6 +52,7 @@ fn timestamps(window: &Window) -> Checked {
     let mut begun = 0; // The latest begin among the commits so far.
     for (place, (at, entry)) in commits.iter().enumerate() {
         let twice = place > 0 && commits[place - 1].0 == *at;
+        let at = Timestamp::from_bits(*at);
         ensure!(!twice, "the commit timestamp {at} was given twice");
         ensure!(
             entry.completed > begun,
