@@ -70,8 +70,28 @@ impl Log {
         options: &LogOptions,
         each: &mut EachRecord<'_>,
     ) -> Result<Replayed, LogOpenError> {
-        let wanted = Wanted::of(options, true);
-        let replay::Replayed { tail, kept, report, .. } = replay::replay(storage, &wanted, each)?;
+        Self::replay_wanted(storage, &Wanted::of(options, true), each)
+    }
+
+    /// [`Log::replay_only`] as far as the log is sound, whatever else lies in its directory: segments of other
+    /// logs, and ones whose beginning is damaged, are passed over ([`log_remains`](crate::log_remains) tells
+    /// of them). `database` should be given.
+    pub fn replay_sound(
+        storage: &dyn Storage,
+        options: &LogOptions,
+        each: &mut EachRecord<'_>,
+    ) -> Result<Replayed, LogOpenError> {
+        let mut wanted = Wanted::of(options, true);
+        wanted.passes_over = true;
+        Self::replay_wanted(storage, &wanted, each)
+    }
+
+    fn replay_wanted(
+        storage: &dyn Storage,
+        wanted: &Wanted,
+        each: &mut EachRecord<'_>,
+    ) -> Result<Replayed, LogOpenError> {
+        let replay::Replayed { tail, kept, report, .. } = replay::replay(storage, wanted, each)?;
         Ok(Replayed {
             begins: kept.first().map_or(Lsn::ZERO, |first| first.header.previous_lsn),
             database: tail.as_ref().map(|tail| tail.database),

@@ -137,12 +137,15 @@ pub(crate) struct Wanted {
     reaches: Lsn,
     /// Nothing is written, not even what was read already.
     pub(crate) read_only: bool,
+    /// Segments that are not of this log, to go by their headers, are passed over; otherwise refused.
+    pub(crate) passes_over: bool,
 }
 
 impl Wanted {
     pub(crate) fn of(options: &LogOptions, read_only: bool) -> Wanted {
         let LogOptions { database, begins, reaches, .. } = *options;
-        Wanted { database, begins, reaches: reaches.max(begins), read_only }
+        let reaches = reaches.max(begins);
+        Wanted { database, begins, reaches, read_only, passes_over: false }
     }
 }
 
@@ -152,7 +155,10 @@ pub(crate) fn replay(
     wanted: &Wanted,
     each: &mut EachRecord<'_>,
 ) -> Result<Replayed, LogOpenError> {
-    let found = find(storage, wanted.read_only)?;
+    let mut found = find(storage, wanted.read_only)?;
+    if wanted.passes_over {
+        pass_over(&mut found, wanted.database);
+    }
     let mut reader = Reader {
         storage,
         found,
@@ -204,6 +210,22 @@ fn find(storage: &dyn Storage, read_only: bool) -> Result<HashMap<SegmentId, Fou
         storage.sync_dir(directory).map_err(|error| io_error(storage, directory, error))?;
     }
     Ok(found)
+}
+
+/// Takes segments that are another log's for ones that are not there, and those of which nothing says whose they
+/// are for damaged ones of this.
+fn pass_over(found: &mut HashMap<SegmentId, Found>, database: Option<DatabaseId>) {
+    found.retain(|id, found| {
+        let header = found.valid();
+        header.is_none_or(|header| {
+            header.segment == *id && database.is_none_or(|database| database == header.database)
+        })
+    });
+    for segment in found.values_mut() {
+        if let HeaderBlock::Foreign | HeaderBlock::TooNew(_) = segment.header {
+            segment.header = HeaderBlock::Bad("it does not begin as a segment of this log");
+        }
+    }
 }
 
 pub(crate) fn io_error(storage: &dyn Storage, path: &Path, source: io::Error) -> LogOpenError {

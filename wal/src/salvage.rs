@@ -24,6 +24,8 @@ pub struct LogRemains {
     pub begins: Option<Lsn>,
     /// Segments whose header is not sound: name and why.
     pub damaged: Vec<(String, &'static str)>,
+    /// Segments that are no part of this log, to go by their header: name and why.
+    pub foreign: Vec<(String, &'static str)>,
 }
 
 /// Looks at the header of every segment; those of `database`, if it is known, are put in order.
@@ -47,19 +49,21 @@ pub fn log_remains(
         let file = storage.open(&path, Access::Read).map_err(failed)?;
         let mut block = vec![0; BLOCK_BYTES];
         let read = file.read_at(0, &mut block).map_err(failed)?;
-        let mut bad = |what| remains.damaged.push((storage.display(&path), what));
+        let shown = || storage.display(&path);
+        let mut foreign = |what| remains.foreign.push((shown(), what));
         match SegmentHeader::decode(&block[..read]) {
             HeaderBlock::Valid(header) if header.segment == id => {
                 remains.databases.push(header.database);
-                if database.is_none_or(|database| database == header.database) {
-                    headers.push(header);
+                match database.is_none_or(|database| database == header.database) {
+                    true => headers.push(header),
+                    false => foreign("it is of another database"),
                 }
             }
-            HeaderBlock::Valid(_) => bad("it is another segment's header"),
+            HeaderBlock::Valid(_) => foreign("it is another segment's header"),
             HeaderBlock::Blank => {}
-            HeaderBlock::Foreign => bad("it does not begin like a log segment"),
-            HeaderBlock::TooNew(_) => bad("it is of a newer format"),
-            HeaderBlock::Bad(what) => bad(what),
+            HeaderBlock::Foreign => foreign("it does not begin like a log segment"),
+            HeaderBlock::TooNew(_) => foreign("it is of a newer format"),
+            HeaderBlock::Bad(what) => remains.damaged.push((shown(), what)),
         }
     }
     let position = |header: &SegmentHeader| (header.start.epoch(), header.first_batch);

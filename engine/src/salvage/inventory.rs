@@ -254,14 +254,16 @@ impl Inventory {
     // ---- the log
 
     fn log(&mut self) {
+        let remains = log_remains(&*self.storage, Some(self.database));
+        for (file, what) in remains.iter().flat_map(|remains| &remains.foreign) {
+            self.lose_segment(file, what);
+        }
         let (begins, reaches) = match &self.live {
             Live::Known(state) => (state.log_floor, files::reaches(state)),
-            Live::Unknown(_) => match log_remains(&*self.storage, Some(self.database)) {
+            Live::Unknown(_) => match remains {
                 Ok(remains) => {
                     for (file, what) in remains.damaged {
-                        let what = format!("{what}: what the segment had is lost");
-                        let piece = LostPiece { file, offset: 0, keyspace: None, keys: None, what };
-                        self.lost.push((None, piece));
+                        self.lose_segment(&file, what);
                     }
                     let Some(begins) = remains.begins else { return };
                     if begins > Lsn::ZERO && self.lost.is_empty() {
@@ -279,7 +281,7 @@ impl Inventory {
             LogOptions { database: Some(self.database), begins, reaches, ..LogOptions::default() };
         let storage = Arc::clone(&self.storage);
         let (mut records, mut last, mut brought) = (0, Lsn::ZERO, Vec::new());
-        let replayed = Log::replay_only(&*storage, &options, &mut |lsn, record| {
+        let replayed = Log::replay_sound(&*storage, &options, &mut |lsn, record| {
             let decoded = Decoded::of(lsn, record, &mut self.operators)?;
             records += 1;
             last = lsn;
@@ -300,6 +302,13 @@ impl Inventory {
             Err(error) => self.lost_log(&error, last),
         }
         self.brought(&brought);
+    }
+
+    fn lose_segment(&mut self, file: &str, what: &str) {
+        let what = format!("{what}: what the segment had is lost, if it was of this log");
+        let (file, offset) = (file.to_owned(), 0);
+        let piece = LostPiece { file, offset, keyspace: None, keys: None, what };
+        self.lost.push((None, piece));
     }
 
     fn lost_log(&mut self, error: &LogOpenError, last: Lsn) {

@@ -11,6 +11,8 @@ use crate::storage::memory::MemoryStorage;
 use crate::verify::{Verify, verify_storage};
 use crate::{Durability, ManualClock, Transaction, merge};
 
+mod hostile;
+
 /// All that a database has: keyspace and key to value and expiry.
 type Contents = BTreeMap<(String, Vec<u8>), (Vec<u8>, Option<u64>)>;
 
