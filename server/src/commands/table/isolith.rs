@@ -53,7 +53,7 @@ pub(super) static COMMANDS: &[Spec] = &[
             has not been given; what is not kept any more is an error, never a gap. For users with all keys.",
         )
         .runs(Handler::Plain(past::changes))
-        .marked(&["admin", "ranges", "away"]),
+        .marked(&["admin", "dangerous", "ranges", "away"]),
     Spec::new(Group::Isolith, "commit", 1, NO_KEYS, OURS)
         .syntax("COMMIT")
         .does("Commits the transaction; answers when it is as durable as was asked.")
@@ -184,7 +184,7 @@ static KEYSPACE: &[Spec] = &[
             and its core waits for one sync. The commands on data reach `db0` to `db15` alone.",
         )
         .runs(Handler::Plain(keyspaces::create))
-        .marked(&["admin", "away"]),
+        .marked(&["admin", "dangerous", "away"]),
     Spec::new(Group::Isolith, "list", 2, NO_KEYS, OURS)
         .syntax("KEYSPACE LIST")
         .does("Gives the names of all keyspaces.")
@@ -198,5 +198,5 @@ static KEYSPACE: &[Spec] = &[
         .does("Gives a keyspace other options, durably: for what is set, and files that are written, from now on.")
         .note("Others stay as they are. See KEYSPACE CREATE.")
         .runs(Handler::Plain(keyspaces::set))
-        .marked(&["admin", "away"]),
+        .marked(&["admin", "dangerous", "away"]),
 ];
