@@ -88,7 +88,10 @@ impl Random {
     fn float(&mut self) -> String {
         match self.below(6) {
             0 => self
-                .word("3.0e3 1e-7 -1e-18 1e19 -0 1e4931 1e5000 .5 5. abc 1..2 0.1 1e 1e+4")
+                .word(
+                    "3.0e3 1e-7 -1e-18 1e19 -0 1e4931 1e5000 .5 5. abc 1..2 0.1 1e 1e+4 \
+                     inf -INF +Infinity infinit nan -NaN",
+                )
                 .into(),
             1 => format!("{}.{}", self.below(2_000_000) as i64 - 1_000_000, self.below(u64::MAX)),
             2 => format!("{}e{}", self.below(1 << 31), self.below(60) as i64 - 30),

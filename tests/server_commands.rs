@@ -482,11 +482,22 @@ fn client_kill_closes_others() {
     }
     script(
         &mut client,
-        "CLIENT KILL 1.2.3.4:5 => -ERR No such client
+        "CLIENT KILL TYPE pubsub => :0
+         CLIENT KILL TYPE frob => -ERR Unknown client type 'frob'
+         CLIENT KILL USER nobody => -ERR No such user 'nobody'
+         ACL SETUSER worker on nopass +@all => +OK
+         CLIENT KILL USER worker => :0
+         CLIENT KILL 1.2.3.4:5 => -ERR No such client
          CLIENT KILL ID 0 => -ERR client-id should be greater than 0
          CLIENT KILL ID 999999 => :0
          PING => +PONG",
     );
+    let mut worker = server.connect();
+    script(&mut worker, "AUTH worker x => +OK");
+    script(&mut client, "CLIENT KILL USER worker TYPE normal => :1\nPING => +PONG");
+    assert!(worker.is_closed());
+    let list = client.line("CLIENT LIST").text();
+    assert!(list.contains(" cmd=client|list "), "{list}");
 }
 
 #[test]

@@ -54,6 +54,72 @@ fn without_a_password_there_is_none() {
 }
 
 #[test]
+fn a_password_is_set_while_it_runs() {
+    let server = Server::start(BINARY, &[]);
+    let (mut admin, mut early) = (server.connect(), server.connect());
+    script(&mut early, "PING => +PONG");
+    // Bytes, not text; never shown.
+    let password = b"a\0\xffb";
+    let reply = admin.command(&[&b"CONFIG"[..], b"SET", b"requirepass", password]);
+    assert_eq!(reply.to_string(), "+OK");
+    script(&mut admin, r#"CONFIG GET requirepass => ["requirepass", ""]"#);
+    // Who is there already stays who it is; who comes has to say.
+    script(&mut early, "PING => +PONG");
+    let mut late = server.connect();
+    script(&mut late, "PING => -NOAUTH Authentication required.");
+    assert!(late.line("AUTH a").to_string().starts_with("-WRONGPASS"));
+    assert_eq!(late.command(&[&b"AUTH"[..], password]).to_string(), "+OK");
+    script(&mut late, "PING => +PONG\nCONFIG SET requirepass other => +OK");
+    assert!(server.connect().command(&[&b"AUTH"[..], password]).to_string().starts_with("-WRONG"));
+    script(&mut late, r#"CONFIG SET requirepass "" => +OK"#);
+    script(&mut server.connect(), "PING => +PONG");
+    let open = run(BINARY, &["serve", "--listen", "0.0.0.0:0", "--dir", "never-made"]);
+    assert_eq!(open.status.code(), Some(3), "the same is refused at start");
+    let server = Server::start(BINARY, &["--listen", "0.0.0.0:0", "--requirepass", "x"]);
+    let mut client = isolith_testkit::server::Client::connect(std::net::SocketAddr::from((
+        [127, 0, 0, 1],
+        server.address().port(),
+    )))
+    .expect("it listens on all addresses");
+    script(
+        &mut client,
+        r#"
+        AUTH x => +OK
+        CONFIG SET requirepass "" => -ERR CONFIG SET failed (possibly related to argument 'requirepass') - the server listens beyond this machine
+        CONFIG SET requirepass y => +OK
+        "#,
+    );
+}
+
+#[test]
+fn so_many_refusals_are_kept() {
+    let server = Server::start(BINARY, &[]);
+    let mut client = server.connect();
+    let refused = |client: &mut isolith_testkit::server::Client, range: std::ops::Range<u32>| {
+        for number in range {
+            client.line(&format!("AUTH nobody{number} x"));
+        }
+        client.line("ACL LOG 100").elements().len()
+    };
+    script(&mut client, r#"CONFIG GET acllog-max-len => ["acllog-max-len", "128"]"#);
+    script(&mut client, "CONFIG SET acllog-max-len 3 => +OK");
+    assert_eq!(refused(&mut client, 0..5), 3);
+    script(&mut client, "CONFIG SET acllog-max-len 0 => +OK");
+    assert_eq!(refused(&mut client, 5..6), 0);
+    script(
+        &mut client,
+        "CONFIG SET acllog-max-len 2 acllog-max-len 3 => -ERR CONFIG SET failed (possibly related to argument 'acllog-max-len') - duplicate parameter
+         CONFIG SET acllog-max-len x => -ERR CONFIG SET failed (possibly related to argument 'acllog-max-len') - argument must be between 0 and 100000 inclusive
+         CONFIG SET daemonize yes => -ERR CONFIG SET failed (possibly related to argument 'daemonize') - can't set immutable config
+         ACL CAT read write => -ERR unknown subcommand or wrong number of arguments for 'CAT'. Try ACL HELP.
+         ACL LOG 1 2 => -ERR unknown subcommand or wrong number of arguments for 'LOG'. Try ACL HELP.
+         ACL HELP me => -ERR wrong number of arguments for 'acl|help' command
+         ACL SETUSER u +config|get|save => -ERR Error in ACL SETUSER modifier '+config|get|save': Allowing first-arg of a subcommand is not supported
+         ACL SETUSER u +get|a|b => -ERR Error in ACL SETUSER modifier '+get|a|b': Unknown command or category name in ACL",
+    );
+}
+
+#[test]
 fn users_may_do_what_their_rules_say() {
     let server = Server::start(BINARY, &[]);
     let mut admin = server.connect();

@@ -10,7 +10,7 @@
 use crate::shared::lock;
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 mod file;
@@ -18,7 +18,7 @@ mod user;
 
 pub(crate) use user::{Denied, User};
 
-/// Refusals that are kept.
+/// Refusals that are kept, unless `acllog-max-len` says otherwise.
 const LOG_ENTRIES: usize = 128;
 /// Within this time the same refusal is counted, not listed again.
 const LOG_GROUP_MS: u64 = 60_000;
@@ -29,6 +29,7 @@ pub(crate) struct Users {
     /// Moves with each change of the table.
     generation: AtomicU64,
     refused: Mutex<VecDeque<Refused>>,
+    refused_max: AtomicUsize,
     file: Option<PathBuf>,
 }
 
@@ -63,6 +64,7 @@ impl Users {
             table: Mutex::new(table),
             generation: AtomicU64::new(1),
             refused: Mutex::default(),
+            refused_max: AtomicUsize::new(LOG_ENTRIES),
             file: file.map(Path::to_owned),
         }
     }
@@ -143,6 +145,16 @@ impl Users {
         Ok(())
     }
 
+    /// Gives the user `default` this password alone, or, if it is empty, none: then whoever connects is that
+    /// user, as far as it is on. The error is the text of a reply.
+    pub(crate) fn require(&self, password: &[u8]) -> Result<(), String> {
+        let rules = match password {
+            [] => vec![b"nopass".to_vec()],
+            password => vec![b"resetpass".to_vec(), [b">", password].concat()],
+        };
+        self.set("default", rules.iter().map(Vec::as_slice))
+    }
+
     /// Removes users; how many there were.
     pub(crate) fn remove<'a>(&self, names: impl Iterator<Item = &'a [u8]>) -> usize {
         let mut table = lock(&self.table);
@@ -182,7 +194,19 @@ impl Users {
         });
         let before = like.and_then(|at| log.remove(at)).map_or(0, |known| known.count);
         log.push_front(Refused { count: before + entry.count, ..entry });
-        log.truncate(LOG_ENTRIES);
+        log.truncate(self.refusals_max());
+    }
+
+    /// How many refusals are kept: `acllog-max-len`.
+    pub(crate) fn refusals_max(&self) -> usize {
+        // Relaxed: a figure; what it is for is behind a mutex.
+        self.refused_max.load(Ordering::Relaxed)
+    }
+
+    /// Sets how many are kept, from the next refusal on.
+    pub(crate) fn keep_refusals(&self, count: usize) {
+        // Relaxed: see `refusals_max`.
+        self.refused_max.store(count, Ordering::Relaxed);
     }
 
     /// The newest refusals.

@@ -4,6 +4,7 @@
 //! the list of records is behind a mutex that is taken when a client comes, goes or is listed, never
 //! by a command on data.
 
+use crate::commands::{self, Spec};
 use crate::shared::lock;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -42,7 +43,8 @@ struct Names {
     name: String,
     library: String,
     library_number: String,
-    command: &'static str,
+    /// The last one that was not on data.
+    command: Option<&'static Spec>,
     user: String,
 }
 
@@ -102,8 +104,8 @@ impl Client {
     }
 
     /// Notes its last administrative command (commands on data do not pay for this).
-    pub(crate) fn note_command(&self, name: &'static str) {
-        lock(&self.names).command = name;
+    pub(crate) fn note_command(&self, spec: &'static Spec) {
+        lock(&self.names).command = Some(spec);
     }
 
     /// Notes the age of its transaction.
@@ -168,7 +170,7 @@ impl Client {
             self.db.load(Ordering::Relaxed),
             if queued == usize::MAX { -1 } else { queued as i64 },
             self.watched.load(Ordering::Relaxed),
-            if names.command.is_empty() { "NULL" } else { names.command },
+            names.command.map_or_else(|| "NULL".into(), commands::full_name),
             if names.user.is_empty() { "(nobody)" } else { &names.user },
             if self.resp3.load(Ordering::Relaxed) { 3 } else { 2 },
             names.library,

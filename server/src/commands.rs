@@ -9,8 +9,10 @@ use crate::failure::Failure;
 use crate::resp::{Args, Reply};
 use crate::session::Session;
 use crate::store::Cx;
+use std::borrow::Cow;
 use std::sync::OnceLock;
 
+mod accepted;
 mod bits;
 mod connection;
 mod keys;
@@ -228,6 +230,15 @@ impl Spec {
     }
 }
 
+/// A command's name as COMMAND and ACL have it, a subcommand's with its container: `client|list`.
+pub(crate) fn full_name(spec: &'static Spec) -> Cow<'static, str> {
+    let is_it = |sub: &Spec| std::ptr::eq(sub, spec);
+    match all().find(|container| container.subcommands.iter().any(is_it)) {
+        Some(container) => format!("{}|{}", container.name, spec.name).into(),
+        None => spec.name.into(),
+    }
+}
+
 /// Finds the command (or subcommand) that `args` name and checks its arity. The error is the text of
 /// the reply.
 pub(crate) fn find(args: Args<'_>) -> Result<&'static Spec, String> {
@@ -239,8 +250,11 @@ pub(crate) fn find(args: Args<'_>) -> Result<&'static Spec, String> {
         return Ok(spec);
     }
     let name = args.at(1);
-    if is(name, "HELP") && args.len() == 2 {
-        return Ok(&HELP);
+    if is(name, "HELP") {
+        return match args.len() {
+            2 => Ok(&HELP),
+            _ => Err(wrong_arity(&format!("{}|help", spec.name))),
+        };
     }
     let sub = spec.subcommands.iter().find(|sub| name.eq_ignore_ascii_case(sub.name.as_bytes()));
     let sub = sub.ok_or_else(|| {
@@ -287,6 +301,13 @@ fn fold(name: &[u8]) -> Option<u128> {
 /// The reply to a wrong number of arguments.
 pub(crate) fn wrong_arity(name: &str) -> String {
     format!("ERR wrong number of arguments for '{name}' command")
+}
+
+/// The reply to a subcommand whose arguments fit none of its forms.
+fn subcommand_syntax(name: &str, container: &str) -> Failure {
+    Failure::text(format!(
+        "ERR unknown subcommand or wrong number of arguments for '{name}'. Try {container} HELP."
+    ))
 }
 
 /// The reply to a command that is not in the table.

@@ -130,7 +130,7 @@ impl Session {
             return Flow::Later(Later::Paused);
         }
         if let Handler::Control(run) = spec.handler {
-            self.client.note_command(spec.name);
+            self.client.note_command(spec);
             return run(self, this, args, &mut reply);
         }
         match &mut self.mode {
@@ -142,7 +142,7 @@ impl Session {
                     Flow::Done
                 }
                 _ => {
-                    self.client.note_command(spec.name);
+                    self.client.note_command(spec);
                     let outcome = self.run(this.shared, spec, args, &mut reply, Store::Nothing);
                     // A command without a reply would leave the client behind by one.
                     if let Err(error) = outcome {

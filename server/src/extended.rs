@@ -27,6 +27,12 @@ pub(crate) struct Extended {
     exponent: i64,
 }
 
+/// True for what C's `strtold` reads as infinite: `inf` or `infinity`, in any case, with a sign or without.
+pub(crate) fn is_infinite(text: &[u8]) -> bool {
+    let word = text.strip_prefix(b"-").or_else(|| text.strip_prefix(b"+")).unwrap_or(text);
+    word.eq_ignore_ascii_case(b"inf") || word.eq_ignore_ascii_case(b"infinity")
+}
+
 impl Extended {
     /// Reads a decimal number as C's `strtold` does: no blanks, nothing behind it. `None`: it is none, or
     /// is out of range.

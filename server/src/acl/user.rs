@@ -255,6 +255,9 @@ impl User {
                 commands::all().flat_map(leaves).filter(has).collect()
             }
             Some(_) => return Err(unknown()),
+            None if name.rsplit_once('|').is_some_and(|(sub, _)| is_subcommand(sub)) => {
+                return Err("Allowing first-arg of a subcommand is not supported".to_owned());
+            }
             None => named(name).ok_or_else(unknown)?,
         };
         for spec in chosen {
@@ -353,6 +356,11 @@ fn parse_hash(hex: &[u8]) -> Result<Hash, String> {
 fn leaves(spec: &'static Spec) -> impl Iterator<Item = &'static Spec> {
     let itself = !matches!(spec.handler, Handler::Container);
     itself.then_some(spec).into_iter().chain(spec.subcommands)
+}
+
+/// True for `client|list`.
+fn is_subcommand(name: &str) -> bool {
+    name.contains('|') && named(name).is_some()
 }
 
 /// The commands that `get`, `client` or `client|list` name.

@@ -187,12 +187,7 @@ pub(super) fn client_list(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>
     let wanted: Box<dyn Fn(&Client) -> bool> = match (args.get(2), args.get(3)) {
         (None, _) => Box::new(|_| true),
         (Some(word), Some(kind)) if is(word, "TYPE") && args.len() == 4 => {
-            let known = ["NORMAL", "MASTER", "REPLICA", "PUBSUB"];
-            if !known.iter().any(|known| is(kind, known)) {
-                let kind = String::from_utf8_lossy(kind);
-                return Err(Failure::text(format!("ERR Unknown client type '{kind}'")));
-            }
-            let normal = is(kind, "NORMAL");
+            let normal = is_normal(kind)?;
             Box::new(move |_| normal)
         }
         (Some(word), Some(_)) if is(word, "ID") => {
@@ -213,7 +208,26 @@ pub(super) fn client_list(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>
     Ok(())
 }
 
-/// `CLIENT KILL address`, `CLIENT KILL [ID id] [ADDR address] [LADDR address] [SKIPME yes | no]`
+/// Whether this type of clients is the one that all clients here are of.
+fn is_normal(kind: &[u8]) -> Result<bool, Failure> {
+    let known = ["NORMAL", "MASTER", "REPLICA", "SLAVE", "PUBSUB"];
+    if !known.iter().any(|known| is(kind, known)) {
+        let kind = String::from_utf8_lossy(kind);
+        return Err(Failure::text(format!("ERR Unknown client type '{kind}'")));
+    }
+    Ok(is(kind, "NORMAL"))
+}
+
+/// The name of a user who is there.
+fn known_user(cx: &Cx<'_>, name: &[u8]) -> Result<String, Failure> {
+    let user = std::str::from_utf8(name).ok().and_then(|name| cx.shared.users.get(name));
+    let name = String::from_utf8_lossy(name);
+    let user = user.ok_or_else(|| Failure::text(format!("ERR No such user '{name}'")))?;
+    Ok(user.name.clone())
+}
+
+/// `CLIENT KILL address`, `CLIENT KILL [ID id] [TYPE type] [USER name] [ADDR address] [LADDR address]
+/// [SKIPME yes | no]`
 pub(super) fn client_kill(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
     let own = cx.session.client.id;
     let clients = cx.shared.clients.all();
@@ -224,6 +238,7 @@ pub(super) fn client_kill(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>
         reply.ok();
     } else {
         let (mut id, mut peer, mut local, mut skip_me) = (None, None, None, true);
+        let (mut user, mut normal) = (None, true);
         let mut options = args.from(2);
         while let Some(option) = options.next() {
             let value = options.next().ok_or_else(syntax)?;
@@ -237,6 +252,8 @@ pub(super) fn client_kill(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>
                 }
                 _ if is(option, "ADDR") => peer = Some(value),
                 _ if is(option, "LADDR") => local = Some(value),
+                _ if is(option, "TYPE") => normal = is_normal(value)?,
+                _ if is(option, "USER") => user = Some(known_user(cx, value)?),
                 _ if is(option, "SKIPME") && is(value, "YES") => skip_me = true,
                 _ if is(option, "SKIPME") && is(value, "NO") => skip_me = false,
                 _ => return Err(syntax()),
@@ -246,6 +263,8 @@ pub(super) fn client_kill(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>
             let chosen = id.is_none_or(|id| client.id == id)
                 && peer.is_none_or(|peer| client.peer.as_bytes() == peer)
                 && local.is_none_or(|local| client.local.as_bytes() == local)
+                && user.as_ref().is_none_or(|user| client.user() == *user)
+                && normal
                 && !(skip_me && client.id == own);
             if chosen {
                 client.kill();

@@ -1,5 +1,6 @@
 //! The server itself: INFO, CONFIG, COMMAND, TIME.
 
+use super::accepted::{IGNORED, IMMUTABLE};
 use super::connection::REDIS_RELEASE;
 use super::{Handler, Keys, Outcome, Spec, all, by_name};
 use crate::config::{self, parse_duration};
@@ -12,6 +13,7 @@ use crate::store::Cx;
 use crate::terms::Limit;
 use crate::worker::KEEPALIVE;
 use isolith::{Concurrency, Durability, Isolation};
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -297,8 +299,11 @@ fn parameters(shared: &Shared) -> Vec<(&'static str, String)> {
         fixed("port", &shared.address.port().to_string()),
         fixed("proto-max-bulk-len", &BULK_BYTES_MAX.to_string()),
         fixed("client-query-buffer-limit", &REQUEST_BYTES_MAX.to_string()),
-        fixed("requirepass", ""),
+        fixed("replicaof", ""),
+        fixed(PASSWORD, ""),
         fixed("save", ""),
+        fixed("slaveof", ""),
+        fixed(REFUSALS, &shared.users.refusals_max().to_string()),
         fixed(SLOWER_THAN, &shared.slowlog.threshold().to_string()),
         fixed(SLOW_LENGTH, &shared.slowlog.entries_max().to_string()),
         fixed("tls-port", &shared.tls.as_ref().map_or(0, |(_, at)| at.port()).to_string()),
@@ -322,8 +327,11 @@ fn parameters(shared: &Shared) -> Vec<(&'static str, String)> {
 const ISOLATION: &str = "transaction-isolation";
 const CONCURRENCY: &str = "transaction-concurrency";
 const SLOWER_THAN: &str = "slowlog-log-slower-than";
+/// Of the user `default`. Passwords are kept as hashes alone: nobody is given one.
+const PASSWORD: &str = "requirepass";
+const REFUSALS: &str = "acllog-max-len";
 const SLOW_LENGTH: &str = "slowlog-max-len";
-/// The most slow commands that are kept.
+/// The most slow commands, and the most refusals, that are kept.
 const SLOW_LENGTH_MAX: usize = 100_000;
 
 /// The limits that can be set, in milliseconds; 0 is none.
@@ -341,6 +349,9 @@ enum Change {
     /// In microseconds; negative: nothing is slow.
     SlowerThan(i64),
     SlowLogLength(usize),
+    Refusals(usize),
+    /// Empty: none.
+    Password(Vec<u8>),
 }
 
 impl Change {
@@ -360,14 +371,8 @@ impl Change {
                 .ok_or_else(|| {
                     "argument must be between -1 and 9223372036854775807 inclusive".into()
                 }),
-            SLOW_LENGTH => value
-                .parse()
-                .ok()
-                .filter(|count| *count <= SLOW_LENGTH_MAX)
-                .map(Change::SlowLogLength)
-                .ok_or_else(|| {
-                    format!("argument must be between 0 and {SLOW_LENGTH_MAX} inclusive")
-                }),
+            SLOW_LENGTH => entries(value).map(Change::SlowLogLength),
+            REFUSALS => entries(value).map(Change::Refusals),
             _ => {
                 let (_, limit) = limit?;
                 parse_duration(value, 1).map(|to| Change::Limit(*limit, to))
@@ -375,38 +380,28 @@ impl Change {
         })
     }
 
-    fn make(self, shared: &Shared) {
+    fn make(self, shared: &Shared) -> Outcome {
         let defaults = &shared.defaults;
         match self {
+            Change::Refusals(count) => shared.users.keep_refusals(count),
+            Change::Password(password) => {
+                shared.users.require(&password).map_err(Failure::text)?;
+            }
             Change::SlowerThan(micros) => shared.slowlog.set_threshold(micros),
             Change::SlowLogLength(count) => shared.slowlog.set_entries_max(count),
             Change::Isolation(isolation) => defaults.set_isolation(isolation),
             Change::Concurrency(concurrency) => defaults.set_concurrency(concurrency),
             Change::Limit(limit, to) => defaults.set_limit(limit, to),
         }
+        Ok(())
     }
 }
 
-/// Parameters of Redis that may be set without an effect here: they concern what isolith does not
-/// have, or does by itself.
-const IGNORED: &[&str] = &[
-    "activedefrag",
-    "appendfsync",
-    "appendonly",
-    "auto-aof-rewrite-percentage",
-    "hz",
-    "latency-monitor-threshold",
-    "lazyfree-lazy-expire",
-    "lazyfree-lazy-server-del",
-    "lazyfree-lazy-user-del",
-    "lazyfree-lazy-user-flush",
-    "loglevel",
-    "notify-keyspace-events",
-    "rdbcompression",
-    "save",
-    "stop-writes-on-bgsave-error",
-    "timeout",
-];
+/// How many entries a log keeps.
+fn entries(value: &str) -> Result<usize, String> {
+    let count = value.parse().ok().filter(|count| *count <= SLOW_LENGTH_MAX);
+    count.ok_or_else(|| format!("argument must be between 0 and {SLOW_LENGTH_MAX} inclusive"))
+}
 
 /// `CONFIG GET pattern [pattern ...]`
 pub(super) fn config_get(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
@@ -428,36 +423,45 @@ pub(super) fn config_set(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>)
         return Err(Failure::text(super::wrong_arity("config|set")));
     }
     // All or nothing, as in Redis.
-    let mut changes = Vec::new();
+    let mut changes: Vec<(String, Change)> = Vec::new();
+    let mut named = BTreeSet::new();
     for (name, value) in args.from(2).step_by(2).zip(args.from(3).step_by(2)) {
         let name = String::from_utf8_lossy(name).to_lowercase();
-        match Change::parse(&name, &String::from_utf8_lossy(value)) {
-            Some(Ok(change)) => {
-                changes.push((name, change));
-                continue;
-            }
-            Some(Err(wrong)) => {
-                return Err(Failure::text(format!(
-                    "ERR CONFIG SET failed (possibly related to argument '{name}') - {wrong}"
-                )));
-            }
-            None => {}
+        let refused = |why: &str| {
+            Failure::text(format!(
+                "ERR CONFIG SET failed (possibly related to argument '{name}') - {why}"
+            ))
+        };
+        if !named.insert(name.clone()) {
+            return Err(refused("duplicate parameter"));
         }
-        if IGNORED.contains(&name.as_str()) {
+        if name == PASSWORD {
+            // As at start: nobody comes in from elsewhere without one.
+            if value.is_empty() && !cx.shared.address.ip().is_loopback() {
+                return Err(refused("the server listens beyond this machine"));
+            }
+            changes.push((name, Change::Password(value.to_vec())));
             continue;
         }
-        let known = parameters(cx.shared).iter().any(|(known, _)| *known == name);
-        return Err(Failure::text(if known {
-            format!(
-                "ERR CONFIG SET failed (possibly related to argument '{name}') - can't set \
-                 immutable config"
-            )
-        } else {
-            format!("ERR Unknown option or number of arguments for CONFIG SET - '{name}'")
-        }));
+        match Change::parse(&name, &String::from_utf8_lossy(value)) {
+            Some(Ok(change)) => changes.push((name, change)),
+            Some(Err(wrong)) => return Err(refused(&wrong)),
+            None if IGNORED.contains(&name.as_str()) => {}
+            None => {
+                let mut known = parameters(cx.shared).into_iter().map(|(known, _)| known);
+                return Err(
+                    match IMMUTABLE.contains(&&*name) || known.any(|known| known == name) {
+                        true => refused("can't set immutable config"),
+                        false => Failure::text(format!(
+                            "ERR Unknown option or number of arguments for CONFIG SET - '{name}'"
+                        )),
+                    },
+                );
+            }
+        }
     }
     for (name, change) in changes {
-        change.make(cx.shared);
+        change.make(cx.shared)?;
         lock(&cx.shared.config_changed).insert(name);
     }
     reply.ok();

@@ -1,7 +1,7 @@
 //! Strings: GET, SET and their kin.
 
 use super::{Outcome, is};
-use crate::extended::Extended;
+use crate::extended::{self, Extended};
 use crate::failure::{Failure, NOT_AN_INTEGER, TOO_LARGE, syntax};
 use crate::number;
 use crate::resp::request::BULK_BYTES_MAX;
@@ -300,13 +300,18 @@ pub(super) fn kept(entry: &Option<Entry>) -> Option<u64> {
 
 /// `INCRBYFLOAT key increment`
 pub(super) fn incrbyfloat(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
-    let float = |text: &[u8]| {
-        Extended::parse(text).ok_or_else(|| Failure::text("ERR value is not a valid float"))
+    // `None`: infinite, which is a number to read and never one to write.
+    let float = |text: &[u8]| match Extended::parse(text) {
+        None if extended::is_infinite(text) => Ok(None),
+        None => Err(Failure::text("ERR value is not a valid float")),
+        number => Ok(number),
     };
     let entry = cx.entry(args.at(1))?;
     let value = float(value_of(&entry).unwrap_or(b"0"))?;
+    let increment = float(args.at(2))?;
     let sum = value
-        .add(float(args.at(2))?)
+        .zip(increment)
+        .and_then(|(value, increment)| value.add(increment))
         .ok_or_else(|| Failure::text("ERR increment would produce NaN or Infinity"))?;
     let text = sum.decimal();
     cx.put(args.at(1), text.as_bytes(), kept(&entry))?;

@@ -148,6 +148,9 @@ pub(super) fn categories(_: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) 
         CATEGORIES.iter().for_each(|category| reply.bulk(category.as_bytes()));
         return Ok(());
     };
+    if args.len() > 3 {
+        return Err(super::subcommand_syntax("CAT", "ACL"));
+    }
     let wanted = CATEGORIES.iter().find(|category| is(wanted, category)).ok_or_else(|| {
         Failure::text(format!("ERR Unknown category '{}'", String::from_utf8_lossy(wanted)))
     })?;
@@ -168,6 +171,9 @@ pub(super) fn categories(_: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) 
 
 /// `ACL LOG [count | RESET]`
 pub(super) fn log(cx: &mut Cx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
+    if args.len() > 3 {
+        return Err(super::subcommand_syntax("LOG", "ACL"));
+    }
     let count = match args.get(2) {
         None => LOG_COUNT,
         Some(word) if is(word, "RESET") => {

@@ -82,8 +82,8 @@ static CLIENT: &[Spec] = &[
         .marked(&["unpausable"]),
     Spec::new(Group::Connection, "kill", -3, NO_KEYS, "2.4.0")
         .syntax(
-            "CLIENT KILL address | [ID id] [ADDR address] [LADDR address] [SKIPME YES | \
-            NO]",
+            "CLIENT KILL address | [ID id] [TYPE NORMAL | MASTER | REPLICA | PUBSUB] [USER name] \
+            [ADDR address] [LADDR address] [SKIPME YES | NO]",
         )
         .does("Closes connections.")
         .runs(Handler::Plain(connection::client_kill))
