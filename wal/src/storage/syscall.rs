@@ -36,8 +36,8 @@ mod directories;
 
 use descriptors::find_stable_path;
 use directories::{
-    create_directories, is_directory, length, lies_within, open_at, open_directory, still_named,
-    sync_directory,
+    create_directories, is_directory, length, lies_within, open_at, open_directory,
+    refuse_other_than_files, still_named, sync_directory,
 };
 
 pub(super) use descriptors::Descriptors;
@@ -130,10 +130,9 @@ impl SyscallStorage {
             Access::Read => OFlags::RDONLY,
             Access::ReadWrite => OFlags::RDWR,
         };
+        // Before it is opened: that of a pipe would wait for whoever writes into it.
+        refuse_other_than_files(&rustix::fs::statat(&self.root, &path, AtFlags::empty())?)?;
         let buffered = open_at(self.root.as_fd(), &path, flags)?;
-        if is_directory(&rustix::fs::fstat(&buffered)?) {
-            return Err(Errno::ISDIR.into());
-        }
         let root = self.root.as_fd();
         Descriptors::new(root, &path, buffered, access, self.stable_path).map(Arc::new)
     }
@@ -397,6 +396,27 @@ mod tests {
         let back = directory.path().join("nowhere/../deep/root/a");
         let error = SyscallStorage::is_within(&back, &storage).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn what_is_no_file_is_refused_and_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let storage = open(&directory);
+        storage.create_dir(Path::new("directory")).unwrap();
+        let pipe = directory.path().join("deep/root/pipe");
+        rustix::fs::mknodat(CWD, &pipe, rustix::fs::FileType::Fifo, Mode::from(0o600), 0).unwrap();
+        rustix::fs::symlink("/dev/zero", directory.path().join("deep/root/device")).unwrap();
+        for (name, kind) in [
+            ("directory", io::ErrorKind::IsADirectory),
+            ("pipe", io::ErrorKind::InvalidInput),
+            ("device", io::ErrorKind::InvalidInput),
+            ("nothing", io::ErrorKind::NotFound),
+        ] {
+            for access in [Access::Read, Access::ReadWrite] {
+                let refused = storage.open(Path::new(name), access).unwrap_err();
+                assert_eq!(refused.kind(), kind, "{name}");
+            }
+        }
     }
 
     #[test]
