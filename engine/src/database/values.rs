@@ -222,6 +222,9 @@ fn what_no_file_refers_to_is_removed_at_the_next_open() {
     assert_eq!(report.orphans.len(), 1);
     drop(open(&storage));
     assert_eq!(on_disk(&storage), before);
+    // A directory is none of them, whatever its name.
+    storage.create_dir(Path::new("sst/0000000000fffffe.sst")).expect("made");
+    drop(open(&storage));
 }
 
 /// The database's first value file, closed, after `change` was made to its bytes.

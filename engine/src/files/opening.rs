@@ -270,7 +270,7 @@ pub(super) fn remove_orphans(
     for entry in storage.list(directory).map_err(io)? {
         let name = format!("{DIRECTORY}/{}", entry.name);
         let ours = entry.name.ends_with(".sst") || entry.name.ends_with(".val");
-        if ours && !live.contains(&name) {
+        if ours && !entry.is_directory && !live.contains(&name) {
             storage.remove(Path::new(&name)).map_err(io)?;
             removed = true;
         }
