@@ -39,29 +39,32 @@ impl Sink {
     }
 
     fn write_out(&mut self) -> io::Result<()> {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let written = if buffer.is_empty() { Ok(()) } else { self.write(&buffer) };
+        buffer.clear();
+        self.buffer = buffer;
+        written
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         if let Some((throttle, writer)) = &self.pace {
-            throttle.take(self.buffer.len(), *writer);
+            throttle.take(bytes.len(), *writer);
         }
-        self.file.write_at(self.offset, &self.buffer)?;
-        self.offset += self.buffer.len() as u64;
-        self.buffer.clear();
+        self.file.write_at(self.offset, bytes)?;
+        self.offset += bytes.len() as u64;
         Ok(())
     }
 
     /// Writes what is left.
     pub(super) fn end(mut self) -> io::Result<()> {
-        if !self.buffer.is_empty() {
-            self.write_out()?;
-        }
+        self.write_out()?;
         self.kept = true;
         Ok(())
     }
 
     /// Writes what is left, and makes all of it durable.
     pub(super) fn sync(mut self) -> io::Result<()> {
-        if !self.buffer.is_empty() {
-            self.write_out()?;
-        }
+        self.write_out()?;
         self.file.sync()?;
         self.kept = true;
         Ok(())
@@ -79,6 +82,11 @@ impl Drop for Sink {
 
 impl FileSink for Sink {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if bytes.len() >= BUFFER_BYTES {
+            // A large value is not copied once more.
+            self.write_out()?;
+            return self.write(bytes);
+        }
         self.buffer.extend_from_slice(bytes);
         if self.buffer.len() >= BUFFER_BYTES { self.write_out() } else { Ok(()) }
     }
