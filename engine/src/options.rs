@@ -65,6 +65,8 @@ pub struct Builder {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) threads: bool,
     pub(crate) read_only: bool,
+    /// What is there is marked as unfinished, by whoever opens it to finish it.
+    pub(crate) unfinished: bool,
     pub(crate) operators: Operators,
 }
 
@@ -108,6 +110,7 @@ impl Builder {
             clock: Arc::new(SystemClock),
             threads: true,
             read_only: false,
+            unfinished: false,
             operators: Operators::default(),
         }
     }

@@ -118,7 +118,10 @@ pub(crate) fn recover(options: &Builder) -> Result<Recovered, OpenError> {
             (storage, Some(backend))
         }
     };
-    refuse_foreign(&*storage)?;
+    match refuse_foreign(&*storage) {
+        Err(OpenError::Partial { .. }) if options.unfinished => {}
+        looked_at => looked_at?,
+    }
     let lock = storage.try_lock(Path::new(LOCK)).map_err(|source| {
         let path = storage.display(Path::new(LOCK));
         match source.kind() {

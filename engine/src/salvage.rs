@@ -26,13 +26,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use isolith_txn::Interval;
+use isolith_wal::storage::syscall::SyscallStorage;
 use isolith_wal::{Lsn, Storage};
 
 use crate::catalog::KeyspaceOptions;
 use crate::database::Database;
 use crate::error::{Error, OpenError, Result};
 use crate::options::{Builder, NEVER};
-use crate::recovery;
+use crate::recovery::{self, PARTIAL};
 use crate::verify::Damage;
 
 mod inventory;
@@ -136,7 +137,8 @@ pub type SalvageProgress<'p> = dyn FnMut(u64, u64) + 'p;
 ///
 /// # Errors
 /// [`Error::Open`] if `from` cannot be looked at, nothing says which database it is, or `into` is not new; any
-/// error of writing. What was written until then stays, and is no whole salvage.
+/// error of writing. What was written until then stays, and is not opened by anybody
+/// ([`OpenError::Partial`]): remove it, and salvage again.
 pub fn salvage(
     from: impl AsRef<Path>,
     into: Builder,
@@ -145,6 +147,7 @@ pub fn salvage(
     let storage = recovery::open_existing(from.as_ref())?;
     recovery::refuse_foreign(&*storage)?;
     let _lock = recovery::lock_shared(&*storage)?;
+    refuse_within(&*storage, &into)?;
     salvage_storage(&storage, into, progress)
 }
 
@@ -157,10 +160,55 @@ pub(crate) fn salvage_storage(
     refuse_used(&into)?;
     let operators = into.operators.clone();
     let inventory = Inventory::take(storage, operators, progress)?;
-    let out = into.open()?;
+    let target = mark_unfinished(&into)?;
+    let out = Builder { unfinished: true, ..into }.open()?;
     let report = fill(storage, inventory, &out)?;
     out.close()?;
+    if let Some(target) = target {
+        target.remove(Path::new(PARTIAL)).map_err(|error| failed(&*target, PARTIAL, error))?;
+        target.sync_dir(Path::new("")).map_err(|error| failed(&*target, "", error))?;
+    }
     Ok(report)
+}
+
+fn failed(storage: &dyn Storage, path: &str, source: std::io::Error) -> Error {
+    Error::Open(OpenError::Io { what: storage.display(Path::new(path)), source })
+}
+
+/// Refuses to make a database within the one that is read: that one would not be opened any more.
+fn refuse_within(from: &dyn Storage, into: &Builder) -> Result<()> {
+    let Some(path) = into.path.as_ref().filter(|_| into.storage.is_none()) else { return Ok(()) };
+    let io = |source| {
+        let what = format!("opening {}", path.display());
+        Error::Open(OpenError::Io { what, source })
+    };
+    match SyscallStorage::is_within(path, from).map_err(io)? {
+        true => Err(io(std::io::Error::new(
+            std::io::ErrorKind::InvalidInput,
+            "it lies in the directory that is salvaged",
+        ))),
+        false => Ok(()),
+    }
+}
+
+/// Says, durably, that what will be in the new database is not all, until it is.
+fn mark_unfinished(into: &Builder) -> Result<Option<Arc<dyn Storage>>> {
+    let target: Arc<dyn Storage> = match (&into.storage, &into.path) {
+        (Some(storage), _) => Arc::clone(storage),
+        (None, Some(path)) => {
+            let what = format!("opening {}", path.display());
+            let opened = SyscallStorage::open(path);
+            Arc::new(opened.map_err(|source| Error::Open(OpenError::Io { what, source }))?)
+        }
+        (None, None) => return Ok(None),
+    };
+    let marked = target.create_new(Path::new(PARTIAL)).and_then(|file| {
+        file.write_at(0, b"isolith: this salvage was not finished\n")?;
+        file.sync()?;
+        target.sync_dir(Path::new(""))
+    });
+    marked.map_err(|error| failed(&*target, PARTIAL, error))?;
+    Ok(Some(target))
 }
 
 /// Refuses to write to anything but a new database.

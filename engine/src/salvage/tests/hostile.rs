@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::storage::faulty::{DiskKind, FaultyStorage, Survival};
 
 /// SplitMix64.
 struct Random(u64);
@@ -241,4 +242,72 @@ fn judge(known: &Known, report: &SalvageReport, out: Arc<MemoryStorage>) -> Opti
         }
     }
     None
+}
+
+#[test]
+fn a_salvage_that_is_cut_short_is_not_taken_for_a_whole_one() {
+    let Damaged { image, states } = built();
+    let from = restored(&image);
+    let (mut whole, mut failed) = (false, 0);
+    for blocks in (0..4_000).step_by(6) {
+        let disk = FaultyStorage::new(DiskKind::Fua);
+        disk.set_space(Some(blocks * 4096));
+        let into = builder(&Arc::default()).storage(Arc::new(disk.clone()));
+        let salvaged = salvage_storage(&from, into, &mut |_, _| {});
+        disk.set_space(None);
+        // As it is, and after a crash.
+        for survival in [Survival::Everything, Survival::Nothing] {
+            let disk = disk.reboot(survival);
+            let opened = builder(&Arc::default()).storage(Arc::new(disk)).read_only(true).open();
+            match (&salvaged, opened) {
+                (Ok(_), Ok(db)) => {
+                    assert_eq!(Some(&contents(&db)), states.values().next_back());
+                    whole = true;
+                }
+                (Err(_), Err(OpenError::Partial { .. } | OpenError::NotADatabase { .. })) => {
+                    failed += 1;
+                }
+                (salvaged, opened) => {
+                    panic!("{blocks} blocks: {salvaged:?}, {:?}", opened.err())
+                }
+            }
+        }
+        if whole {
+            break;
+        }
+    }
+    assert!(whole && failed > 4, "{whole} {failed}");
+}
+
+#[test]
+fn what_is_salvaged_does_not_go_into_what_is_damaged() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| directory.path().join(name);
+    let db = Database::open(path("data")).expect("opens");
+    db.keyspace("k").expect("made").put("k", "v").expect("put");
+    db.close().expect("closed");
+    drop(db);
+    for within in ["data/out", "data/sst/out", "data", "nowhere/../data/out"] {
+        let refused = salvage(path("data"), Database::builder(path(within)), &mut |_, _| {});
+        assert!(matches!(refused, Err(Error::Open(OpenError::Io { .. }))), "{refused:?}");
+    }
+    drop(Database::open(path("data")).expect("as it was"));
+    salvage(path("data"), Database::builder(path("out")), &mut |_, _| {}).expect("beside it");
+    let out = Database::open(path("out")).expect("whole");
+    assert!(out.keyspace("k").expect("there").get("k").expect("read").is_some());
+}
+
+#[test]
+fn a_segment_of_another_log_does_not_cost_this_one() {
+    let Damaged { image, states } = built();
+    let last = states.values().next_back().expect("one");
+    let foreign = known(7).image;
+    let segment = foreign.keys().find(|path| path.starts_with("wal")).expect("one");
+    let ours = image.keys().find(|path| path.starts_with("wal")).expect("one");
+    for bytes in [&foreign[segment], &image[ours], &vec![7; 9_000]] {
+        let mut damaged = image.clone();
+        damaged.insert("wal/00000000000000ff.log".into(), bytes.clone());
+        let (report, found) = check(&damaged, &states, "with one more");
+        assert!(!report.is_complete() && found == *last, "{report:#?}");
+    }
 }
