@@ -479,7 +479,14 @@ fn live(storage: &Arc<dyn Storage>) -> Result<(Live, Option<(u64, String)>)> {
     const CONSEQUENCE: &str = "which files were live is not known: all that are there were taken, one \
                                that is missing is not noticed, and deleted keys may be there again";
     let (offset, what) = match Manifest::open(Arc::clone(storage), true) {
-        Ok(Some(manifest)) => return Ok((Live::Known(manifest.state().clone()), None)),
+        Ok(Some(manifest)) if !is_outdated(&**storage, manifest.state()) => {
+            return Ok((Live::Known(manifest.state().clone()), None));
+        }
+        Ok(Some(_)) => (
+            0,
+            "its end is missing: what is needed with it is gone, and files that it lacks are there"
+                .into(),
+        ),
         Ok(None) => (0, "it is missing".to_owned()),
         Err(ManifestError::Corrupt { offset, what, .. }) => (offset, what.to_owned()),
         Err(error) => (0, error.to_string()),
@@ -497,6 +504,17 @@ fn live(storage: &Arc<dyn Storage>) -> Result<(Live, Option<(u64, String)>)> {
         return Ok((Live::Unknown(remains), told));
     }
     Ok((Live::Unknown(remains), Some((offset, format!("{what}; {CONSEQUENCE}")))))
+}
+
+/// Whether a manifest that holds together lost its end: where that was cut off between two edits it looks as if
+/// it had never been. But the log is released, and files are removed, only once the manifest has the files that
+/// make them needless.
+fn is_outdated(storage: &dyn Storage, state: &ManifestState) -> bool {
+    let known: BTreeSet<u64> = state.files().map(|record| record.file.id).collect();
+    let there: BTreeSet<u64> = listed(storage).into_iter().collect();
+    let begins = log_remains(storage, Some(state.database)).unwrap_or_default().begins;
+    let released = begins.is_none_or(|begins| begins > state.log_floor);
+    !there.is_subset(&known) && (released || !known.is_subset(&there))
 }
 
 /// The numbers of the sorted files that are there.

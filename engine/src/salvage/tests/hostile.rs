@@ -298,6 +298,26 @@ fn what_is_salvaged_does_not_go_into_what_is_damaged() {
 }
 
 #[test]
+fn a_manifest_that_ends_too_early_does_not_cost_its_files() {
+    let known = known(7);
+    let whole = known.image[Path::new("MANIFEST")].len();
+    let last = known.states.values().next_back().expect("one");
+    for cut in (0..whole).step_by(1_000) {
+        let mut image = known.image.clone();
+        image.get_mut(Path::new("MANIFEST")).expect("there").truncate(cut);
+        let out = Arc::new(MemoryStorage::new());
+        let report = salvage_storage(&restored(&image), builder(&out), &mut |_, _| {});
+        let report = report.expect("salvaged");
+        let wrong = judge(&known, &report, Arc::clone(&out));
+        assert!(wrong.is_none(), "cut at {cut} of {whole}: {wrong:?}: {report:#?}");
+        let db = Builder::new(None).storage(out).read_only(true).open().expect("sound");
+        let found = contents(&db);
+        let kept = last.iter().filter(|(key, value)| found.get(*key) == Some(value)).count();
+        assert_eq!(kept, last.len(), "cut at {cut} of {whole}");
+    }
+}
+
+#[test]
 fn a_segment_of_another_log_does_not_cost_this_one() {
     let Damaged { image, states } = built();
     let last = states.values().next_back().expect("one");
