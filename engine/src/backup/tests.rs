@@ -13,6 +13,7 @@ use crate::{BulkLoadOptions, Change, Changes, Durability, Keyspace, Verify};
 
 mod crashes;
 mod restoring;
+mod values;
 
 /// Everything in a database.
 pub(super) type State = BTreeMap<(String, Vec<u8>), Vec<u8>>;

@@ -1,13 +1,15 @@
 //! All versions that were found of a keyspace become one of each key.
 //!
 //! 1. Versions are merged by key, and of one key by stamp, wherever they were found. A version that was found
-//!    twice counts once.
+//!    twice counts once: as it is in the file that was written last, since what is in another, or in the log,
+//!    may have been folded into it since. What was folded does not count again.
 //! 2. A range delete hides what is older than itself; what has its own stamp was written after it, in the same
 //!    commit.
 //! 3. A value in a value file is read where it is needed. If it cannot be, it is lost, and what is older counts.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::ops::Bound;
 use std::path::Path;
 
 use isolith_index::sstable::{
@@ -87,6 +89,61 @@ enum FoundValue {
     Large(ValueRef),
 }
 
+/// What a file, or the log, has of a key.
+struct OfKey {
+    /// The file's number, or 0 for the log: what a version became of another has a larger one.
+    written: u64,
+    /// Newest first.
+    versions: Vec<FoundVersion>,
+}
+
+/// Whether two versions of one stamp are what was committed, both of them.
+fn is_same(one: &FoundVersion, other: &FoundVersion) -> bool {
+    match (&one.value, &other.value) {
+        _ if one.kind != other.kind => false,
+        (FoundValue::Here(one_value), FoundValue::Here(other_value)) => {
+            one.kind == Kind::Put || one_value == other_value
+        }
+        _ => true,
+    }
+}
+
+/// One version for each stamp, newest first.
+fn united(mut all: Vec<OfKey>) -> impl Iterator<Item = FoundVersion> {
+    all.sort_by_key(|of| Reverse(of.written));
+    // With the number of where it was found first.
+    let mut united: BTreeMap<Reverse<Lsn>, (FoundVersion, usize)> = BTreeMap::new();
+    for (number, of) in all.into_iter().enumerate() {
+        // What is above this, and below what was met last, is part of that.
+        let mut folded_above = None;
+        for version in of.versions {
+            let at = Reverse(version.stamp);
+            match united.get_mut(&at) {
+                Some((_, found)) if *found == number => {}
+                Some((known, found)) => {
+                    let (same, found) = (is_same(known, &version), *found);
+                    // One that is in no value file cannot be lost with one.
+                    if same
+                        && let FoundValue::Here(value) = version.value
+                        && matches!(known.value, FoundValue::Large(_))
+                    {
+                        known.value = FoundValue::Here(value);
+                    }
+                    let mut below = united.range((Bound::Excluded(at), Bound::Unbounded));
+                    let next = below.find(|(_, (_, by))| *by <= found);
+                    let next = next.map_or(Lsn::ZERO, |(Reverse(stamp), _)| *stamp);
+                    folded_above = (!same).then_some(next);
+                }
+                None if folded_above.is_some_and(|above| version.stamp > above) => {}
+                None => {
+                    united.insert(at, (version, number));
+                }
+            }
+        }
+    }
+    united.into_values().map(|(version, _)| version)
+}
+
 /// The versions of a key that count, newest first: its merges, and the newest under them whose value is not
 /// lost.
 fn that_count(
@@ -142,6 +199,8 @@ impl Covering {
 
 /// Where versions come from: a file, from its first version to its last.
 struct Source<'s> {
+    /// The file's number.
+    written: u64,
     cursor: SalvageCursor<'s>,
     assigned: Option<Lsn>,
 }
@@ -152,7 +211,7 @@ impl Source<'_> {
     }
 
     /// Takes the versions of a key; false at the end of the file.
-    fn take(&mut self, key: &[u8], into: &mut BTreeMap<Reverse<Lsn>, FoundVersion>) -> bool {
+    fn take(&mut self, key: &[u8], into: &mut Vec<FoundVersion>) -> bool {
         while let Some((at, stamp, kind, time, value)) = self.cursor.version() {
             if at != key {
                 return true;
@@ -162,7 +221,7 @@ impl Source<'_> {
                 SalvagedValue::Here(value) => FoundValue::Here(value.to_vec()),
                 SalvagedValue::Large(reference) => FoundValue::Large(reference),
             };
-            into.entry(Reverse(stamp)).or_insert(FoundVersion { stamp, kind, time, value });
+            into.push(FoundVersion { stamp, kind, time, value });
             if !self.cursor.advance() {
                 return false;
             }
@@ -183,7 +242,8 @@ pub(super) fn newest(
     let mut sources: Vec<Source<'_>> = Vec::new();
     let mut heads: BinaryHeap<Reverse<(Vec<u8>, usize)>> = BinaryHeap::new();
     for (file, assigned, _) in &space.files {
-        let mut source = Source { cursor: SalvageCursor::new(file), assigned: *assigned };
+        let (written, cursor) = (file.id().0, SalvageCursor::new(file));
+        let mut source = Source { written, cursor, assigned: *assigned };
         if source.cursor.advance() {
             heads.extend(source.key().map(|key| Reverse((key, sources.len()))));
             sources.push(source);
@@ -197,22 +257,25 @@ pub(super) fn newest(
         let in_files = heads.peek().map(|Reverse((key, _))| key);
         let in_log = logged.peek().map(|(key, _)| *key);
         let Some(key) = in_files.into_iter().chain(in_log).min().cloned() else { return Ok(()) };
-        let mut versions = BTreeMap::new();
+        let mut all = Vec::new();
         if let Some((_, of_log)) = logged.next_if(|(at, _)| **at == key) {
-            for LoggedVersion { stamp, kind, time, value } in of_log {
-                let (stamp, kind, time) = (*stamp, *kind, *time);
-                let value = FoundValue::Here(value.clone());
-                versions.insert(Reverse(stamp), FoundVersion { stamp, kind, time, value });
-            }
+            let found = |version: &LoggedVersion| {
+                let LoggedVersion { stamp, kind, time, .. } = *version;
+                FoundVersion { stamp, kind, time, value: FoundValue::Here(version.value.clone()) }
+            };
+            all.push(OfKey { written: 0, versions: of_log.iter().rev().map(found).collect() });
         }
         while heads.peek().is_some_and(|Reverse((at, _))| *at == key) {
             let Some(Reverse((_, number))) = heads.pop() else { break };
-            if sources[number].take(&key, &mut versions) {
+            let (written, mut versions) = (sources[number].written, Vec::new());
+            let more = sources[number].take(&key, &mut versions);
+            all.push(OfKey { written, versions });
+            if more {
                 heads.extend(sources[number].key().map(|key| Reverse((key, number))));
             }
         }
         let cover = covering.stamp(&key);
-        let uncovered = versions.into_values().take_while(|version| version.stamp >= cover);
+        let uncovered = united(all).take_while(|version| version.stamp >= cover);
         let versions = that_count(&key, uncovered, values, lost);
         let mut told = |what| {
             lost.push(LostValue { file: file_of(space), offset: 0, key: key.clone(), what });
@@ -264,5 +327,54 @@ fn resolve(
             ));
             under
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Merges by their operands, each with its stamp, newest first.
+    fn of(written: u64, merges: &[(u64, &str)]) -> OfKey {
+        let version = |(stamp, operand): &(u64, &str)| FoundVersion {
+            stamp: Lsn::new(0, *stamp),
+            kind: Kind::Merge { operator: 3 },
+            time: 0,
+            value: FoundValue::Here(operand.as_bytes().to_vec()),
+        };
+        OfKey { written, versions: merges.iter().map(version).collect() }
+    }
+
+    fn shown(all: Vec<OfKey>) -> Vec<(u64, String)> {
+        let shown = |version: FoundVersion| match version.value {
+            FoundValue::Here(value) => {
+                (version.stamp.counter(), String::from_utf8(value).expect("text"))
+            }
+            FoundValue::Large(_) => panic!("a merge is never apart"),
+        };
+        united(all).map(shown).collect()
+    }
+
+    #[test]
+    fn what_was_folded_does_not_count_again() {
+        let expected = |merges: &[(u64, &str)]| -> Vec<(u64, String)> {
+            merges.iter().map(|(stamp, operand)| (*stamp, (*operand).to_owned())).collect()
+        };
+        let input = || of(4, &[(3, "c"), (2, "b"), (1, "a")]);
+        // A compaction's output beside what it was made of, whichever comes first.
+        for all in [vec![input(), of(9, &[(3, "abc")])], vec![of(9, &[(3, "abc")]), input()]] {
+            assert_eq!(shown(all), expected(&[(3, "abc")]));
+        }
+        // Of which a part is somebody's to read by itself.
+        let output = of(9, &[(3, "bc"), (1, "a")]);
+        assert_eq!(shown(vec![input(), output]), expected(&[(3, "bc"), (1, "a")]));
+        // A flush beside the log, which goes on, and begins behind what was folded first.
+        let log = of(0, &[(4, "d"), (3, "c"), (2, "b")]);
+        assert_eq!(shown(vec![log, of(5, &[(3, "abc")])]), expected(&[(4, "d"), (3, "abc")]));
+        // What is the same in both was not folded: all counts.
+        let (upper, lower) = (of(7, &[(3, "c")]), of(2, &[(1, "a")]));
+        let log = of(0, &[(3, "c"), (2, "b")]);
+        let all = shown(vec![upper, lower, log]);
+        assert_eq!(all, expected(&[(3, "c"), (2, "b"), (1, "a")]));
     }
 }
