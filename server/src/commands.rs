@@ -194,6 +194,11 @@ impl Spec {
         matches!(self.handler, Handler::Write(_)) && (self.keys.first, self.keys.last) != (1, 1)
     }
 
+    /// True if it may end in a commit.
+    pub(crate) fn may_commit(&self) -> bool {
+        matches!(self.handler, Handler::Write(_)) || self.is("commits")
+    }
+
     /// True if it is marked so.
     pub(crate) fn is(&self, mark: &str) -> bool {
         debug_assert!(MARKS.contains(&mark));

@@ -10,6 +10,8 @@ use crate::command::database::{Compact, StatsCommand, VerifyCommand};
 use crate::command::dump::{Dump, Load};
 use crate::command::history::History;
 use crate::command::salvage::Salvage;
+use crate::limits::{self, Limits};
+use crate::log;
 use crate::terms::{self, Defaults};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use isolith::{Concurrency, Durability, Isolation};
@@ -125,6 +127,29 @@ pub(crate) struct Serve {
     /// not given.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
+    /// Whether each thread that serves clients stays on a processor of its own; auto: where there are at least as
+    /// many processors as threads.
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = Pin::Auto)]
+    pub(crate) pin: Pin,
+    /// How the log on standard error is written.
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = log::Format::Text)]
+    pub(crate) log_format: log::Format,
+    /// What is written to it; CONFIG SET loglevel changes it.
+    #[arg(long, value_name = "LEVEL", value_enum, env = "ISOLITH_LOG", default_value_t = log::Level::Notice)]
+    pub(crate) log_level: log::Level,
+    /// Seconds after which a connection that says nothing is closed; 0: never.
+    #[arg(long, value_name = "SECONDS", default_value = "0")]
+    pub(crate) timeout: String,
+    /// The longest argument, like 8mb.
+    #[arg(long, value_name = "SIZE", default_value = "512mb")]
+    pub(crate) proto_max_bulk_len: String,
+    /// The longest request.
+    #[arg(long, value_name = "SIZE", default_value = "1gb")]
+    pub(crate) client_query_buffer_limit: String,
+    /// Replies that may wait for a client, like "normal 256mb 64mb 60": with more than the first it is
+    /// disconnected at once, with more than the second for so many seconds, too; 0: no such limit.
+    #[arg(long, value_name = "LIMITS", default_value = "normal 0 0 0")]
+    pub(crate) client_output_buffer_limit: String,
     /// Threads that run commands which would hold up the others: those that wait for files, and those on very
     /// much data; 2 to 4, by the number of cores, if not given.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
@@ -202,6 +227,24 @@ impl CommandLine {
 }
 
 impl Serve {
+    /// What clients may take. The error is a message for a human.
+    pub(crate) fn limits(&self) -> Result<Limits, String> {
+        let limits = Limits::default();
+        for (name, value) in [
+            ("timeout", &self.timeout),
+            ("proto-max-bulk-len", &self.proto_max_bulk_len),
+            ("client-query-buffer-limit", &self.client_query_buffer_limit),
+            ("client-output-buffer-limit", &self.client_output_buffer_limit),
+        ] {
+            match limits::parse(name, value) {
+                Some(Ok(setting)) => limits.apply(&setting),
+                Some(Err(why)) => return Err(format!("--{name} {value}: {why}")),
+                None => {}
+            }
+        }
+        Ok(limits)
+    }
+
     /// What transactions are begun with that do not choose.
     pub(crate) fn defaults(&self) -> Defaults {
         let defaults = Defaults::new(self.durability.into());
@@ -262,6 +305,17 @@ impl From<Io> for isolith::IoBackend {
             Io::Syscall => isolith::IoBackend::Syscall,
         }
     }
+}
+
+/// Whether threads stay where they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Pin {
+    /// Where there are at least as many processors as threads.
+    Auto,
+    /// Always.
+    On,
+    /// Never: the system moves them as it likes.
+    Off,
 }
 
 /// How clients are served.

@@ -24,11 +24,11 @@ use crate::execute::{Flow, Later, Try};
 use crate::failure;
 use crate::gates::Gates;
 use crate::helpers::Answer;
+use crate::limits::Limit;
 use crate::reactor::Token;
-use crate::resp::request::REQUEST_BYTES_MAX;
 use crate::resp::{Parser, Reply, Step};
 use crate::session::{Mode, Replies, Session};
-use crate::shared::Shared;
+use crate::shared::{Counter, Counters, Shared};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -39,6 +39,9 @@ pub(crate) const MARKS_MAX: usize = 1024;
 /// How long a command waits for room in the log before the client is told `STALLED`: as long as the
 /// engine lets a thread wait.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+/// What a client is told whose write would wait behind too many others for the disk.
+const OVERLOADED: &str =
+    "BUSY retry=after:100 too many replies wait for the disk already; nothing was done";
 /// How often a batch that conflicts is run again before its commands are run one by one.
 const BATCH_RUNS: u32 = 4;
 /// Input that is taken in behind a command that waits for a lock.
@@ -108,8 +111,12 @@ pub(crate) struct Connection {
     spent: Duration,
     /// It is in the core's line of those that walk.
     pub(crate) in_line: bool,
-    /// A buffer is with the driver.
-    sending: bool,
+    /// A buffer is with the driver, of so many bytes.
+    sending: Option<usize>,
+    /// Since when there is more output than the soft limit allows.
+    soft_since: Option<Instant>,
+    /// When the client was last heard of, in Unix milliseconds; 0: not yet.
+    heard_ms: u64,
     /// Receiving is on.
     pub(crate) receiving: bool,
     /// The peer sends no more.
@@ -141,7 +148,9 @@ impl Connection {
             begun: false,
             spent: Duration::ZERO,
             in_line: false,
-            sending: false,
+            sending: None,
+            soft_since: None,
+            heard_ms: 0,
             receiving: true,
             ended: false,
             since: Instant::now(),
@@ -157,6 +166,7 @@ impl Connection {
         if self.closing {
             return;
         }
+        self.heard_ms = work.now_ms;
         if self.stands_aside() {
             self.input.extend_from_slice(bytes);
         } else if self.input.is_empty() {
@@ -169,8 +179,8 @@ impl Connection {
             self.input.extend_from_slice(bytes);
             self.go_on(work);
         }
-        if self.input.len() > REQUEST_BYTES_MAX && !self.closing {
-            self.refuse("ERR Protocol error: request larger than 1 GiB");
+        if self.input.len() as u64 > work.shared.limits.value(Limit::Request) && !self.closing {
+            self.refuse("ERR Protocol error: request larger than client-query-buffer-limit");
         }
         if !self.session.is_proven() {
             if self.input.len() > UNPROVEN_INPUT_BYTES && !self.closing {
@@ -261,6 +271,13 @@ impl Connection {
         !self.is_away() || self.answer.is_some()
     }
 
+    /// Counts one more.
+    fn count(&self, work: &Work<'_>, figure: fn(&Counters) -> &Counter) {
+        if let Some(counters) = work.shared.counters.get(work.core) {
+            figure(counters).add(1);
+        }
+    }
+
     /// Runs whole commands from the front of `input`; returns how many bytes they took.
     fn run(&mut self, input: &[u8], work: &mut Work<'_>) -> usize {
         if !self.is_there() {
@@ -279,6 +296,7 @@ impl Connection {
         let mut singly_until = if parked.is_some() { 1 } else { 0 };
         let mut batch_runs = 0;
         self.session.look_at_users(work.shared);
+        self.parser.allow(&work.shared.limits);
         while self.may_run() {
             self.parser.trust(self.session.is_proven());
             match self.parser.parse(&input[at..]) {
@@ -290,6 +308,7 @@ impl Connection {
                     break;
                 }
                 Err(error) => {
+                    self.count(work, |counters| &counters.protocol_errors);
                     self.refuse(&format!("ERR Protocol error: {error}"));
                     at = input.len();
                     break;
@@ -298,6 +317,7 @@ impl Connection {
             let found = commands::find(self.parser.args(&input[at..]));
             if at >= singly_until
                 && self.answer.is_none()
+                && work.gates.has_room()
                 && let Ok(first) = &found
                 && let Some(end) = self.batch(first, &input[at..], this, work)
             {
@@ -373,6 +393,11 @@ impl Connection {
                 }
                 (answer.flow, answer.took)
             }
+            (None, Some(spec)) if !work.gates.has_room() && spec.may_commit() => {
+                self.count(work, |counters| &counters.shed);
+                Reply::new(&mut self.out, self.session.resp3).error(OVERLOADED);
+                (Flow::Done, Duration::ZERO)
+            }
             (None, Some(spec)) if self.is_errand(spec, input, work) => {
                 (Flow::Later(Later::Elsewhere), Duration::ZERO)
             }
@@ -391,9 +416,7 @@ impl Connection {
         match flow {
             Flow::Later(_) => {}
             Flow::More(_) if self.session.replies == Replies::All => {
-                if let Some(counters) = work.shared.counters.get(work.core) {
-                    counters.slices.add(1);
-                }
+                self.count(work, |counters| &counters.slices);
                 self.spent = took;
                 return flow;
             }
@@ -544,7 +567,7 @@ impl Connection {
 
     /// True if nothing is left to do but to close.
     pub(crate) fn is_over(&self) -> bool {
-        let empty = self.out.is_empty() && self.marks.is_empty() && !self.sending;
+        let empty = self.out.is_empty() && self.marks.is_empty() && self.sending.is_none();
         let idle = empty && !self.is_away();
         let ended = self.ended && (self.parked.is_none() || self.is_forsaken());
         self.broken || (idle && (self.closing || ended))
@@ -587,6 +610,8 @@ fn show(limit: Duration) -> String {
 }
 
 mod away;
+mod limits;
+pub(crate) use limits::Overdue;
 mod replies;
 #[cfg(test)]
 mod tests;

@@ -18,6 +18,9 @@ use std::collections::BinaryHeap;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
+/// The most that may be queued on one core before writes are refused.
+const GATES_MAX: usize = 65_536;
+
 /// What a gate waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Class {
@@ -111,6 +114,11 @@ impl Gates {
             let first = self.queues[class.index()].peek();
             first.is_some_and(|Reverse(first)| !first.pending.is_ready())
         })
+    }
+
+    /// False if so many replies wait that no further commit is to be made.
+    pub(crate) fn has_room(&self) -> bool {
+        self.queues.iter().map(BinaryHeap::len).sum::<usize>() < GATES_MAX
     }
 
     /// Looks at one gate that has not been queued.

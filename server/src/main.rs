@@ -18,6 +18,8 @@
 //! | [`walk`], [`helpers`] | what is too long for one turn of a core |
 //! | [`gates`], [`waits`] | replies that wait for the disk, commands that wait for a lock |
 //! | [`shared`], [`clients`], [`scans`], [`slowlog`], [`pause`], [`snapshots`] | what the cores have in common |
+//! | [`limits`] | what a client may take |
+//! | [`log`] | what the server tells of itself |
 //! | [`acl`] | users, and what they may do |
 //! | [`backups`] | backups that clients ask for |
 //!
@@ -58,6 +60,8 @@ mod extended;
 mod failure;
 mod files;
 mod glob;
+mod limits;
+mod log;
 mod number;
 
 mod acl;
@@ -71,7 +75,7 @@ mod snapshots;
 
 use command::{Exit, Failure, Outcome};
 use config::{Command, CommandLine, Serve};
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::process::ExitCode;
 
 #[cfg(feature = "mimalloc")]
@@ -115,12 +119,7 @@ fn plant() {
 }
 
 fn serve(options: &Serve) -> Outcome {
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_max_level(tracing::Level::INFO)
-        .with_target(false)
-        .init();
+    log::start(options.log_format, options.log_level);
     server::serve(options).map(|()| Exit::Fine).map_err(Failure::could_not_run)
 }
 

@@ -4,7 +4,7 @@
 //! before long: the same way that one goes which finds no room. CLIENT itself is never paused, so that
 //! CLIENT UNPAUSE is heard.
 
-use crate::commands::{Handler, Spec};
+use crate::commands::Spec;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Until when.
@@ -38,7 +38,7 @@ impl Pause {
 
     /// True if a command has to wait.
     pub(crate) fn holds(&self, spec: &Spec, now_ms: u64) -> bool {
-        let writes = matches!(spec.handler, Handler::Write(_)) || spec.is("commits");
+        let writes = spec.may_commit();
         let until = match (self.all.load(Ordering::Relaxed), writes) {
             (all, true) => all.max(self.writes.load(Ordering::Relaxed)),
             (all, false) => all,

@@ -10,7 +10,7 @@ use crate::acceptors::{self, Door};
 use crate::acl::Users;
 use crate::admin;
 use crate::backups::Backups;
-use crate::config::{Serve, Sockets};
+use crate::config::{Pin, Serve, Sockets};
 use crate::reactor::epoll::Epoll;
 use crate::reactor::uring::{self, Ring, Uring};
 use crate::reactor::waker::CoreWaker;
@@ -34,6 +34,7 @@ const BACKLOG: i32 = 1024;
 
 /// Serves until a signal says otherwise. The error is a message for a human.
 pub(crate) fn serve(options: &Serve) -> Result<(), String> {
+    options.limits()?;
     let events = Events::new().map_err(|error| format!("cannot handle signals: {error}"))?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = options.threads.map_or(cores, usize::from);
@@ -84,7 +85,12 @@ pub(crate) fn serve(options: &Serve) -> Result<(), String> {
     if let Some(backend) = database.backend() {
         tracing::info!(dir = %options.dir.display(), "the log is written through {backend}");
     }
-    let places = Places { listeners, address, rings, pin: threads <= cores };
+    let pin = match options.pin {
+        Pin::Auto => threads <= cores,
+        Pin::On => true,
+        Pin::Off => false,
+    };
+    let places = Places { listeners, address, rings, pin };
     let outcome = run(options, Ways { users, tls, unix, admin }, database.clone(), places, events);
     let closed = database.close().map_err(|error| format!("cannot close the database: {error}"));
     outcome.and(closed)?;
@@ -132,6 +138,7 @@ fn run(
     )
     .map_err(|error| format!("cannot open {}: {error}", options.dir.display()))?;
     shared.users = ways.users;
+    shared.limits = options.limits()?;
     shared.unix_socket = options.unix_socket.clone();
     shared.config_file = options.config.clone();
     shared.slowlog.set_threshold(options.slowlog_log_slower_than);

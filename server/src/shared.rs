@@ -5,6 +5,7 @@ use crate::acl::Users;
 use crate::backups::Backups;
 use crate::clients::{CLIENTS_MAX, Clients};
 use crate::helpers::Helpers;
+use crate::limits::Limits;
 use crate::pause::Pause;
 use crate::scans::Scans;
 use crate::slowlog::SlowLog;
@@ -34,6 +35,7 @@ pub(crate) struct Shared {
     pub(crate) clients_max: usize,
     pub(crate) users: Users,
     pub(crate) pause: Pause,
+    pub(crate) limits: Limits,
     pub(crate) snapshots: Mutex<Snapshots>,
     pub(crate) slowlog: SlowLog,
     pub(crate) backups: Backups,
@@ -75,6 +77,12 @@ pub(crate) struct Counters {
     pub(crate) refused: Counter,
     /// Parts of wide reads that were not their last.
     pub(crate) slices: Counter,
+    /// Connections that were closed: for what they sent, for what they did not read, for their silence.
+    pub(crate) protocol_errors: Counter,
+    pub(crate) output_closed: Counter,
+    pub(crate) idle_closed: Counter,
+    /// Writes that were refused because too many wait for the disk.
+    pub(crate) shed: Counter,
 }
 
 /// A figure with one writer.
@@ -115,6 +123,7 @@ impl Shared {
             clients_max: CLIENTS_MAX,
             users: Users::default(),
             pause: Pause::default(),
+            limits: Limits::default(),
             snapshots: Mutex::default(),
             slowlog: SlowLog::default(),
             backups,

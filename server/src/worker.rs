@@ -19,7 +19,7 @@
 //! 4. After a panic the thread ends, and with it the server: what was acknowledged is in the log.
 
 use crate::acceptors::{Newcomer, Way};
-use crate::connection::{Connection, Work};
+use crate::connection::{Connection, Overdue, Work};
 use crate::gates::{Gates, Opened};
 use crate::reactor::sealed::Sealed;
 use crate::reactor::{Completion, Driver, Token};
@@ -177,6 +177,7 @@ impl<D: Driver> Worker<D> {
             self.sweep_at = now + SWEEP;
             self.state.expire_transactions();
             self.state.close_unproven(now);
+            self.state.close_overdue(now);
         }
         Ok(())
     }
@@ -256,7 +257,11 @@ impl<D: Driver> Worker<D> {
                     counters.sent_bytes.add(bytes);
                 }
             }
-            let Some(connection) = self.state.connection(token) else { continue };
+            let State { shared, core, slots, .. } = &mut self.state;
+            let Some(connection) = find(slots, token) else { continue };
+            if connection.has_too_much(&shared.limits) {
+                let_go(shared, *core, connection, Overdue::Output);
+            }
             let wants = connection.wants_to_receive();
             if wants != connection.receiving {
                 connection.receiving = wants;
@@ -291,6 +296,32 @@ impl<D: Driver> Worker<D> {
     }
 }
 
+/// The connection that a token names, if it is still there.
+fn find(slots: &mut [Slot], token: Token) -> Option<&mut Connection> {
+    let connection = slots.get_mut(token.slot())?.connection.as_deref_mut()?;
+    (connection.token == token).then_some(connection)
+}
+
+/// Ends a connection that takes too much.
+fn let_go(shared: &Shared, core: usize, connection: &mut Connection, why: Overdue) {
+    let peer = &connection.session.client.peer;
+    let output = connection.output_bytes();
+    let counters = shared.counters.get(core);
+    match why {
+        Overdue::Idle => tracing::debug!(%peer, "closed: nothing was heard of it for `timeout`"),
+        Overdue::Output => {
+            tracing::warn!(%peer, output, "closed: it does not read (client-output-buffer-limit)");
+        }
+    }
+    if let Some(counters) = counters {
+        match why {
+            Overdue::Idle => counters.idle_closed.add(1),
+            Overdue::Output => counters.output_closed.add(1),
+        }
+    }
+    connection.broken();
+}
+
 /// A TCP connection, and its two ends.
 fn introduce(socket: OwnedFd) -> io::Result<(OwnedFd, String, String)> {
     let stream = TcpStream::from(socket);
@@ -303,8 +334,7 @@ fn introduce(socket: OwnedFd) -> io::Result<(OwnedFd, String, String)> {
 
 impl State {
     fn connection(&mut self, token: Token) -> Option<&mut Connection> {
-        let connection = self.slots.get_mut(token.slot())?.connection.as_deref_mut()?;
-        (connection.token == token).then_some(connection)
+        find(&mut self.slots, token)
     }
 
     /// Runs `act` on a connection, and has it looked after at the end of the turn.
@@ -521,6 +551,18 @@ impl State {
         late.into_iter().for_each(|token| {
             self.with(token, |connection, _| connection.broken());
         });
+    }
+
+    /// Closes the connections whose clients are silent, or do not read, for too long.
+    fn close_overdue(&mut self, now: Instant) {
+        let (shared, core, now_ms) = (self.shared.clone(), self.core, self.now_ms);
+        let connections = self.slots.iter().filter_map(|slot| slot.connection.as_ref());
+        let overdue: Vec<(Token, Overdue)> = connections
+            .filter_map(|one| Some((one.token, one.overdue(&shared.limits, now, now_ms)?)))
+            .collect();
+        for (token, why) in overdue {
+            self.with(token, |connection, _| let_go(&shared, core, connection, why));
+        }
     }
 
     /// A connection is closed: its slot is free, and its transaction rolled back.

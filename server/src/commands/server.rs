@@ -6,9 +6,10 @@ use super::{Handler, Keys, Outcome, Spec, all, by_name};
 use crate::config::{self, parse_duration};
 use crate::failure::Failure;
 use crate::glob;
-use crate::resp::request::{BULK_BYTES_MAX, REQUEST_BYTES_MAX};
+use crate::limits;
+use crate::log;
 use crate::resp::{Args, Reply};
-use crate::shared::{DATABASES, Shared, lock};
+use crate::shared::{Counter, Counters, DATABASES, Shared, lock};
 use crate::store::Cx;
 use crate::terms::Limit;
 use crate::worker::KEEPALIVE;
@@ -141,6 +142,12 @@ fn info_stats(shared: &Shared, text: &mut String) {
     field(text, "total_net_input_bytes", shared.total(|counters| &counters.received_bytes));
     field(text, "total_net_output_bytes", shared.total(|counters| &counters.sent_bytes));
     field(text, "rejected_connections", shared.total(|counters| &counters.refused));
+    let closed = |figure: fn(&Counters) -> &Counter| shared.total(figure);
+    field(text, "protocol_errors", closed(|counters| &counters.protocol_errors));
+    let output = closed(|counters| &counters.output_closed);
+    field(text, "client_output_buffer_limit_disconnections", output);
+    field(text, "idle_disconnections", closed(|counters| &counters.idle_closed));
+    field(text, "rejected_writes", closed(|counters| &counters.shed));
     field(text, "expired_keys", shared.database.stats().expired);
     field(text, "evicted_keys", 0);
 }
@@ -297,9 +304,8 @@ fn parameters(shared: &Shared) -> Vec<(&'static str, String)> {
         fixed("maxmemory", &shared.database.stats().memory_bytes_max.to_string()),
         fixed("maxmemory-policy", "noeviction"),
         fixed("port", &shared.address.port().to_string()),
-        fixed("proto-max-bulk-len", &BULK_BYTES_MAX.to_string()),
-        fixed("client-query-buffer-limit", &REQUEST_BYTES_MAX.to_string()),
         fixed("replicaof", ""),
+        fixed(LOG_LEVEL, log::level().name()),
         fixed(PASSWORD, ""),
         fixed("save", ""),
         fixed("slaveof", ""),
@@ -312,11 +318,11 @@ fn parameters(shared: &Shared) -> Vec<(&'static str, String)> {
             &shared.unix_socket.as_ref().map_or_else(String::new, |at| at.display().to_string()),
         ),
         fixed("tcp-keepalive", &KEEPALIVE.as_secs().to_string()),
-        fixed("timeout", "0"),
         fixed(ISOLATION, &shared.defaults.isolation().to_string()),
         fixed(CONCURRENCY, &shared.defaults.concurrency().to_string()),
     ]
     .into_iter()
+    .chain(limits::NAMES.iter().map(|name| (*name, shared.limits.show(name))))
     .chain(LIMITS.iter().map(|(name, limit)| {
         let millis = shared.defaults.limit(*limit).map_or(0, |limit| limit.as_millis());
         (*name, millis.to_string())
@@ -326,6 +332,7 @@ fn parameters(shared: &Shared) -> Vec<(&'static str, String)> {
 
 const ISOLATION: &str = "transaction-isolation";
 const CONCURRENCY: &str = "transaction-concurrency";
+const LOG_LEVEL: &str = "loglevel";
 const SLOWER_THAN: &str = "slowlog-log-slower-than";
 /// Of the user `default`. Passwords are kept as hashes alone: nobody is given one.
 const PASSWORD: &str = "requirepass";
@@ -352,6 +359,8 @@ enum Change {
     Refusals(usize),
     /// Empty: none.
     Password(Vec<u8>),
+    Clients(limits::Setting),
+    LogLevel(log::Level),
 }
 
 impl Change {
@@ -373,6 +382,11 @@ impl Change {
                 }),
             SLOW_LENGTH => entries(value).map(Change::SlowLogLength),
             REFUSALS => entries(value).map(Change::Refusals),
+            LOG_LEVEL => log::Level::parse(value).map(Change::LogLevel).ok_or_else(|| {
+                "argument(s) must be one of the following: debug, verbose, notice, warning, nothing"
+                    .into()
+            }),
+            _ if limits::NAMES.contains(&name) => limits::parse(name, value)?.map(Change::Clients),
             _ => {
                 let (_, limit) = limit?;
                 parse_duration(value, 1).map(|to| Change::Limit(*limit, to))
@@ -389,6 +403,8 @@ impl Change {
             }
             Change::SlowerThan(micros) => shared.slowlog.set_threshold(micros),
             Change::SlowLogLength(count) => shared.slowlog.set_entries_max(count),
+            Change::Clients(setting) => shared.limits.apply(&setting),
+            Change::LogLevel(level) => log::set_level(level),
             Change::Isolation(isolation) => defaults.set_isolation(isolation),
             Change::Concurrency(concurrency) => defaults.set_concurrency(concurrency),
             Change::Limit(limit, to) => defaults.set_limit(limit, to),
@@ -501,6 +517,11 @@ const OPTIONS: &[(&str, &str)] = &[
     ("idle-transaction-timeout", "transaction-idle"),
     (SLOWER_THAN, SLOWER_THAN),
     (SLOW_LENGTH, SLOW_LENGTH),
+    ("timeout", "timeout"),
+    ("proto-max-bulk-len", "proto-max-bulk-len"),
+    ("client-query-buffer-limit", "client-query-buffer-limit"),
+    ("client-output-buffer-limit", "client-output-buffer-limit"),
+    (LOG_LEVEL, "log-level"),
 ];
 
 /// `CONFIG RESETSTAT`, `FUNCTION FLUSH`: there is nothing to do.

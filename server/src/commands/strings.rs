@@ -3,8 +3,8 @@
 use super::{Outcome, is};
 use crate::extended::{self, Extended};
 use crate::failure::{Failure, NOT_AN_INTEGER, TOO_LARGE, syntax};
+use crate::limits::BULK_BYTES_MAX;
 use crate::number;
-use crate::resp::request::BULK_BYTES_MAX;
 use crate::resp::{Args, Reply};
 use crate::store::Cx;
 use isolith::{Entry, NEVER};

@@ -99,7 +99,7 @@ impl Connection {
 
     /// What may be sent now, if nothing is being sent.
     pub(crate) fn next_send(&mut self) -> Option<Vec<u8>> {
-        if self.sending || self.broken {
+        if self.sending.is_some() || self.broken {
             return None;
         }
         let released = match self.marks.front() {
@@ -110,14 +110,14 @@ impl Connection {
             return None;
         }
         let rest = self.out.split_off(released);
-        self.sending = true;
+        self.sending = Some(released);
         self.out_start += released as u64;
         Some(std::mem::replace(&mut self.out, rest))
     }
 
     /// A send is over: its buffer may be used again.
     pub(crate) fn sent(&mut self, mut buffer: Vec<u8>) {
-        self.sending = false;
+        self.sending = None;
         if self.out.is_empty() && self.out.capacity() == 0 && buffer.capacity() <= BUFFER_BYTES_KEPT
         {
             buffer.clear();

@@ -19,22 +19,19 @@
 //! Texts of the errors are those of Redis 7. Source: the RESP specification, and `networking.c` of
 //! Redis 7.0 for which limits apply where.
 
+use crate::limits::{BULK_BYTES_MAX, Limit, Limits, REQUEST_BYTES_MAX};
 use std::fmt;
 
 /// The longest line: an inline command, or the header of an array or a bulk.
 pub(crate) const INLINE_BYTES_MAX: usize = 64 * 1024;
 /// The most arguments of one command.
 pub(crate) const ARGUMENTS_MAX: i64 = 1024 * 1024;
-/// The longest argument.
-pub(crate) const BULK_BYTES_MAX: i64 = 512 * 1024 * 1024;
 /// The most arguments, and the longest, of clients that have not proven who they are.
 pub(crate) const ARGUMENTS_MAX_UNPROVEN: i64 = 10;
 pub(crate) const BULK_BYTES_MAX_UNPROVEN: i64 = 16 * 1024;
-/// The longest whole request; longer ones end the connection.
-pub(crate) const REQUEST_BYTES_MAX: usize = 1024 * 1024 * 1024;
 
-/// Where an argument lies, counted from the first byte of its command. Requests are shorter than
-/// [`REQUEST_BYTES_MAX`], so four bytes each are enough.
+/// Where an argument lies, counted from the first byte of its command. Requests are no longer than
+/// [`REQUEST_BYTES_MAX`](crate::limits::REQUEST_BYTES_MAX), so four bytes each are enough.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Span {
     start: u32,
@@ -164,7 +161,9 @@ impl fmt::Display for ProtocolError {
             ProtocolError::ExpectedLineEnd => f.write_str("expected CRLF"),
             ProtocolError::UnprovenArrayLength => f.write_str("unauthenticated multibulk length"),
             ProtocolError::UnprovenBulkLength => f.write_str("unauthenticated bulk length"),
-            ProtocolError::RequestTooBig => f.write_str("request larger than 1 GiB"),
+            ProtocolError::RequestTooBig => {
+                f.write_str("request larger than client-query-buffer-limit")
+            }
         }
     }
 }
@@ -200,6 +199,9 @@ pub(crate) struct Parser {
     unquoted: Vec<u8>,
     /// The client has proven who it is, or need not.
     trusted: bool,
+    /// The longest argument, and the longest request.
+    bulk_bytes_max: i64,
+    request_bytes_max: usize,
 }
 
 impl Parser {
@@ -210,7 +212,15 @@ impl Parser {
             spans: Vec::new(),
             unquoted: Vec::new(),
             trusted: true,
+            bulk_bytes_max: BULK_BYTES_MAX as i64,
+            request_bytes_max: REQUEST_BYTES_MAX as usize,
         }
+    }
+
+    /// Says how long an argument and a request may be, from now on.
+    pub(crate) fn allow(&mut self, limits: &Limits) {
+        self.bulk_bytes_max = limits.value(Limit::Bulk).min(BULK_BYTES_MAX) as i64;
+        self.request_bytes_max = limits.value(Limit::Request).min(REQUEST_BYTES_MAX) as usize;
     }
 
     /// Says whether the client has proven who it is, for what is parsed from now on.
@@ -262,13 +272,13 @@ impl Parser {
                         return Ok(Step::Incomplete);
                     };
                     let value = crate::number::parse(length.digits)
-                        .filter(|value| (0..=BULK_BYTES_MAX).contains(value))
+                        .filter(|value| (0..=self.bulk_bytes_max).contains(value))
                         .ok_or(ProtocolError::BulkLength)?;
                     if !self.trusted && value > BULK_BYTES_MAX_UNPROVEN {
                         return Err(ProtocolError::UnprovenBulkLength);
                     }
                     self.at += length.bytes;
-                    check_request(self.at, value as usize)?;
+                    self.check_request(value as usize)?;
                     self.state = State::Bulk { missing, length: value as usize };
                 }
                 State::Bulk { missing, length } => {
@@ -283,6 +293,14 @@ impl Parser {
                     self.state = State::Header { missing: missing - 1 };
                 }
             }
+        }
+    }
+
+    /// Refuses a request that would grow too large, before its bytes have come.
+    fn check_request(&self, length: usize) -> Result<(), ProtocolError> {
+        match self.at.saturating_add(length) > self.request_bytes_max {
+            true => Err(ProtocolError::RequestTooBig),
+            false => Ok(()),
         }
     }
 
@@ -355,14 +373,6 @@ impl Parser {
             self.state = State::Ready { inline: true };
         }
         Ok(true)
-    }
-}
-
-/// Refuses a request that would grow too large, before its bytes have come.
-fn check_request(so_far: usize, length: usize) -> Result<(), ProtocolError> {
-    match so_far.saturating_add(length) > REQUEST_BYTES_MAX {
-        true => Err(ProtocolError::RequestTooBig),
-        false => Ok(()),
     }
 }
 

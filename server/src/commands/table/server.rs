@@ -122,8 +122,10 @@ static CONFIG: &[Spec] = &[
             "`transaction-isolation`, `transaction-concurrency` (like `locking:wait-die`), and in \
             milliseconds, 0 for no limit, `lock-timeout`, `transaction-timeout` and \
             `idle-transaction-timeout`: for transactions that begin from then on. `slowlog-log-slower-than` and \
-            `slowlog-max-len`, `acllog-max-len`, as in Redis. `requirepass`, until the server ends: of the user \
-            `default`, and never shown. Parameters of Redis that mean nothing here are accepted without effect, `appendfsync` among them: durability is \
+            `slowlog-max-len`, `acllog-max-len`, `loglevel`, `timeout`, `proto-max-bulk-len`, \
+             `client-query-buffer-limit` and `client-output-buffer-limit` (of class `normal`), as in Redis. \
+             `requirepass`, until the server ends: of the user `default`, and never shown. Parameters of Redis \
+             that mean nothing here are accepted without effect, `appendfsync` among them: durability is \
             chosen at start and by BEGIN. What does mean something is refused.",
         )
         .runs(Handler::Plain(server::config_set))

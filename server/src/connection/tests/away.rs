@@ -260,6 +260,36 @@ fn a_client_that_goes_while_a_helper_works_leaves_nothing() {
 }
 
 #[test]
+fn writes_are_refused_while_too_many_replies_wait_for_the_disk() {
+    let mut bench = Bench::new();
+    bench.receive("SET a 1\nMULTI\nSET b 1\n");
+    let at = bench.shared.database.visible();
+    // Those of other connections.
+    while bench.gates.has_room() {
+        let pending = bench.shared.database.pending(at);
+        bench.gates.push(
+            crate::gates::Gate::new(crate::gates::Class::Seen, at, pending),
+            Token::new(9, 9),
+            0,
+        );
+    }
+    bench.receive("EXEC\nDISCARD\nSET a 2\nSET a 3\nGET a\nPING\n");
+    bench.shared.database.sync().expect("a sync");
+    let replies = bench.sent();
+    let replies: Vec<&str> = replies.lines().collect();
+    assert_eq!(replies.len(), 10, "{replies:?}");
+    for refused in [3, 5, 6] {
+        assert!(replies[refused].starts_with("-BUSY retry=after:"), "{replies:?}");
+    }
+    // Nothing of it was done, and what reads is served.
+    assert_eq!((replies[4], replies[9]), ("+OK", "+PONG"));
+    bench.receive("SET a 4\nGET a\nEXISTS b\n");
+    bench.shared.database.sync().expect("a sync");
+    assert_eq!(bench.sent(), "+OK\n$1\n4\n:0\n");
+    assert_eq!(bench.shared.total(|counters| &counters.shed), 3);
+}
+
+#[test]
 fn an_error_of_the_engine_is_answered_by_a_command_without_data() {
     static FAILS: Spec = Spec {
         name: "fails",
