@@ -283,24 +283,57 @@ pub(crate) fn is_http(args: Args<'_>) -> bool {
 
 /// Finds a command by its name, in any case.
 pub(crate) fn by_name(name: &[u8]) -> Option<&'static Spec> {
-    static SORTED: OnceLock<Vec<(u128, &'static Spec)>> = OnceLock::new();
-    let sorted = SORTED.get_or_init(|| {
-        let mut sorted: Vec<(u128, &'static Spec)> =
-            all().filter_map(|spec| Some((fold(spec.name.as_bytes())?, spec))).collect();
-        sorted.sort_unstable_by_key(|(name, _)| *name);
-        sorted
-    });
-    let name = fold(name)?;
-    let at = sorted.binary_search_by_key(&name, |(name, _)| *name).ok()?;
-    sorted.get(at).map(|(_, spec)| *spec)
+    static NAMES: OnceLock<Names> = OnceLock::new();
+    NAMES.get_or_init(Names::new).find(fold(name)?)
+}
+
+/// The commands by their folded names: a hash table that is at most a quarter full.
+struct Names {
+    places: Vec<Option<(u128, &'static Spec)>>,
+}
+
+impl Names {
+    fn new() -> Names {
+        let places = (4 * all().count()).next_power_of_two();
+        let mut names = Names { places: vec![None; places] };
+        for spec in all() {
+            let Some(name) = fold(spec.name.as_bytes()) else { continue };
+            let free = names.ways(name).find(|&at| names.places[at].is_none());
+            if let Some(at) = free {
+                names.places[at] = Some((name, spec));
+            }
+        }
+        names
+    }
+
+    /// Where a name is looked for.
+    fn ways(&self, name: u128) -> impl Iterator<Item = usize> + use<> {
+        let mask = self.places.len() - 1;
+        // Fibonacci hashing (Knuth, The Art of Computer Programming 3, 6.4).
+        let mixed = (name ^ name >> 64) as u64;
+        let first = (mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize;
+        (0..=mask).map(move |step| (first + step) & mask)
+    }
+
+    fn find(&self, name: u128) -> Option<&'static Spec> {
+        for at in self.ways(name) {
+            match self.places[at] {
+                Some((found, spec)) if found == name => return Some(spec),
+                Some(_) => {}
+                None => return None,
+            }
+        }
+        None
+    }
 }
 
 /// A name of at most 16 bytes as a number, its letters made small; a zero byte in it finds nothing.
 fn fold(name: &[u8]) -> Option<u128> {
     let mut bytes = [0; 16];
-    bytes.get_mut(..name.len())?.copy_from_slice(name);
-    bytes.make_ascii_lowercase();
-    (!name.contains(&0)).then(|| u128::from_be_bytes(bytes))
+    for (at, &byte) in name.iter().enumerate() {
+        *bytes.get_mut(at).filter(|_| byte != 0)? = byte.to_ascii_lowercase();
+    }
+    Some(u128::from_le_bytes(bytes))
 }
 
 /// The reply to a wrong number of arguments.

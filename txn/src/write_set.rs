@@ -69,14 +69,44 @@ pub struct Overlay {
     /// The keyspace.
     pub space: Arc<Space>,
     entries: BTreeMap<Box<[u8]>, Write>,
+    /// Every key of `entries`, and what was undone.
+    touched: Touched,
     ranges: Vec<Interval>,
+}
+
+/// Tells most keys that were never written from those that were, without a look at them: a Bloom filter
+/// (Bloom 1970) of 256 bits and one hash.
+#[derive(Debug, Default)]
+struct Touched([u64; 4]);
+
+impl Touched {
+    /// The key's bit: by its length and its end, where keys differ most.
+    fn bit(key: &[u8]) -> (usize, u64) {
+        let end = key.last_chunk::<8>().map_or_else(
+            || key.iter().fold(0, |end, &byte| end << 8 | u64::from(byte)),
+            |end| u64::from_le_bytes(*end),
+        );
+        let mixed = (end ^ key.len() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        ((mixed >> 62) as usize, 1 << (mixed >> 56 & 63))
+    }
+
+    fn add(&mut self, key: &[u8]) {
+        let (word, bit) = Touched::bit(key);
+        self.0[word] |= bit;
+    }
+
+    fn has(&self, key: &[u8]) -> bool {
+        let (word, bit) = Touched::bit(key);
+        self.0[word] & bit != 0
+    }
 }
 
 impl Overlay {
     /// What the transaction itself says of `key`: its write, a deletion by its own range delete, or
     /// `None` if it has not touched the key.
     pub fn lookup(&self, key: &[u8]) -> Option<&Write> {
-        self.entries.get(key).or_else(|| self.deletes(key).then_some(&Write::Delete))
+        let own = self.touched.has(key).then(|| self.entries.get(key)).flatten();
+        own.or_else(|| self.deletes(key).then_some(&Write::Delete))
     }
 
     /// Whether an own range delete covers `key` (an own later put may lie over it).
@@ -202,6 +232,7 @@ impl WriteSet {
             self.overlays.push(Overlay {
                 space: Arc::clone(space),
                 entries: BTreeMap::new(),
+                touched: Touched::default(),
                 ranges: Vec::new(),
             });
             self.overlays.len() - 1
@@ -212,14 +243,9 @@ impl WriteSet {
     pub fn write(&mut self, space: &Arc<Space>, key: &[u8], write: Write) {
         let index = self.overlay_index(space);
         self.live += entry_cost(key.len(), &write);
-        let entries = &mut self.overlays[index].entries;
-        let before = match entries.get_mut(key) {
-            Some(slot) => Some(std::mem::replace(slot, write)),
-            None => {
-                entries.insert(key.into(), write);
-                None
-            }
-        };
+        let overlay = &mut self.overlays[index];
+        overlay.touched.add(key);
+        let before = overlay.entries.insert(key.into(), write);
         if let Some(before) = &before {
             self.live -= entry_cost(key.len(), before);
         }
@@ -383,6 +409,25 @@ mod tests {
         });
         let ranges = overlay.ranges().iter().map(|range| format!("{range}"));
         ranges.chain(entries).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn every_own_write_is_found_and_no_other_key() {
+        let (space, mut set) = (space(), WriteSet::default());
+        let keys: Vec<Vec<u8>> = (0..400u32)
+            .map(|n| format!("{}{n:x}", "k".repeat(n as usize % 12)).into_bytes())
+            .collect();
+        for (at, key) in keys.iter().enumerate() {
+            let found = |set: &WriteSet, key: &[u8]| {
+                set.overlay(1).is_some_and(|own| own.lookup(key).is_some())
+            };
+            assert!(!found(&set, key));
+            let savepoint = set.savepoint();
+            set.write(&space, key, put("v"));
+            assert!(set.rollback_to(savepoint) && !found(&set, key));
+            set.write(&space, key, put("w"));
+            assert!(keys[..=at].iter().all(|key| found(&set, key)));
+        }
     }
 
     /// Every operator appends, up to 100 bytes; none takes an `x`.

@@ -243,7 +243,8 @@ impl Parser {
                         else {
                             return Ok(Step::Incomplete);
                         };
-                        let value = crate::number::parse(count.digits)
+                        let value = count
+                            .value
                             .filter(|&value| value <= ARGUMENTS_MAX)
                             .ok_or(ProtocolError::ArrayLength)?;
                         if !self.trusted && value > ARGUMENTS_MAX_UNPROVEN {
@@ -271,7 +272,8 @@ impl Parser {
                     let Some(length) = header(rest, ProtocolError::BulkCountTooBig)? else {
                         return Ok(Step::Incomplete);
                     };
-                    let value = crate::number::parse(length.digits)
+                    let value = length
+                        .value
                         .filter(|value| (0..=self.bulk_bytes_max).contains(value))
                         .ok_or(ProtocolError::BulkLength)?;
                     if !self.trusted && value > BULK_BYTES_MAX_UNPROVEN {
@@ -376,14 +378,25 @@ impl Parser {
     }
 }
 
-/// A header line: its digits, and how many bytes the line takes with its CRLF.
-struct Header<'a> {
-    digits: &'a [u8],
+/// A header line: its number, if it is one, and how many bytes the line takes with its CRLF.
+struct Header {
+    value: Option<i64>,
     bytes: usize,
 }
 
 /// Reads the header line (`*3\r\n`, `$5\r\n`) that `rest` begins with. `None`: not whole yet.
-fn header(rest: &[u8], too_big: ProtocolError) -> Result<Option<Header<'_>>, ProtocolError> {
+fn header(rest: &[u8], too_big: ProtocolError) -> Result<Option<Header>, ProtocolError> {
+    // Nearly all are as short as this; the rest of the function would read them the same.
+    match *rest {
+        [_, ones @ b'0'..=b'9', b'\r', b'\n', ..] => {
+            return Ok(Some(Header { value: Some(i64::from(ones - b'0')), bytes: 4 }));
+        }
+        [_, tens @ b'1'..=b'9', ones @ b'0'..=b'9', b'\r', b'\n', ..] => {
+            let value = i64::from(tens - b'0') * 10 + i64::from(ones - b'0');
+            return Ok(Some(Header { value: Some(value), bytes: 5 }));
+        }
+        _ => {}
+    }
     let Some(end) = memchr::memchr(b'\n', rest) else {
         return if rest.len() > INLINE_BYTES_MAX { Err(too_big) } else { Ok(None) };
     };
@@ -391,7 +404,7 @@ fn header(rest: &[u8], too_big: ProtocolError) -> Result<Option<Header<'_>>, Pro
         return Err(too_big);
     }
     let digits = rest[1..end].strip_suffix(b"\r").ok_or(ProtocolError::ExpectedLineEnd)?;
-    Ok(Some(Header { digits, bytes: end + 1 }))
+    Ok(Some(Header { value: crate::number::parse(digits), bytes: end + 1 }))
 }
 
 /// Splits an inline line into arguments: separated by blanks; `"…"` with the escapes of C and

@@ -170,3 +170,22 @@ proptest! {
         prop_assert_eq!(got, sent);
     }
 }
+
+#[test]
+fn headers_of_every_length_are_read_alike() {
+    let read = |line: &str| {
+        let header = header(line.as_bytes(), ProtocolError::BulkCountTooBig);
+        header.map(|header| header.map(|header| (header.value, header.bytes)))
+    };
+    for value in 0..=1_001 {
+        let line = format!("${value}\r\n");
+        assert_eq!(read(&format!("{line}rest")), Ok(Some((Some(value), line.len()))));
+        assert_eq!(read(line.trim_end()), Ok(None), "not whole yet");
+    }
+    for (text, value) in [("-1", Some(-1)), ("00", None), ("05", None), ("1a", None), ("", None)] {
+        assert_eq!(read(&format!("${text}\r\n")), Ok(Some((value, text.len() + 3))), "{text}");
+    }
+    for line in ["$5\n", "$12\n", "$1\rx\n"] {
+        assert_eq!(read(line), Err(ProtocolError::ExpectedLineEnd), "{line:?}");
+    }
+}
