@@ -261,6 +261,7 @@ impl Driver for Uring {
     ) -> io::Result<()> {
         self.watch_quiet();
         self.ring.wait(timeout)?;
+        self.ring.finish_pending()?;
         for _ in 0..self.ring.ready() {
             let Some(done) = self.ring.next() else { break };
             self.happened(done, visit);

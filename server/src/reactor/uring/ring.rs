@@ -37,6 +37,11 @@ const SEND_BYTES_MAX: usize = 1 << 30;
 /// How long a dropped ring waits for what is in flight before its memory is left behind.
 const FAREWELL: Duration = Duration::from_secs(5);
 
+/// How often a turn has the kernel go on finishing what is pending, beyond the first time.
+const PENDING_ROUNDS: u32 = 4;
+/// Less than this was all there was; what has come since may wait for the next turn.
+const PENDING_MIN: usize = 16;
+
 /// How large a ring is.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sizes {
@@ -141,6 +146,7 @@ impl Ring {
         let denied = |step| move |error| Denied { step, error };
         let mut builder = IoUring::builder();
         builder.setup_cqsize(sizes.completions).setup_submit_all().setup_r_disabled().dontfork();
+        builder.setup_taskrun_flag();
         match completing {
             Completing::Deferred => builder.setup_single_issuer().setup_defer_taskrun(),
             Completing::Cooperative => builder.setup_coop_taskrun(),
@@ -292,6 +298,21 @@ impl Ring {
             }
             None => self.entered(|ring| ring.submit_and_wait(1)),
         }
+    }
+
+    /// Has the kernel finish what else is pending. It ends some twenty at a time, and says if that was not
+    /// all: then a turn need not be so small.
+    pub(super) fn finish_pending(&mut self) -> io::Result<()> {
+        let mut before = 0;
+        for _ in 0..PENDING_ROUNDS {
+            let ready = self.ready();
+            if ready - before < PENDING_MIN || !self.ring.submission().taskrun() {
+                break;
+            }
+            before = ready;
+            self.entered(|ring| ring.submit())?;
+        }
+        Ok(())
     }
 
     /// Enters the ring. It is no error that there was nothing, or that completions are to be taken
