@@ -1,9 +1,10 @@
-//! A batch: a run of neighbouring commands of one pipeline as one transaction (rule 4 of `execute.rs`).
+//! A batch: commands as one transaction (rule 4 of `execute.rs`), neighbours in one pipeline, or of several
+//! connections (`together.rs`).
 
 use crate::commands::{Handler, Spec};
 use crate::execute::{Try, Underway, begin};
 use crate::failure::{self, Remedy};
-use crate::gates::Gate;
+use crate::gates::{Class, Gate};
 use crate::resp::{Args, Reply};
 use crate::session::{Mode, Session};
 use crate::shared::Shared;
@@ -36,8 +37,12 @@ impl Batch {
     pub(crate) fn admits(&self, spec: &Spec) -> bool {
         matches!(spec.handler, Handler::Write(_) | Handler::Read(_))
             && spec.keys.any()
-            && self.commands < Batch::COMMANDS_MAX
-            && self.bytes < Batch::BYTES_MAX
+            && self.has_room()
+    }
+
+    /// True if another command may come.
+    pub(crate) fn has_room(&self) -> bool {
+        self.commands < Batch::COMMANDS_MAX && self.bytes < Batch::BYTES_MAX
     }
 
     pub(crate) fn begin(shared: &Shared) -> Result<Batch, Error> {
@@ -67,12 +72,15 @@ impl Batch {
         if reply.overflowed() { Err(()) } else { Ok(()) }
     }
 
-    /// Commits it.
-    pub(crate) fn commit(self, session: &mut Session, this: Try<'_>) -> BatchEnd {
+    /// Commits it. All whose commands are in it have seen the commit.
+    pub(crate) fn commit(self, this: Try<'_>) -> BatchEnd {
         let mut steps = self.transaction.commit_steps();
         loop {
             return match steps.decide_step() {
-                Step::Ready(pending) => BatchEnd::Gate(session.committed(pending, self.durability)),
+                Step::Ready(pending) => {
+                    let at = pending.timestamp();
+                    BatchEnd::Gate(Gate::new(Class::Commit(self.durability), at, pending))
+                }
                 // It may have happened: it must not happen again.
                 Step::Aborted(error @ Error::CommitUnknown { .. }) => {
                     BatchEnd::Unknown(failure::describe(&error, None))

@@ -13,10 +13,12 @@
 //!    there, no further command of this connection runs and nothing is received from it. So a client
 //!    that does not read is slowed down by its own socket, and holds one reply at most beyond that.
 //! 4. An idle connection holds no buffer.
-//! 5. A command that is to be tried again stays where it is, at the front of `input`; what comes after
+//! 5. A write that is the last of what has come in is not run at once, but before the turn ends, together
+//!    with those of other connections (`together.rs`); until then it stays at the front of `input`.
+//! 6. A command that is to be tried again stays where it is, at the front of `input`; what comes after
 //!    it waits in order. While it waits for a lock, for a helper or for its next turn, a little more is
 //!    received, so that the end of a client is noticed: its locks are not to be waited for by others.
-//! 6. While a helper has the session (`helpers.rs`), `session` is a stand-in, and nothing is run.
+//! 7. While a helper has the session (`helpers.rs`), `session` is a stand-in, and nothing is run.
 
 use crate::batch::{Batch, BatchEnd};
 use crate::commands::{self, Spec};
@@ -43,7 +45,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 const OVERLOADED: &str =
     "BUSY retry=after:100 too many replies wait for the disk already; nothing was done";
 /// How often a batch that conflicts is run again before its commands are run one by one.
-const BATCH_RUNS: u32 = 4;
+pub(crate) const BATCH_RUNS: u32 = 4;
 /// Input that is taken in behind a command that waits for a lock.
 const PARKED_INPUT_BYTES: usize = 64 * 1024;
 /// What a client may do before it has proven who it is: so long, so many bytes of a request, so many of
@@ -84,6 +86,8 @@ pub(crate) struct Work<'a> {
     pub(crate) shared: &'a Shared,
     pub(crate) core: usize,
     pub(crate) gates: &'a mut Gates,
+    /// Those whose front command is to be run together, at the end of the turn (`together.rs`).
+    pub(crate) together: &'a mut Vec<Token>,
     /// Unix milliseconds, as of the last wait: for figures, not for expiry.
     pub(crate) now_ms: u64,
 }
@@ -111,6 +115,10 @@ pub(crate) struct Connection {
     spent: Duration,
     /// It is in the core's line of those that walk.
     pub(crate) in_line: bool,
+    /// The front command, which is run together with those of others before this turn ends.
+    joins: Option<&'static Spec>,
+    /// The front command is to be run by itself: together with others it came to nothing.
+    alone: bool,
     /// A buffer is with the driver, of so many bytes.
     sending: Option<usize>,
     /// Since when there is more output than the soft limit allows.
@@ -148,6 +156,8 @@ impl Connection {
             begun: false,
             spent: Duration::ZERO,
             in_line: false,
+            joins: None,
+            alone: false,
             sending: None,
             soft_since: None,
             heard_ms: 0,
@@ -167,7 +177,7 @@ impl Connection {
             return;
         }
         self.heard_ms = work.now_ms;
-        if self.stands_aside() {
+        if self.stands_aside() || self.joins.is_some() {
             self.input.extend_from_slice(bytes);
         } else if self.input.is_empty() {
             // The usual case: commands are parsed where they were received.
@@ -214,7 +224,7 @@ impl Connection {
 
     /// True if there is something to run that could not run before.
     pub(crate) fn wants_to_run(&self) -> bool {
-        !self.input.is_empty() && self.may_run() && self.is_there()
+        !self.input.is_empty() && self.may_run() && self.is_there() && self.joins.is_none()
     }
 
     /// True if a command is to be tried again before long.
@@ -293,7 +303,8 @@ impl Connection {
         };
         let (mut at, mut commands) = (0, 0);
         // Up to here commands run one by one: a batch of them has failed.
-        let mut singly_until = if parked.is_some() { 1 } else { 0 };
+        let alone = std::mem::take(&mut self.alone) || parked.is_some();
+        let mut singly_until = usize::from(alone);
         let mut batch_runs = 0;
         self.session.look_at_users(work.shared);
         self.parser.allow(&work.shared.limits);
@@ -315,6 +326,18 @@ impl Connection {
                 }
             }
             let found = commands::find(self.parser.args(&input[at..]));
+            if at >= singly_until
+                && self.answer.is_none()
+                && work.gates.has_room()
+                && let Ok(spec) = &found
+                && self.parser.is_last(&input[at..])
+                && Batch::may_begin(&mut self.session, work.shared, spec)
+                && !self.is_errand(spec, &input[at..], work)
+            {
+                self.joins = Some(spec);
+                work.together.push(self.token);
+                break;
+            }
             if at >= singly_until
                 && self.answer.is_none()
                 && work.gates.has_room()
@@ -365,12 +388,17 @@ impl Connection {
             commands += 1;
         }
         if commands > 0 {
-            self.session.client.note(work.now_ms, &self.session.situation());
-            if let Some(counters) = work.shared.counters.get(work.core) {
-                counters.commands.add(commands);
-            }
+            self.ran(commands, work);
         }
         at
+    }
+
+    /// Counts commands that were run.
+    fn ran(&self, commands: u64, work: &Work<'_>) {
+        self.session.client.note(work.now_ms, &self.session.situation());
+        if let Some(counters) = work.shared.counters.get(work.core) {
+            counters.commands.add(commands);
+        }
     }
 
     /// Runs the front command, or goes on with it; its reply, as far as there is one, is in `out`.
@@ -505,8 +533,11 @@ impl Connection {
             };
         }
         let run = batch.commands;
-        match batch.commit(&mut self.session, this) {
-            BatchEnd::Gate(gate) => self.hold(gate, before, run, work),
+        match batch.commit(this) {
+            BatchEnd::Gate(gate) => {
+                self.session.saw(gate.at);
+                self.hold(gate, before, run, work);
+            }
             BatchEnd::Unknown(error) => {
                 self.out.truncate(before);
                 let mut reply = Reply::new(&mut self.out, self.session.resp3);
@@ -530,6 +561,7 @@ impl Connection {
     fn refuse(&mut self, text: &str) {
         Reply::new(&mut self.out, self.session.resp3).error(text);
         self.closing = true;
+        self.joins = None;
         self.input = Vec::new();
     }
 
@@ -551,6 +583,7 @@ impl Connection {
         if !self.is_away() {
             self.parked = None;
         }
+        self.joins = None;
         self.input = Vec::new();
         // Now, not when the last reply has left: others may wait for its locks.
         self.session.end();
@@ -610,8 +643,11 @@ fn show(limit: Duration) -> String {
 }
 
 mod away;
+mod joining;
 mod limits;
 pub(crate) use limits::Overdue;
 mod replies;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
+
+pub(crate) use joining::Joined;

@@ -7,8 +7,8 @@
 //! 3. Nothing here waits. What must wait is handed back: a reply for the disk ([`Flow::Gate`],
 //!    [`Flow::Seen`]), a command for a lock, for room or for a quieter moment ([`Flow::Later`]). A
 //!    transaction that waits for a lock keeps its place in the queue: in the session, which owns it.
-//! 4. A *batch* is a run of neighbouring commands of one pipeline, the first a write, as one
-//!    transaction: one commit instead of many. They take effect at one moment, in their order, which
+//! 4. A *batch* is a run of neighbouring commands of one pipeline, the first a write, or the writes of
+//!    several connections (`together.rs`), as one transaction: one commit instead of many. They take effect at one moment, in their order, which
 //!    is one of the moments that each could have had alone. A batch that conflicts is run again, in
 //!    the end command by command; so is, at once, one that meets a lock, so that only those commands
 //!    wait that have to.

@@ -58,8 +58,7 @@ impl Gate {
 
 struct Queued {
     at: Timestamp,
-    token: Token,
-    mark: u64,
+    marks: Vec<Place>,
     pending: Pin<Box<Pending>>,
 }
 
@@ -83,11 +82,17 @@ impl Ord for Queued {
     }
 }
 
+/// Which reply waits: a connection's mark of this number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) token: Token,
+    pub(crate) mark: u64,
+}
+
 /// A gate that has opened, or never will.
 pub(crate) struct Opened {
-    pub(crate) token: Token,
-    /// Which of the connection's marks it was.
-    pub(crate) mark: u64,
+    /// Who has waited for it.
+    pub(crate) marks: Vec<Place>,
     pub(crate) outcome: Result<(), Error>,
 }
 
@@ -102,9 +107,9 @@ impl Gates {
         Gates { queues: Default::default(), waker }
     }
 
-    /// Queues a wait. It is first looked at by the next `drive`.
-    pub(crate) fn push(&mut self, gate: Gate, token: Token, mark: u64) {
-        let queued = Queued { at: gate.at, token, mark, pending: gate.pending };
+    /// Queues a wait of one or more replies. It is first looked at by the next `drive`.
+    pub(crate) fn push(&mut self, gate: Gate, marks: Vec<Place>) {
+        let queued = Queued { at: gate.at, marks, pending: gate.pending };
         self.queues[gate.class.index()].push(Reverse(queued));
     }
 
@@ -138,7 +143,7 @@ impl Gates {
                 };
                 let Reverse(queued) = std::collections::binary_heap::PeekMut::pop(first);
                 let outcome = outcome.map(|_| ());
-                opened.push(Opened { token: queued.token, mark: queued.mark, outcome });
+                opened.push(Opened { marks: queued.marks, outcome });
             }
         }
     }

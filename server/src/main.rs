@@ -36,6 +36,7 @@ mod shutdown;
 mod acceptors;
 mod admin;
 mod tls;
+mod together;
 mod worker;
 
 mod reactor;

@@ -5,9 +5,9 @@
 //! One turn of the loop:
 //!
 //! ```text
-//!   poll the driver ─► run what came in ─► a few slices ─► look at the gates ─► send, close ─┐
-//!         ▲                                                                                  │
-//!         └──────────────────────────────────────────────────────────────────────────────────┘
+//!   poll the driver ─► run what came in ─► a few slices ─► run what is run together ─► write the log ─┐
+//!         ▲                                                                                          ▼
+//!         └──────────────────────────────────────────────────────── send, close ◄─ look at the gates
 //! ```
 //!
 //! 1. Replies of one turn leave in one send per connection: a pipeline is answered in one write.
@@ -20,12 +20,13 @@
 
 use crate::acceptors::{Newcomer, Way};
 use crate::connection::{Connection, Overdue, Work};
-use crate::gates::{Gates, Opened};
+use crate::gates::{Gates, Opened, Place};
 use crate::reactor::sealed::Sealed;
 use crate::reactor::{Completion, Driver, Token};
 use crate::session::Session;
 use crate::shared::Shared;
 use crate::terms::Limit;
+use crate::together::{self, With};
 use crate::waits::{LockWait, Wakeups};
 use socket2::{SockRef, TcpKeepalive};
 use std::collections::{BTreeSet, VecDeque};
@@ -72,6 +73,8 @@ struct State {
     newcomers: Vec<Newcomer>,
     /// Connections to look after at the end of this turn.
     dirty: Vec<Token>,
+    /// Connections with a command that is run together with those of others.
+    together: Vec<Token>,
     /// Connections with a command that is to be tried again before long.
     parked: Vec<Token>,
     /// When those are tried again.
@@ -111,6 +114,7 @@ impl<D: Driver> Worker<D> {
             free: Vec::new(),
             newcomers: Vec::new(),
             dirty: Vec::new(),
+            together: Vec::new(),
             parked: Vec::new(),
             retry_at: None,
             walking: VecDeque::new(),
@@ -348,6 +352,7 @@ impl State {
             shared: &self.shared,
             core: self.core,
             gates: &mut self.gates,
+            together: &mut self.together,
             now_ms: self.now_ms,
         };
         act(connection, &mut work);
@@ -455,21 +460,46 @@ impl State {
             self.newcomers.extend(self.shared.take_over(self.core));
         }
         loop {
+            self.run_together();
             self.write_log();
             let mut opened = std::mem::take(&mut self.opened);
             self.gates.drive(&mut opened);
             let any = !opened.is_empty();
-            for gate in opened.drain(..) {
-                self.with(gate.token, |connection, work| {
-                    connection.opened(gate.mark, &gate.outcome);
-                    if connection.wants_to_run() {
-                        connection.go_on(work);
-                    }
-                });
+            for Opened { marks, outcome } in opened.drain(..) {
+                for Place { token, mark } in marks {
+                    self.with(token, |connection, work| {
+                        connection.opened(mark, &outcome);
+                        if connection.wants_to_run() {
+                            connection.go_on(work);
+                        }
+                    });
+                }
             }
             self.opened = opened;
             // Commands that were held up by a full queue of marks may have made new gates.
             if !any {
+                return;
+            }
+        }
+    }
+
+    /// Runs the commands that are run together.
+    fn run_together(&mut self) {
+        if self.together.is_empty() {
+            return;
+        }
+        let (shared, core) = (self.shared.clone(), self.core);
+        while !self.together.is_empty() {
+            let mut tokens = std::mem::take(&mut self.together);
+            let mut from = 0;
+            while from < tokens.len() {
+                let with: &mut With<'_> = &mut |token, act| self.with(token, act);
+                from += together::run(&tokens[from..], &shared, core, with);
+            }
+            if self.together.is_empty() {
+                // Its capacity is used again.
+                tokens.clear();
+                self.together = tokens;
                 return;
             }
         }

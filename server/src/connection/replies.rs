@@ -2,7 +2,7 @@
 
 use super::{BUFFER_BYTES_KEPT, Connection, Mark, Work};
 use crate::failure;
-use crate::gates::{Class, Gate};
+use crate::gates::{Class, Gate, Place};
 use crate::resp::Reply;
 use std::task::Poll;
 
@@ -25,16 +25,16 @@ impl Connection {
         {
             return;
         }
+        let place = self.mark(gate.at, before, replies);
+        work.gates.push(gate, vec![place]);
+    }
+
+    /// Marks the replies from `before` in `out` on as waiting for what is to come.
+    pub(super) fn mark(&mut self, at: isolith::Timestamp, before: usize, replies: u32) -> Place {
         let start = self.out_start + before as u64;
-        let number = self.marks_start + self.marks.len() as u64;
-        self.marks.push_back(Mark {
-            start,
-            end: self.out_end(),
-            replies,
-            at: gate.at,
-            open: false,
-        });
-        work.gates.push(gate, self.token, number);
+        let mark = self.marks_start + self.marks.len() as u64;
+        self.marks.push_back(Mark { start, end: self.out_end(), replies, at, open: false });
+        Place { token: self.token, mark }
     }
 
     /// Holds back a reply that shows what may not be acknowledged yet.

@@ -28,21 +28,21 @@ impl Wake for Wakes {
     }
 }
 
-fn connection(token: Token, client: Arc<Client>, core: &Waker) -> Connection {
+pub(crate) fn connection(token: Token, client: Arc<Client>, core: &Waker) -> Connection {
     let wait = LockWait::new(token, client.clone(), Wakeups::new(core.clone()));
     Connection::new(token, Session::new(client, wait))
 }
 
 /// One connection of one core, without sockets.
-struct Bench {
-    shared: Shared,
-    gates: Gates,
-    connection: Connection,
-    disk: FaultyStorage,
+pub(crate) struct Bench {
+    pub(crate) shared: Shared,
+    pub(crate) gates: Gates,
+    pub(crate) connection: Connection,
+    pub(crate) disk: FaultyStorage,
 }
 
 impl Bench {
-    fn new() -> Bench {
+    pub(crate) fn new() -> Bench {
         Bench::with(FaultyStorage::new(DiskKind::Fua))
     }
 
@@ -60,9 +60,12 @@ impl Bench {
         Bench { gates: Gates::new(waker), shared, connection, disk }
     }
 
+    /// A turn of the core.
     fn work(&mut self, act: impl FnOnce(&mut Connection, &mut Work<'_>)) {
-        let mut work = Work { shared: &self.shared, core: 0, gates: &mut self.gates, now_ms: 0 };
-        act(&mut self.connection, &mut work);
+        let Bench { shared, gates, connection, .. } = self;
+        let mut joining = Vec::new();
+        act(connection, &mut Work { shared, core: 0, gates, together: &mut joining, now_ms: 0 });
+        end_turn(shared, gates, std::slice::from_mut(connection), joining);
     }
 
     fn receive(&mut self, lines: &str) {
@@ -75,12 +78,32 @@ impl Bench {
         let mut opened = Vec::new();
         self.gates.drive(&mut opened);
         for gate in opened {
-            self.connection.opened(gate.mark, &gate.outcome);
+            gate.marks.iter().for_each(|place| self.connection.opened(place.mark, &gate.outcome));
         }
         let Some(buffer) = self.connection.next_send() else { return String::new() };
         let text = String::from_utf8(buffer.clone()).expect("text");
         self.connection.sent(buffer);
         text.replace("\r\n", "\n")
+    }
+}
+
+/// What is run together at the end of a turn.
+pub(crate) fn end_turn(
+    shared: &Shared,
+    gates: &mut Gates,
+    connections: &mut [Connection],
+    mut joining: Vec<Token>,
+) {
+    while !joining.is_empty() {
+        let tokens = std::mem::take(&mut joining);
+        let mut from = 0;
+        while from < tokens.len() {
+            from += crate::together::run(&tokens[from..], shared, 0, &mut |token, act| {
+                let mut work = Work { shared, core: 0, gates, together: &mut joining, now_ms: 0 };
+                let one = connections.iter_mut().find(|connection| connection.token == token);
+                one.into_iter().for_each(|connection| act(connection, &mut work));
+            });
+        }
     }
 }
 
@@ -392,7 +415,7 @@ proptest! {
 }
 
 /// A transaction of somebody else, acknowledged at once.
-fn other(shared: &Shared, concurrency: Concurrency) -> Transaction {
+pub(crate) fn other(shared: &Shared, concurrency: Concurrency) -> Transaction {
     let durability = Some(Durability::Buffered);
     let options = TransactionOptions { concurrency, durability, ..TransactionOptions::default() };
     shared.database.begin_with(options).expect("a transaction")

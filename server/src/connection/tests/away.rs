@@ -269,8 +269,7 @@ fn writes_are_refused_while_too_many_replies_wait_for_the_disk() {
         let pending = bench.shared.database.pending(at);
         bench.gates.push(
             crate::gates::Gate::new(crate::gates::Class::Seen, at, pending),
-            Token::new(9, 9),
-            0,
+            vec![crate::gates::Place { token: Token::new(9, 9), mark: 0 }],
         );
     }
     bench.receive("EXEC\nDISCARD\nSET a 2\nSET a 3\nGET a\nPING\n");
