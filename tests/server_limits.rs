@@ -124,6 +124,7 @@ fn a_reset_in_the_middle_of_a_reply_harms_nobody() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "a configuration is written as a user would")]
 fn what_was_set_is_written_to_the_file_and_read_from_it() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join("isolith.toml");
