@@ -40,7 +40,9 @@ struct Known {
 fn known(seed: u64) -> Known {
     let mut random = Random(seed);
     let storage = Arc::new(MemoryStorage::new());
-    let db = builder(&storage).segment_bytes(32 << 10).open().expect("it opens");
+    // What is in files is what was flushed below.
+    let db = builder(&storage).segment_bytes(32 << 10).memtable_bytes(4 << 20);
+    let db = db.open().expect("it opens");
     let names = ["plain", "packed", "third"];
     let spaces = names.map(|name| {
         let mut options = KeyspaceOptions { block_bytes: 256, ..Default::default() };
@@ -176,9 +178,9 @@ fn harm(image: &mut Image, foreign: &Image, random: &mut Random) -> String {
 fn whatever_is_done_to_files_what_is_given_was_committed_and_what_is_lost_is_told() {
     let mut random = Random::new("whatever_is_done_to_files");
     let (mut whole, mut refused, mut wrong) = (0, 0, Vec::new());
-    for _ in 0..3 * effort() {
+    for _ in 0..2 * effort() {
         let (known, foreign) = (known(random.0), known(random.0 + 1).image);
-        for _ in 0..60 {
+        for _ in 0..40 {
             let mut image = known.image.clone();
             let harms: Vec<String> =
                 (0..1 + random.below(4)).map(|_| harm(&mut image, &foreign, &mut random)).collect();
