@@ -27,6 +27,7 @@ mod planted {
     use isolith_testkit::freezes::across_a_freeze;
     use isolith_testkit::machine::{self, Setting};
     use isolith_testkit::operations::operation;
+    use isolith_testkit::parts::in_parts;
     use isolith_testkit::programs::{Act, Keys, Program, sequences};
     use isolith_testkit::sizes::Sizes;
     use isolith_testkit::threads::{self, Load};
@@ -50,14 +51,15 @@ mod planted {
         Counters,
         Overwriting,
         Freezes,
+        Parts,
     }
 
     use Finder::{
         Acknowledgements, Bank, Circles, Counters, Crashes, Damage, Failures, Freezes,
-        Interleavings, Model, Overwriting,
+        Interleavings, Model, Overwriting, Parts,
     };
 
-    const FINDERS: [Finder; 11] = [
+    const FINDERS: [Finder; 12] = [
         Model,
         Interleavings,
         Circles,
@@ -69,10 +71,11 @@ mod planted {
         Counters,
         Overwriting,
         Freezes,
+        Parts,
     ];
 
     /// Each bug, and who must find it.
-    const BUGS: [(&str, Finder); 64] = [
+    const BUGS: [(&str, Finder); 69] = [
         ("acknowledge-before-sync", Crashes),
         ("missing-directory-sync", Crashes),
         ("unsynced-batch-counted-durable", Crashes),
@@ -137,6 +140,11 @@ mod planted {
         ("frozen-memtable-written", Freezes),
         ("frozen-not-validated", Freezes),
         ("ring-trusted-past-a-freeze", Freezes),
+        ("part-ends-before-its-last-key", Parts),
+        ("part-begins-with-the-last-key-before", Parts),
+        ("part-overlooks-earlier-range-deletes", Parts),
+        ("failed-part-overlooked", Parts),
+        ("reference-to-the-end-of-its-value", Parts),
     ];
 
     fn model(seed: u64) -> Checked {
@@ -260,6 +268,7 @@ mod planted {
             Damage => damages(seed),
             Circles => circles(seed),
             Freezes => across_a_freeze(),
+            Parts => in_parts(seed),
             Bank => threads::bank(&Database::in_memory(), &load(4, 6_000, 4)),
             Counters => threads::counters(&threaded()?, &load(4, 3_000, 2)),
             Overwriting => threads::overwriting(&threaded()?, &load(2, 6_000, 10), 8 << 20),

@@ -19,6 +19,7 @@
 //! | [`explorer`] | drives them through every interleaving |
 //! | [`enumeration`] | all cases of small transactions, without those that cannot differ |
 //! | [`acknowledged`] | the same for what is decided and not yet acknowledged |
+//! | [`parts`] | compactions in parts, against a map |
 //! | [`crash`] | ends a database's life at any storage call, and says what must be true afterwards |
 //! | [`stress`] | random transactions by real threads, judged while they run |
 //! | [`threads`] | loads for real threads, and the invariants that they keep |
@@ -60,6 +61,8 @@ pub mod enumeration;
 pub mod acknowledged;
 
 pub mod freezes;
+
+pub mod parts;
 
 pub mod crash;
 

@@ -134,6 +134,10 @@ impl<S: FileSink> ValueWriter<S> {
         let (bytes, value_bytes) = (self.buffer.len() as u64, value.len() as u64);
         let reference =
             ValueRef { file: self.place.file, offset: self.place.offset, bytes, value_bytes };
+        let reference = match isolith_wal::planted!("reference-to-the-end-of-its-value") {
+            true => ValueRef { offset: reference.offset + bytes, ..reference },
+            false => reference,
+        };
         self.place.offset += bytes;
         self.totals.values += 1;
         self.totals.raw_bytes += value_bytes;
