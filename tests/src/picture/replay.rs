@@ -473,9 +473,10 @@ impl Writer<'_> {
         }
         source.push_str(
             "let db = builder.lock_timeout(Duration::from_secs(100_000)).open()?;\n    \
-             let steps = Steps::new(&db);\n    \
-             let keys = steps.keyspace(\"replay\")?;\n",
+             let steps = Steps::new(&db);\n",
         );
+        let keys = if self.body.contains("&keys,") { "let keys = " } else { "" };
+        let _ = writeln!(source, "    {keys}steps.keyspace(\"replay\")?;");
         for (place, name) in self.picture.keyspaces.iter().enumerate() {
             let name = name.escape_default();
             let variable = format!("keys_{}", place + 1);
@@ -483,10 +484,26 @@ impl Writer<'_> {
             let bound = if used { format!("let {variable} = ") } else { String::new() };
             let _ = writeln!(source, "    {bound}steps.keyspace(\"{name}\")?;");
         }
-        source.push_str(&self.body);
+        for line in self.body.lines() {
+            source.push_str(&self.without_unused_savepoint(line));
+            source.push('\n');
+        }
         source.push_str("    Ok(())\n}\n");
         self.helpers(&mut source);
         source
+    }
+
+    /// A line; a savepoint that nothing is rolled back to has a name that says so.
+    fn without_unused_savepoint(&self, line: &str) -> String {
+        let name = line.trim().strip_prefix("let ").and_then(|rest| rest.split_once(" = "));
+        match name {
+            Some((name, rest))
+                if rest.ends_with(".savepoint();") && self.body.matches(name).count() == 1 =>
+            {
+                line.replacen(name, &format!("_{name}"), 1)
+            }
+            _ => line.to_owned(),
+        }
     }
 
     fn helpers(&self, source: &mut String) {
