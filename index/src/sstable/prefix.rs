@@ -135,8 +135,10 @@ mod tests {
             );
         }
         keys.sort_unstable();
-        let bounds = |key: &'static [u8]| [Bound::Included(key), Bound::Excluded(key)];
-        let keys: Vec<&'static [u8]> = keys.into_iter().map(|key| &*key.leak()).collect();
+        fn bounds(key: &[u8]) -> [Bound<&[u8]>; 2] {
+            [Bound::Included(key), Bound::Excluded(key)]
+        }
+        let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
         let all: Vec<_> =
             keys.iter().flat_map(|key| bounds(key)).chain([Bound::Unbounded]).collect();
         let extractors =
