@@ -166,6 +166,7 @@ impl Drop for Pass {
         if inside.queue.is_empty() {
             return;
         }
+        // Relaxed: as in `trouble`.
         let open = self.0.strife.load(Ordering::Relaxed) <= STRIFE;
         if (open || inside.ends.is_multiple_of(SWAP_ENDS))
             && let Some(next) = inside.queue.pop_front()
@@ -238,6 +239,7 @@ mod tests {
         // By the same thread: nothing else would ever let it in.
         assert!(admission.enter().is_some());
         assert!(admission.enter().is_none(), "the door stays open");
+        // Relaxed: this thread wrote it.
         assert!(admission.strife.load(Ordering::Relaxed) < 0);
         drop(idle);
         assert_eq!(admission.inside.lock().count, 0);

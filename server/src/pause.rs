@@ -33,6 +33,7 @@ impl Pause {
 
     /// True if a pause may be on: cheap, for every command.
     pub(crate) fn is_on(&self) -> bool {
+        // Relaxed: see the fields.
         self.writes.load(Ordering::Relaxed) | self.all.load(Ordering::Relaxed) != 0
     }
 

@@ -302,10 +302,20 @@ pub(crate) fn frame_from(
     None
 }
 
-/// The first bytes of a file.
+/// The first bytes of a sorted file.
 pub(crate) fn header(database: DatabaseId, file: FileId, space: u32) -> [u8; HEADER_BYTES] {
+    header_of(HEADER_MAGIC, database, file, space)
+}
+
+/// The first bytes of a file that begins with `magic`.
+pub(super) fn header_of(
+    magic: [u8; 8],
+    database: DatabaseId,
+    file: FileId,
+    space: u32,
+) -> [u8; HEADER_BYTES] {
     let mut header = [0; HEADER_BYTES];
-    header[..8].copy_from_slice(&HEADER_MAGIC);
+    header[..8].copy_from_slice(&magic);
     header[8..12].copy_from_slice(&FORMAT_NUMBER.to_le_bytes());
     header[16..32].copy_from_slice(&database.0.to_le_bytes());
     header[32..40].copy_from_slice(&file.0.to_le_bytes());
@@ -323,16 +333,29 @@ pub(super) fn checksum_around(bytes: &[u8], at: usize) -> u32 {
     hasher.finalize()
 }
 
-/// Checks the first bytes of a file.
+/// Checks the first bytes of a sorted file, of whichever keyspace.
 pub(crate) fn check_header(
     bytes: &[u8],
     database: DatabaseId,
     file: FileId,
 ) -> Result<(), FileError> {
+    check_header_of(HEADER_MAGIC, "the file does not begin as a sorted file does", bytes, |found| {
+        header(database, file, number_at(found, 40))
+    })
+}
+
+/// Checks the first bytes of a file: that they begin with `magic` (`other` says that they do not), check, and are
+/// what they are to be.
+pub(super) fn check_header_of(
+    magic: [u8; 8],
+    other: &'static str,
+    bytes: &[u8],
+    to_be: impl FnOnce(&[u8; HEADER_BYTES]) -> [u8; HEADER_BYTES],
+) -> Result<(), FileError> {
     let header: &[u8; HEADER_BYTES] =
         bytes.first_chunk().ok_or_else(|| damaged(0, "the file is shorter than its header"))?;
-    if header[..8] != HEADER_MAGIC {
-        return Err(damaged(0, "the file does not begin as a sorted file does"));
+    if header[..8] != magic {
+        return Err(damaged(0, other));
     }
     let format = number_at(header, 8);
     if format > FORMAT_NUMBER {
@@ -341,7 +364,7 @@ pub(crate) fn check_header(
     if number_at(header, 12) != checksum_around(header, 12) {
         return Err(damaged(0, "the header's checksum does not match"));
     }
-    if *header != self::header(database, file, number_at(header, 40)) {
+    if *header != to_be(header) {
         return Err(damaged(0, "the file belongs to another place"));
     }
     Ok(())

@@ -340,6 +340,8 @@ impl Sstable {
         let (word, bit) = (indexed.number / 64, 1 << (indexed.number % 64));
         let word = usize::try_from(word).ok().and_then(|word| checked.get(word));
         let word = word.ok_or_else(|| self.index_damaged())?;
+        // Relaxed, here and below: the bit says only that these bytes, which never change, were checked. Who does
+        // not see it yet checks them again.
         let framed = if word.load(Ordering::Relaxed) & bit == 0 {
             let framed = self.checked_section(section)?;
             word.fetch_or(bit, Ordering::Relaxed);

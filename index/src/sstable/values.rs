@@ -22,14 +22,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use isolith_wal::DatabaseId;
 
 use super::Pages;
-use super::format::{
-    self, Compression, FileError, FileId, Framed, Place, checksum_around, damaged, number_at,
-};
+use super::format::{self, Compression, FileError, FileId, Framed, Place, damaged, number_at};
 use super::writer::FileSink;
 use crate::block::{self, Malformed};
 
-/// The format number in every header.
-const FORMAT_NUMBER: u32 = 1;
 /// The first bytes of a file; no text.
 const HEADER_MAGIC: [u8; 8] = *b"\x89isoval\n";
 /// The last bytes of a file.
@@ -267,6 +263,8 @@ impl ValueFile {
         let (word, bit) = (offset / CHECKED_BYTES_MIN / 64, 1 << (offset / CHECKED_BYTES_MIN % 64));
         let word = usize::try_from(word).ok().and_then(|word| self.checked.get(word));
         let word = word.filter(|_| bytes >= CHECKED_BYTES_MIN);
+        // Relaxed, here and below: the bit says only that these bytes, which never change, were checked. Who does
+        // not see it yet checks them again.
         if word.is_none_or(|word| word.load(Ordering::Relaxed) & bit == 0) {
             self.pages.touch(offset, bytes)?;
             let (body, checksum) = framed.split_last_chunk::<4>().ok_or_else(|| outside(offset))?;
@@ -331,33 +329,12 @@ impl fmt::Debug for ValueFile {
 
 /// The first bytes of a file.
 fn header(database: DatabaseId, file: FileId) -> [u8; HEADER_BYTES] {
-    let mut header = [0; HEADER_BYTES];
-    header[..8].copy_from_slice(&HEADER_MAGIC);
-    header[8..12].copy_from_slice(&FORMAT_NUMBER.to_le_bytes());
-    header[16..32].copy_from_slice(&database.0.to_le_bytes());
-    header[32..40].copy_from_slice(&file.0.to_le_bytes());
-    let checksum = checksum_around(&header, 12);
-    header[12..16].copy_from_slice(&checksum.to_le_bytes());
-    header
+    format::header_of(HEADER_MAGIC, database, file, 0)
 }
 
 fn check_header(bytes: &[u8], database: DatabaseId, file: FileId) -> Result<(), FileError> {
-    let found: &[u8; HEADER_BYTES] =
-        bytes.first_chunk().ok_or_else(|| damaged(0, "the file is shorter than its header"))?;
-    if found[..8] != HEADER_MAGIC {
-        return Err(damaged(0, "the file does not begin as a value file does"));
-    }
-    let format = number_at(found, 8);
-    if format > FORMAT_NUMBER {
-        return Err(FileError::TooNew { format });
-    }
-    if number_at(found, 12) != checksum_around(found, 12) {
-        return Err(damaged(0, "the header's checksum does not match"));
-    }
-    if *found != header(database, file) {
-        return Err(damaged(0, "the file belongs to another place"));
-    }
-    Ok(())
+    let other = "the file does not begin as a value file does";
+    format::check_header_of(HEADER_MAGIC, other, bytes, |_| header(database, file))
 }
 
 /// The last bytes of a file that lie at `place`.

@@ -515,6 +515,7 @@ fn a_superseded_file_is_told_of_when_the_last_reader_has_gone() {
         let told = Arc::clone(&told);
         let tell = move |table: Arc<Sstable>| {
             assert_eq!(table.id(), FileId(4));
+            // Relaxed, here and below: it is told by this thread.
             told.fetch_add(1, Ordering::Relaxed);
         };
         Arc::new(OpenFile::new(table, Arc::new(tell)))

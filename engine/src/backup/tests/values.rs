@@ -362,6 +362,7 @@ fn a_database_in_use_is_found_sound_and_copied_while_large_values_move() {
                 looked_at += 1;
             }
         }));
+        // Relaxed: whoever writes looks again, and the scope joins him.
         stop.store(true, Ordering::Relaxed);
         judged.expect("no false alarm");
     });
