@@ -670,6 +670,10 @@ fn keyspaces_and_their_options() {
         KEYSPACE OPTIONS db3 => ["compression", "zstd:9", "filter", "10", "prefix", "upto::", "ttl", "60000", "merge", "add-i64", "block", "4096", "large", "default"]
         KEYSPACE SET db3 FILTER 0 => -ERR a keyspace's options: a filter of prefixes contradicts filters of no bits
         KEYSPACE SET db3 PREFIX none FILTER 0 => +OK
+        KEYSPACE SET db3 LARGE much => -ERR 'much' is no value of the option 'LARGE'
+        KEYSPACE SET db3 LARGE 4096 => +OK
+        KEYSPACE OPTIONS db3 => ["compression", "zstd:9", "filter", "0", "prefix", "none", "ttl", "60000", "merge", "add-i64", "block", "4096", "large", "4096"]
+        KEYSPACE SET db3 LARGE default => +OK
         KEYSPACE SET db3 TTL soon => -ERR 'soon' is no value of the option 'TTL'
         KEYSPACE SET db3 SIZE 3 => -ERR '3' is no value of the option 'SIZE'
         KEYSPACE SET db3 MERGE mine => -ERR the merge operator 'mine' is not registered: open the database with it

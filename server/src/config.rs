@@ -157,7 +157,8 @@ pub(crate) struct Serve {
     /// When a write is acknowledged, unless a transaction says otherwise (BEGIN … DURABILITY).
     #[arg(long, value_name = "LEVEL", value_enum, default_value_t = Level::Sync)]
     pub(crate) durability: Level,
-    /// Memory for keys and values, like 512M or 2G; beyond it writes (but not deletes) are refused.
+    /// Memory that the database may hold, like 512M or 2G; what does not fit is in files, and a write that has
+    /// to wait for them does.
     #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = parse_size)]
     pub(crate) memory: u64,
     /// Threads that compact files at once; as many as there are cores, at most 4, if not given.

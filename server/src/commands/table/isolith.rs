@@ -179,9 +179,10 @@ static KEYSPACE: &[Spec] = &[
             "Options: `COMPRESSION` none, lz4 or zstd, with a level as `zstd:9`; `FILTER` bits for a key, \
             0 for no filter; `PREFIX` none, `length:` and bytes, or `upto:` and a character, the ends of \
             keys' prefixes; `TTL` milliseconds that a value lives that is set without an expiry, 0 for ever; \
-            `MERGE` none or the operator of merges that name none; `BLOCK` bytes. One that is there with \
-            the same options is fine; with others it is an error. It is at once, also within MULTI or BEGIN, \
-            and its core waits for one sync. The commands on data reach `db0` to `db15` alone.",
+            `MERGE` none or the operator of merges that name none; `BLOCK` bytes; `LARGE` bytes from which on a value is kept apart \
+            from its key, 0 for never, or default. One that is there with \
+            the same options is fine; with others it is an error. It is at once, also within MULTI or BEGIN. \
+            The commands on data reach `db0` to `db15` alone.",
         )
         .runs(Handler::Plain(keyspaces::create))
         .marked(&["admin", "dangerous", "away"]),
