@@ -21,6 +21,7 @@
 mod compress;
 mod filter;
 mod format;
+mod packing;
 mod prefix;
 mod reader;
 mod salvage;
@@ -31,6 +32,7 @@ mod writer;
 mod tests;
 
 pub use format::{Compression, FORMAT_NUMBER, FileError, FileId, Properties, ValueUse};
+pub use packing::{Group, Packing};
 pub use prefix::PrefixExtractor;
 pub(crate) use reader::{Cursor, Probe, is_above, is_below};
 pub use reader::{FileCursor, FileRangeDelete, FileSource, FileValue, Pages, Sstable, VersionAt};

@@ -302,3 +302,37 @@ fn a_load_survives_the_drop_of_its_keyspace_only_as_a_record() {
         assert_eq!(db.stats().files.expect("files").files, 0);
     }
 }
+
+#[test]
+fn a_load_with_threads_leaves_the_same_files_as_one_without() {
+    let run = |threads: bool| {
+        let storage = Arc::new(MemoryStorage::new());
+        let builder = Builder::new(None).storage(Arc::clone(&storage) as _).threads(threads);
+        let database = builder.file_bytes(1 << 20).background_threads(2).open().expect("it opens");
+        let keyspace = database.keyspace("loaded").expect("made");
+        // One that is given up, with files on their way.
+        let mut dropped = keyspace.bulk_load(BulkLoadOptions::default()).expect("begun");
+        let mut load = keyspace.bulk_load(BulkLoadOptions::default()).expect("begun");
+        for number in 0..40_000_u64 {
+            let key = number.to_be_bytes();
+            // What does not compress to next to nothing.
+            let noise = |at: u64| (number * 12 + at + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let value: Vec<u8> = (0..12).flat_map(|at| noise(at).to_be_bytes()).collect();
+            load.add(key, &value).expect("added");
+            dropped.add(key, &value).expect("added");
+        }
+        drop(dropped);
+        let loaded = load.finish().expect("loaded");
+        assert!(loaded.files > 1, "{loaded:?}");
+        let pair = |pair: crate::Result<(crate::Slice, crate::Slice)>| {
+            let (key, value) = pair.expect("readable");
+            (key.to_vec(), value.to_vec())
+        };
+        let pairs: Model = keyspace.range(..).map(pair).collect();
+        assert_eq!(pairs.len(), 40_000);
+        let checked = database.verify(crate::Verify::Full).expect("looked at");
+        assert!(checked.is_sound(), "{checked:?}");
+        pairs
+    };
+    assert!(run(true) == run(false));
+}

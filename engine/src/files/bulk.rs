@@ -5,9 +5,11 @@
 //! 2. The files are durable before the record is, the record before the manifest's edit, and the log keeps
 //!    the record until then.
 //! 3. At the commit the keyspace has everything older in files, and none of these lies above the new ones.
+//! 4. Where there are threads, one compresses blocks beside the caller (`packing.rs`), and a file is made durable
+//!    while the next one is written. All of them are durable when the last one has ended.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,7 +21,9 @@ use isolith_index::{Beneath, Kind, Memtable, OpenFile, ReadError, pin};
 use isolith_txn::{Space, SpaceId};
 use isolith_wal::{Durability, Lsn};
 
+use super::ending::{Ending, end_file};
 use super::opening::{ingest_edits, ingest_level, superseded};
+use super::packing::Packer;
 use super::sink::Sink;
 use super::values::attach_all;
 use super::{Done, Files, WorkError, changed, file_name, open_file, value_file_name};
@@ -32,6 +36,11 @@ use crate::record;
 /// How long it is waited for locks in the keyspace to go before it is looked again.
 const PAUSE: Duration = Duration::from_millis(2);
 
+/// Files below this are written by the caller alone: what is being packed takes that much.
+const PACKED_FILE_BYTES_MIN: u64 = 1 << 20;
+/// Files that are being made durable while another one is written.
+const ENDING_MAX: usize = 2;
+
 /// A pair under a merge of runs, the smallest key first and of one key the newest run.
 type Head = Reverse<(Vec<u8>, Reverse<usize>)>;
 
@@ -42,6 +51,10 @@ pub(crate) struct Loaded {
     /// The size from which on values go to a value file.
     large_values: usize,
     writer: Option<(FileId, SstableWriter<Sink>)>,
+    /// Who compresses blocks, where there are threads.
+    packer: Option<Arc<Packer>>,
+    /// Files that are written, oldest first, and on their way to being durable.
+    ending: VecDeque<Ending>,
     /// The value file that is being written, and those that are whole.
     values: Option<ValueWriter<Sink>>,
     finished_values: Vec<Arc<ValueFile>>,
@@ -54,16 +67,20 @@ impl Loaded {
     pub(crate) fn new(files: &Arc<Files>, space: SpaceId, of: &KeyspaceOptions) -> Self {
         let (files, options) = (Arc::clone(files), of.of_files(space));
         let large_values = of.large_values_or(files.options.large_values);
-        let (finished_values, finished, runs) = (Vec::new(), Vec::new(), Vec::new());
+        let helped = files.attended
+            && files.options.background_threads > 1
+            && files.options.file_bytes >= PACKED_FILE_BYTES_MIN;
         Self {
             files,
             options,
             large_values,
             writer: None,
+            packer: helped.then(Arc::default),
+            ending: VecDeque::new(),
             values: None,
-            finished_values,
-            finished,
-            runs,
+            finished_values: Vec::new(),
+            finished: Vec::new(),
+            runs: Vec::new(),
         }
     }
 
@@ -74,7 +91,11 @@ impl Loaded {
             self.end_file()?;
         }
         if self.writer.is_none() {
-            self.writer = Some(self.files.begin_file(self.options)?);
+            let (file, mut writer) = self.files.begin_file(self.options)?;
+            if let Some(packer) = &self.packer {
+                writer = writer.pack_by(Arc::clone(packer) as _);
+            }
+            self.writer = Some((file, writer));
         }
         let large = match value.len() >= self.large_values {
             true => Some(self.add_value(key, value)?),
@@ -113,14 +134,25 @@ impl Loaded {
 
     fn end_file(&mut self) -> Result<()> {
         let Some((file, writer)) = self.writer.take() else { return Ok(()) };
-        let ended = writer.finish().map_err(|source| self.files.io(&file_name(file), source));
-        let ended = ended.and_then(|(sink, properties)| self.files.finish(file, sink, &properties));
-        match ended {
-            Ok(file) => self.finished.extend(file),
-            Err(error) => {
-                self.files.doomed.lock().push(file_name(file));
-                return Err(error.into());
+        match writer.finish() {
+            Ok((sink, properties)) => {
+                let ending = end_file(&self.files, file, sink, properties, self.packer.is_some());
+                self.ending.push_back(ending);
+                self.end_all_but(ENDING_MAX)
             }
+            Err(source) => {
+                self.files.doomed.lock().push(file_name(file));
+                Err(self.files.io(&file_name(file), source).into())
+            }
+        }
+    }
+
+    /// Waits until no more than so many files are on their way to being durable.
+    fn end_all_but(&mut self, left: usize) -> Result<()> {
+        while self.ending.len() > left
+            && let Some(ending) = self.ending.pop_front()
+        {
+            self.finished.extend(ending.wait()?);
         }
         Ok(())
     }
@@ -222,6 +254,7 @@ impl Loaded {
     pub(crate) fn end(&mut self) -> Result<(usize, u64)> {
         self.end_file()?;
         self.end_values()?;
+        self.end_all_but(0)?;
         attach_all(&mut self.finished, &self.finished_values);
         let values: u64 = self.finished_values.iter().map(|file| file.bytes()).sum();
         let bytes: u64 = self.finished.iter().map(|file| file.meta().bytes).sum();
@@ -252,6 +285,8 @@ impl Drop for Loaded {
         if let Some((file, _)) = &self.writer {
             self.files.doomed.lock().push(file_name(*file));
         }
+        let ended = self.ending.drain(..).filter_map(|ending| ending.wait().ok().flatten());
+        self.finished.extend(ended);
         self.finished.iter().chain(&self.runs).for_each(OpenFile::supersede);
         self.finished_values.iter().for_each(|file| file.supersede());
     }

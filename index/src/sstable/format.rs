@@ -149,6 +149,12 @@ pub(crate) fn frame(raw: &[u8], compression: Compression, place: Place, into: &m
     into.extend_from_slice(&checksum.to_le_bytes());
 }
 
+/// Ends a frame that lacks only its checksum.
+pub(super) fn seal(place: Place, into: &mut Vec<u8>) {
+    let checksum = place.checksum(&[into]);
+    into.extend_from_slice(&checksum.to_le_bytes());
+}
+
 /// A frame without its checksum.
 pub(super) fn pack(raw: &[u8], compression: Compression, into: &mut Vec<u8>) {
     let start = into.len();

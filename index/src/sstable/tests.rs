@@ -55,7 +55,11 @@ fn versions(keys: u64, seed: u64) -> Versions {
 }
 
 fn write(versions: &Versions, options: SstableOptions) -> Vec<u8> {
-    let mut writer = SstableWriter::new(Vec::new(), DATABASE, FILE, options).expect("memory");
+    let writer = SstableWriter::new(Vec::new(), DATABASE, FILE, options).expect("memory");
+    write_to(writer, versions)
+}
+
+fn write_to(mut writer: SstableWriter<Vec<u8>>, versions: &Versions) -> Vec<u8> {
     for ((key, stamp), (kind, time, value)) in versions {
         writer.add(key, stamp.0, *kind, *time, value).expect("memory");
     }
@@ -375,4 +379,60 @@ fn a_damaged_index_or_filter_is_told_by_whoever_looks_at_it() {
         file.inspect(&mut |error| found.push(told(error)), &mut |_| ());
         assert_eq!(found, [offset]);
     }
+}
+
+/// Packs what it was given when that is taken, or one later given before.
+#[derive(Debug, Default)]
+struct Later(std::sync::Mutex<(u64, BTreeMap<u64, Group>)>);
+
+impl Packing for Later {
+    fn give(&self, mut group: Group) -> u64 {
+        let (next, known) = &mut *self.0.lock().expect("no panic");
+        *next += 1;
+        if next.is_multiple_of(2) {
+            group.pack();
+        }
+        known.insert(*next, group);
+        *next
+    }
+
+    fn take(&self, number: u64) -> Option<Group> {
+        let (_, known) = &mut *self.0.lock().expect("no panic");
+        assert_eq!(known.keys().next(), Some(&number), "in the order they were given in");
+        let mut group = known.remove(&number)?;
+        if !number.is_multiple_of(2) {
+            group.pack();
+        }
+        Some(group)
+    }
+}
+
+#[test]
+fn a_file_whose_blocks_others_compress_has_the_same_bytes() {
+    for (keys, block_bytes) in [(0, 512), (1, 512), (30, 512), (20_000, 512), (20_000, 9000)] {
+        let versions = versions(keys, 5);
+        let options = SstableOptions { block_bytes, ..SstableOptions::default() };
+        let writer = SstableWriter::new(Vec::new(), DATABASE, FILE, options).expect("memory");
+        let packed = write_to(writer.pack_by(std::sync::Arc::new(Later::default())), &versions);
+        assert!(packed == write(&versions, options), "{keys} keys");
+    }
+}
+
+#[test]
+fn who_compresses_blocks_and_is_gone_is_an_error() {
+    #[derive(Debug)]
+    struct Gone;
+    impl Packing for Gone {
+        fn give(&self, _: Group) -> u64 {
+            0
+        }
+        fn take(&self, _: u64) -> Option<Group> {
+            None
+        }
+    }
+    let options = SstableOptions::default();
+    let writer = SstableWriter::new(Vec::new(), DATABASE, FILE, options).expect("memory");
+    let mut writer = writer.pack_by(std::sync::Arc::new(Gone));
+    writer.add(b"key", lsn(1), Kind::Put, 0, b"value").expect("nothing is given yet");
+    assert!(writer.finish().is_err());
 }

@@ -1,13 +1,15 @@
 //! Writes an SSTable: versions in order, then range deletes, once from beginning to end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::sync::Arc;
 
 use isolith_wal::{DatabaseId, Lsn};
 
 use super::filter;
 use super::format::ValueUse;
 use super::format::{self, Compression, FOOTER_BYTES, FileId, Footer, Place, Properties, Section};
+use super::packing::{Group, Packing, Separator, UNDER_WAY};
 use super::prefix::{self, PrefixExtractor};
 use super::values::ValueRef;
 use crate::block::{self, BlockBuilder, Entry, RESTART_EVERY, order};
@@ -65,6 +67,14 @@ pub struct SstableWriter<S> {
     index: BlockBuilder,
     /// The last version of the data block that was ended last, until its separator is known.
     ended: Option<Ended>,
+    /// Of blocks that the index does not have yet: what it is to say of them, and where they lie. Of one there
+    /// is always none: the separator of a block is known later than its place, or earlier where it is packed.
+    separators: VecDeque<Separator>,
+    sections: VecDeque<Section>,
+    /// Who compresses blocks meanwhile, if anybody does; the blocks to be given, and what was.
+    packing: Option<Arc<dyn Packing>>,
+    group: Group,
+    given: VecDeque<u64>,
     blocks: u64,
     zone: Zone,
     last_stamp: Lsn,
@@ -108,7 +118,6 @@ enum Reach {
 struct Ended {
     last_key: Vec<u8>,
     last_stamp: Lsn,
-    section: Section,
     zone: Zone,
 }
 
@@ -130,6 +139,11 @@ impl<S: FileSink> SstableWriter<S> {
             data: BlockBuilder::new(RESTART_EVERY),
             index: BlockBuilder::of_index(),
             ended: None,
+            separators: VecDeque::new(),
+            sections: VecDeque::new(),
+            packing: None,
+            group: Group::new(options.compression),
+            given: VecDeque::new(),
             blocks: 0,
             zone: Zone::EMPTY,
             last_stamp: Lsn::MAX,
@@ -144,12 +158,18 @@ impl<S: FileSink> SstableWriter<S> {
         })
     }
 
+    /// Has data blocks compressed by others. The file has the same bytes as without.
+    pub fn pack_by(mut self, packing: Arc<dyn Packing>) -> Self {
+        self.packing = Some(packing);
+        self
+    }
+
     /// Which file it is.
     pub fn file(&self) -> FileId {
         self.place.file
     }
 
-    /// Bytes that the file has so far, what is still in memory left out.
+    /// Bytes that the file has so far, what is still in memory or being packed left out.
     pub fn bytes(&self) -> u64 {
         self.place.offset
     }
@@ -200,7 +220,7 @@ impl<S: FileSink> SstableWriter<S> {
             (None, true) => (true, true),
         };
         if let Some(ended) = self.ended.take_if(|_| self.data.is_empty()) {
-            self.index(&ended, Some(key));
+            self.index(ended, Some(key));
         }
         if first {
             self.properties.smallest = key.to_vec();
@@ -267,42 +287,92 @@ impl<S: FileSink> SstableWriter<S> {
     fn section(&mut self, raw: &[u8], compression: Compression) -> io::Result<Section> {
         self.buffer.clear();
         format::frame(raw, compression, self.place, &mut self.buffer);
-        self.sink.append(&self.buffer)?;
-        let bytes = self.buffer.len() as u64;
-        let section = Section { offset: self.place.offset, bytes };
-        self.place.offset += bytes;
-        Ok(section)
+        append(&mut self.sink, &mut self.place, &self.buffer)
     }
 
     fn end_block(&mut self) -> io::Result<()> {
         let last_key = self.data.last_key().to_vec();
+        let zone = std::mem::replace(&mut self.zone, Zone::EMPTY);
+        self.ended = Some(Ended { last_key, last_stamp: self.last_stamp, zone });
+        if self.packing.is_some() {
+            self.group.add(&mut self.data);
+            return if self.group.is_full() { self.give() } else { Ok(()) };
+        }
         let mut raw = std::mem::take(&mut self.raw);
         raw.clear();
         self.data.finish(&mut raw);
         let section = self.section(&raw, self.options.compression)?;
         self.raw = raw;
-        let zone = std::mem::replace(&mut self.zone, Zone::EMPTY);
-        self.ended = Some(Ended { last_key, last_stamp: self.last_stamp, section, zone });
+        self.sections.push_back(section);
         Ok(())
     }
 
-    /// Tells the index of a block, now that the key after it is known.
-    fn index(&mut self, ended: &Ended, next: Option<&[u8]>) {
-        let shared = next.map_or(0, |next| block::common(&ended.last_key, next));
-        let separator = next.filter(|_| shared + 1 < ended.last_key.len());
+    /// Gives the group away, and writes the one that was given so many before it.
+    fn give(&mut self) -> io::Result<()> {
+        let Some(packing) = self.packing.clone() else { return Ok(()) };
+        let mut group = Group::new(self.options.compression);
+        if self.given.len() >= UNDER_WAY {
+            group = self.take(&*packing)?;
+        }
+        let group = std::mem::replace(&mut self.group, group);
+        self.given.push_back(packing.give(group));
+        Ok(())
+    }
+
+    /// Writes the group that was given first. It is given back to be filled again.
+    fn take(&mut self, packing: &dyn Packing) -> io::Result<Group> {
+        let gone = || io::Error::other("a thread that compressed blocks is gone");
+        let number = self.given.pop_front().ok_or_else(gone)?;
+        let mut group = packing.take(number).ok_or_else(gone)?;
+        for frame in group.frames() {
+            self.buffer.clear();
+            self.buffer.extend_from_slice(frame);
+            format::seal(self.place, &mut self.buffer);
+            let section = append(&mut self.sink, &mut self.place, &self.buffer)?;
+            self.sections.push_back(section);
+        }
+        group.clear();
+        self.tell_index();
+        Ok(group)
+    }
+
+    /// Writes all that was given, and what is left to give.
+    fn take_all(&mut self) -> io::Result<()> {
+        let Some(packing) = self.packing.clone() else { return Ok(()) };
+        if !self.group.is_empty() {
+            self.give()?;
+        }
+        while !self.given.is_empty() {
+            self.take(&*packing)?;
+        }
+        Ok(())
+    }
+
+    /// What the index is to say of a block, now that the key after it is known.
+    fn index(&mut self, ended: Ended, next: Option<&[u8]>) {
+        let Ended { last_key, last_stamp, zone } = ended;
+        let shared = next.map_or(0, |next| block::common(&last_key, next));
+        let separator = next.filter(|_| shared + 1 < last_key.len());
         let separator = separator.and_then(|next| next.get(..shared + 1).filter(|s| *s != next));
         let (key, stamp) = match separator {
             // Above every version of the block and below the next one.
-            Some(separator) => (separator, Lsn::ZERO),
-            None => (&*ended.last_key, ended.last_stamp),
+            Some(separator) => (separator.to_vec(), Lsn::ZERO),
+            None => (last_key, last_stamp),
         };
-        let mut value = Vec::with_capacity(40);
-        let Section { offset, bytes } = ended.section;
-        for number in [self.blocks, offset, bytes, ended.zone.min.bits(), ended.zone.max.bits()] {
-            block::put_number(&mut value, number);
+        let (stamp_min, stamp_max) = (zone.min, zone.max);
+        self.separators.push_back(Separator { key, stamp, stamp_min, stamp_max });
+        self.tell_index();
+    }
+
+    /// Tells the index of the blocks of which everything is known.
+    fn tell_index(&mut self) {
+        while !self.sections.is_empty()
+            && let Some(separator) = self.separators.pop_front()
+            && let Some(section) = self.sections.pop_front()
+        {
+            separator.add_to(&mut self.index, self.blocks, section);
+            self.blocks += 1;
         }
-        self.blocks += 1;
-        self.index.add(key, Entry { stamp, kind: Kind::Put, time: 0, value: &value, large: false });
     }
 
     /// Ends the file. What was written is given back; it is not synced.
@@ -321,9 +391,10 @@ impl<S: FileSink> SstableWriter<S> {
             }
             Reach::End => None,
         };
+        self.take_all()?;
         if let Some(ended) = self.ended.take() {
-            self.index(&ended, None);
-            largest = largest.map(|reach| reach.max(ended.last_key));
+            largest = largest.map(|reach| reach.max(ended.last_key.clone()));
+            self.index(ended, None);
         } else if self.properties.range_deletes == 0 {
             largest = None;
         }
@@ -358,4 +429,12 @@ impl<S: FileSink> SstableWriter<S> {
         self.place.offset += FOOTER_BYTES as u64;
         Ok((self.sink, self.properties))
     }
+}
+
+/// Appends bytes to a file; gives where they lie.
+fn append(sink: &mut impl FileSink, place: &mut Place, bytes: &[u8]) -> io::Result<Section> {
+    sink.append(bytes)?;
+    let section = Section { offset: place.offset, bytes: bytes.len() as u64 };
+    place.offset += section.bytes;
+    Ok(section)
 }
