@@ -301,6 +301,12 @@ impl Operators {
         Ok(number)
     }
 
+    /// The number of a name that is registered, or that the log has had.
+    pub(crate) fn interned(&self, name: &str) -> Option<u16> {
+        let at = self.named.iter().position(|(other, _)| &**other == name)?;
+        u16::try_from(at + usize::from(FIRST_NAMED)).ok()
+    }
+
     /// Those that go by name, with their numbers.
     pub(crate) fn all_named(&self) -> impl Iterator<Item = (u16, &str)> {
         (FIRST_NAMED..).zip(self.named.iter().map(|(name, _)| &**name))

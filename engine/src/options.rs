@@ -149,9 +149,10 @@ impl Builder {
     }
 
     /// Threads that compact files at once, at least 1: a compaction of several files' size falls into as many
-    /// parts, which lie side by side in the order of keys. Flushes have a thread of their own. Without
-    /// [`Builder::threads`] the caller does one part after the other. Default: one for each core, at most 4;
-    /// without threads 2, so that what is done is the same on every machine.
+    /// parts, which lie side by side in the order of keys. Flushes have a thread of their own. As many apply the
+    /// log's records when the database is opened, and from 2 on a bulk load has one more that compresses blocks.
+    /// Without [`Builder::threads`] the caller does one part after the other. Default: one for each core, at
+    /// most 4; without threads 2, so that what is done is the same on every machine.
     pub fn background_threads(mut self, threads: usize) -> Self {
         self.background_threads = Some(threads.max(1));
         self
@@ -181,6 +182,11 @@ impl Builder {
     pub fn large_values(mut self, bytes: usize) -> Self {
         self.large_values = if bytes == 0 { usize::MAX } else { bytes };
         self
+    }
+
+    /// Threads that apply the log's records: without [`Builder::threads`] only the caller.
+    pub(crate) fn replay_threads(&self) -> usize {
+        if self.threads { self.background_threads_max() } else { 1 }
     }
 
     /// The durability of transactions that do not choose one. Default: [`Durability::Sync`].

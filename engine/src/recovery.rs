@@ -1,7 +1,7 @@
 //! Opening: the directory's lock, the storage, and the replay of the log.
 //!
 //! Replay installs each record as the commit that it was, in LSN order, with its own timestamp; what
-//! no one can see any more is pruned on the way. Keyspace 0 holds the names of all others: key = the
+//! no one can see any more is pruned on the way (by several threads: `shares.rs`). Keyspace 0 holds the names of all others: key = the
 //! name, value = the number (u32, little endian), and options; its puts and deletes create, change and drop
 //! keyspaces.
 
@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use isolith_index::manifest::{Edit, MANIFEST, MANIFEST_NEW};
-use isolith_index::{Direction, FileCursors, Found, Kind, Memtable, PruneView, Slice, Value, pin};
+use isolith_index::{Direction, FileCursors, Found, Memtable, Slice, pin};
 use isolith_txn::{Space, SpaceId};
 use isolith_wal::storage::syscall::SyscallStorage;
 use isolith_wal::{
@@ -23,9 +23,17 @@ use crate::catalog::{Catalog, Definition};
 use crate::core::{Recovered, SYSTEM_SPACE};
 use crate::error::{Error, OpenError};
 use crate::files::{self, FileOptions, Files, OpenedFiles};
-use crate::merge::{Calm, Operators};
+use crate::merge::Operators;
 use crate::options::Builder;
 use crate::record::{Named, Operation, Operations};
+
+mod known;
+mod shares;
+#[cfg(test)]
+mod tests;
+
+use known::Known;
+use shares::Shares;
 
 /// The lock file of a database's directory.
 const LOCK: &str = "LOCK";
@@ -146,10 +154,12 @@ pub(crate) fn recover(options: &Builder) -> Result<Recovered, OpenError> {
         queue_bytes_max: (options.memory_bytes / 16).clamp(1 << 20, 32 << 20),
         ..LogOptions::default()
     };
-    let opened =
-        Log::open(Arc::clone(&storage), log_options, &mut |lsn, record| replay.apply(lsn, record))
-            .map_err(open_error)?;
-    let Replay { system, catalog, spaces, operators, mut ingested, missing, .. } = replay;
+    let mut shares = Shares::new(options.replay_threads());
+    let mut apply = |lsn, record: &[u8]| shares.apply(&mut replay, lsn, record);
+    let opened = Log::open(Arc::clone(&storage), log_options, &mut apply).map_err(open_error)?;
+    shares.end(&replay.known).map_err(replay_error)?;
+    let Replay { system, catalog, known, mut ingested, missing, .. } = replay;
+    let Known { spaces, operators, .. } = known;
     if let Some(what) = missing.into_values().next() {
         let file = storage.display(Path::new(files::DIRECTORY));
         return Err(OpenError::Corrupt { file, offset: 0, what });
@@ -229,15 +239,17 @@ pub(crate) fn read_only_over(
         reaches: found.as_ref().map_or(Lsn::ZERO, |found| files::reaches(&found.state)),
         ..LogOptions::default()
     };
-    let mut apply = |lsn, record: &[u8]| replay.apply(lsn, record);
+    let mut shares = Shares::new(options.replay_threads());
+    let mut apply = |lsn, record: &[u8]| shares.apply(&mut replay, lsn, record);
     let replayed = Log::replay_only(&*storage, &log_options, &mut apply).map_err(open_error)?;
+    shares.end(&replay.known).map_err(replay_error)?;
     if found.is_none() && replayed.database.is_none() {
         return Err(OpenError::NotADatabase {
             path: storage.display(Path::new("")),
             what: "there is neither a manifest nor a log".into(),
         });
     }
-    let Replay { system, catalog, operators, missing, .. } = replay;
+    let Replay { system, catalog, known, missing, .. } = replay;
     if let Some(what) = missing.into_values().next() {
         let file = storage.display(Path::new(files::DIRECTORY));
         return Err(OpenError::Corrupt { file, offset: 0, what });
@@ -252,7 +264,7 @@ pub(crate) fn read_only_over(
         first_new: replayed.last.next(),
         system,
         catalog,
-        operators,
+        operators: known.operators,
         seed,
     })
 }
@@ -324,6 +336,11 @@ pub(crate) fn open_error(error: LogOpenError) -> OpenError {
     }
 }
 
+/// What a record could not be applied for that was found sound when it was read.
+fn replay_error(what: String) -> OpenError {
+    OpenError::Io { what: "replaying the log".into(), source: io::Error::other(what) }
+}
+
 /// The state that replay builds up.
 struct Replay<'f> {
     seed: u64,
@@ -331,11 +348,7 @@ struct Replay<'f> {
     found: Option<&'f OpenedFiles>,
     system: Arc<Space>,
     catalog: Catalog,
-    spaces: HashMap<SpaceId, Arc<Space>>,
-    /// Those that are registered, and the names of others that the log has.
-    operators: Operators,
-    /// Up to where each keyspace has in files what the log says.
-    flushed: HashMap<SpaceId, Lsn>,
+    known: Known,
     /// What the manifest does not say yet of files that commits brought with them.
     ingested: Vec<(SpaceId, Vec<Edit>)>,
     /// What is wrong with such files, by keyspace.
@@ -377,32 +390,24 @@ impl<'f> Replay<'f> {
             found,
             system,
             catalog,
-            spaces,
-            operators,
-            flushed,
+            known: Known { spaces, operators, flushed },
             ingested: Vec::new(),
             missing: HashMap::new(),
         })
     }
 
-    /// Whether the files have what a record of this LSN says of a keyspace. Of one that is not known: it
-    /// was dropped before the names were flushed.
-    fn is_flushed(&self, lsn: Lsn, id: SpaceId) -> bool {
-        let through = |id| self.flushed.get(&id).copied().unwrap_or(Lsn::ZERO);
-        lsn <= through(id) || !self.spaces.contains_key(&id) && lsn <= through(SYSTEM_SPACE)
-    }
-
     /// Installs one record. All of it is decoded before any of it is installed.
     fn apply(&mut self, lsn: Lsn, record: &[u8]) -> Result<(), String> {
-        let mut shares: Vec<(SpaceId, isolith_index::Prepared)> = Vec::new();
+        let mut shares = Vec::new();
         let mut operations = Operations::new(record);
         while let Some(operation) = operations.next()? {
             let id = operation.space();
-            if self.is_flushed(lsn, id) {
+            if self.known.is_flushed(lsn, id) {
                 continue;
             }
             if let Operation::Ingest { expiring, files, .. } = operation {
-                let space = self.spaces.get(&id).ok_or("it brings files to an unknown keyspace")?;
+                let space = self.known.spaces.get(&id);
+                let space = space.ok_or("it brings files to an unknown keyspace")?;
                 if expiring {
                     space.note_expiring();
                 }
@@ -414,38 +419,10 @@ impl<'f> Replay<'f> {
                 }
                 continue;
             }
-            if shares.last().is_none_or(|(last, _)| *last != id) {
-                let space = self.spaces.get(&id).ok_or("it writes to an unknown keyspace")?;
-                shares.push((id, space.prepare(1)));
+            if let Operation::Merge { operator: Named::Name(name), .. } = operation {
+                self.known.operators.intern(name)?;
             }
-            let Some((_, prepared)) = shares.last_mut() else { continue };
-            match operation {
-                Operation::Put { key, value, expires_at, .. } => {
-                    if expires_at != 0
-                        && let Some(space) = self.spaces.get(&id)
-                    {
-                        space.note_expiring();
-                    }
-                    prepared.add(key, Kind::Put, Value::new(value), expires_at);
-                }
-                Operation::Delete { key, .. } => {
-                    prepared.add(key, Kind::Delete, Value::empty(), 0);
-                }
-                Operation::DeleteRange { lower, upper, .. } => {
-                    prepared.add_range_delete((lower, upper));
-                }
-                Operation::Merge { key, operator, operand, at_ms, .. } => {
-                    let operator = match operator {
-                        Named::Number(number) => number,
-                        Named::Name(name) => self.operators.intern(name)?,
-                    };
-                    if let Some(space) = self.spaces.get(&id) {
-                        space.note_merging();
-                    }
-                    prepared.add(key, Kind::Merge { operator }, Value::new(operand), at_ms);
-                }
-                Operation::Ingest { .. } => {}
-            }
+            self.known.add(&mut shares, operation)?;
             if id == SYSTEM_SPACE {
                 self.define(operation)?;
             }
@@ -453,15 +430,12 @@ impl<'f> Replay<'f> {
         if isolith_wal::planted!("torn-multi-keyspace-replay") {
             shares.truncate(1);
         }
-        let guard = pin();
-        let view = PruneView::newest_only();
-        for (id, prepared) in &shares {
-            if let Some(space) = self.spaces.get(id) {
+        for (id, _) in &shares {
+            if let Some(space) = self.known.spaces.get(id) {
                 space.note_write(lsn);
             }
-            prepared.install(lsn);
-            prepared.prune(&view, &Calm(&self.operators), &guard);
         }
+        self.known.install(lsn, &shares);
         Ok(())
     }
 
@@ -478,7 +452,7 @@ impl<'f> Replay<'f> {
                     self.catalog.set_options(&space, options);
                     return Ok(());
                 }
-                if self.spaces.contains_key(&id) {
+                if self.known.spaces.contains_key(&id) {
                     return Err("a keyspace's number is given twice".into());
                 }
                 // Created before its files, and named since.
@@ -486,13 +460,13 @@ impl<'f> Replay<'f> {
                     Some(found) => found.space(self.seed, id),
                     None => memtable(self.seed, id),
                 };
-                self.spaces.insert(id, Arc::clone(&space));
+                self.known.spaces.insert(id, Arc::clone(&space));
                 self.catalog.insert(name, space, options);
             }
             Operation::Delete { key, .. } => {
                 let dropped = self.catalog.remove(name(key)?);
                 let dropped = dropped.ok_or("a keyspace is dropped that does not exist")?;
-                self.spaces.remove(&dropped.id);
+                self.known.spaces.remove(&dropped.id);
                 self.missing.remove(&dropped.id);
             }
             Operation::DeleteRange { .. } => return Err("a range of keyspaces is dropped".into()),

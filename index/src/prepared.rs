@@ -9,8 +9,9 @@
 //!    pinned already: a first pin may run the epoch's garbage.
 //! 2. A `Prepared` owns its versions until `install` links them; dropped before, it frees them. The
 //!    nodes that it made stay, empty.
-//! 3. `install` happens once. Two at a time on one memtable would break the order of chains (though
-//!    no memory): the window has one leader.
+//! 3. `install` happens once. Two at a time that write the same key would break the order of its chain (though
+//!    no memory): the window has one leader, and a replay gives all of a key's versions to one thread. (Two that
+//!    delete ranges of one memtable would break the order of these.)
 #![expect(unsafe_code, reason = "owns versions that are not linked yet, and links them")]
 
 use std::fmt;
