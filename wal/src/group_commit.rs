@@ -23,7 +23,7 @@ use crate::error::{FailedOperation, LogError, PoisonCause};
 use crate::format::{BatchKind, SegmentId};
 use crate::log::{Durability, Log, LogStats};
 use crate::lsn::Lsn;
-use crate::pipeline::{Advance, EVENTS, FLUSHED, Flight, Flush, Pipeline, Turn, turn_of};
+use crate::pipeline::{Advance, EVENTS, FLUSHED, Flight, Flush, Pipeline, QUIETER, Turn, turn_of};
 use crate::segment;
 use crate::storage::{IoBuffer, Reach};
 use crate::sync::{
@@ -226,11 +226,20 @@ impl GroupCommit {
         self.drivers.load(Ordering::Relaxed) > 0
     }
 
+    /// Has a close look again, if one was under way when the pipeline changed.
+    fn tell_close(&self, closing: bool) {
+        if closing {
+            self.events[QUIETER].notify_all();
+        }
+    }
+
     /// Passes the lead on, if there is anything to lead. Takes the lock along, to notify after it.
     fn hand_over(&self, pipeline: MutexGuard<'_, Pipeline>) {
         let heir = pipeline.heir();
         let orphaned = heir.is_none() && pipeline.driver_may_lead();
+        let closing = pipeline.is_closing();
         drop(pipeline);
+        self.tell_close(closing);
         if let Some(place) = heir {
             self.events[place.event()].notify_one();
         } else if orphaned && self.has_driver() {
@@ -619,8 +628,10 @@ impl Log {
             self.commit.publish(&advance, self);
             next = pipeline.begin_flush();
             let idle = pipeline.wants_mark();
+            let closing = pipeline.is_closing();
             drop(pipeline);
             self.commit.events[FLUSHED].notify_all();
+            self.commit.tell_close(closing);
             self.wake_futures(&advance);
             flushing.end();
             if idle {
@@ -684,13 +695,10 @@ impl Log {
             if pipeline.is_quiet() || pipeline.poison().is_some() {
                 return pipeline.poison().is_none();
             }
-            // What can still be under way is a driver's mark, or what others wait for. This thread
-            // may be woken in place of one of them, and so has to do what that one would.
+            // What can still be under way is a driver's mark, or what others wait for. Whoever ends
+            // sealing, a batch or a flush says so; what nobody is at is done here.
             let step = pipeline.step();
-            let event = match pipeline.in_flight() > 0 {
-                true => &self.commit.events[turn_of(pipeline.next_sequence() - 1)],
-                false => &self.commit.events[FLUSHED],
-            };
+            let event = &self.commit.events[QUIETER];
             let ticket = event.ticket();
             drop(pipeline);
             if !self.take(step) {

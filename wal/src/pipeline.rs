@@ -40,8 +40,10 @@ use crate::writer::Cut;
 pub(crate) const TURNS: usize = 2 * DEPTH_LIMIT;
 /// The event after the turns: a flush has ended.
 pub(crate) const FLUSHED: usize = TURNS;
+/// The event after that: a close finds less under way than before.
+pub(crate) const QUIETER: usize = TURNS + 1;
 /// All events.
-pub(crate) const EVENTS: usize = TURNS + 1;
+pub(crate) const EVENTS: usize = TURNS + 2;
 
 /// The event of a batch.
 pub(crate) fn turn_of(sequence: u64) -> usize {

@@ -48,6 +48,10 @@ impl Committers {
         lsn
     }
 
+    fn commit_is_closed(&self) -> bool {
+        self.log.commit.pipeline.lock().is_closed()
+    }
+
     fn commit(&self, level: Durability) {
         let lsn = self.append(level);
         self.log.wait(lsn, level).unwrap();
@@ -138,6 +142,20 @@ fn a_synced_committer_beside_a_thread_that_writes_to_the_kernel() {
         // Whatever the other has left.
         committers.log.write_to_kernel();
         assert!(committers.log.written() >= lsn);
+    });
+}
+
+#[test]
+fn a_close_waits_for_the_mark_of_a_log_that_stood_still() {
+    model(1, |committers| {
+        committers.commit(Durability::Sync);
+        let driver = {
+            let committers = committers.clone();
+            thread::spawn(move || committers.log.write_mark(BatchKind::Mark).unwrap())
+        };
+        committers.log.shutdown().unwrap();
+        driver.join().unwrap();
+        assert!(committers.commit_is_closed());
     });
 }
 

@@ -47,7 +47,9 @@ impl Leading<'_> {
         pipeline.end_sealing();
         let place = Place::Batch(pipeline.next_sequence());
         let for_driver = pipeline.driver_may_lead();
+        let closing = pipeline.is_closing();
         drop(pipeline);
+        self.log.commit.tell_close(closing);
         self.log.commit.events[place.event()].notify_all();
         if for_driver && self.log.commit.has_driver() {
             self.log.commit.call_driver();
