@@ -167,7 +167,7 @@ impl Core {
             false => SnapshotRegistry::new(),
         };
         let locks = Arc::new(LockTable::new());
-        Arc::new(Self {
+        let core = Arc::new(Self {
             pipeline: Pipeline::new(
                 options.commit_mode,
                 Arc::clone(&marks),
@@ -220,7 +220,12 @@ impl Core {
             recovery: recovered.report,
             background: Mutex::new(Background::default()),
             _lock: recovered.lock,
-        })
+        });
+        // What replay left in memory is not the cache's.
+        core.sum_memory();
+        // Relaxed: the first write looks at what there is to be flushed.
+        core.memory_since.store(usize::MAX / 2, Ordering::Relaxed);
+        core
     }
 
     pub(crate) fn marks(&self) -> &Watermarks {
@@ -426,6 +431,10 @@ impl Core {
         let retired = self.files.as_ref().map_or(0, |files| files.retired_bytes());
         let bytes = held(&self.system) + catalog.all().map(|space| held(&space)).sum::<usize>();
         let bytes = bytes + retired;
+        if let Some(files) = &self.files {
+            // Relaxed: see `hold_for_transactions`.
+            files.share_memory(bytes + self.transaction_bytes.load(Ordering::Relaxed));
+        }
         // Relaxed: the budget is enforced to within MEMORY_SLACK per thread.
         self.memory_since.store(0, Ordering::Relaxed);
         self.memory_used.store(bytes, Ordering::Relaxed);

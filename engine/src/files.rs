@@ -40,7 +40,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use isolith_index::levels::{CompactionOptions, value_usage};
 use isolith_index::manifest::{Edit, FileRecord, ManifestError, ManifestState};
-use isolith_index::sstable::{FileId, Properties, SstableOptions, SstableWriter};
+use isolith_index::sstable::{BlockCache, FileId, Properties, SstableOptions, SstableWriter};
 use isolith_index::{LevelSet, Memtable, OpenFile, ReadError, pin};
 use isolith_txn::{Space, SpaceId};
 use isolith_wal::{Clock, DatabaseId, Log, LogHold, Lsn, Storage};
@@ -66,7 +66,7 @@ mod work;
 
 pub(crate) use bulk::Loaded;
 use edits::{Live, Owed};
-use opening::{Doomed, superseded};
+use opening::{Doomed, open_cached, superseded};
 pub(crate) use opening::{
     OpenedFiles, assigned, create, live_files, open, open_file, reaches, told,
 };
@@ -90,6 +90,9 @@ pub(crate) struct FileOptions {
     pub(crate) active_bytes_max: usize,
     /// Memtables, frozen ones included, that hold so much make writers wait.
     pub(crate) memory_bytes_max: usize,
+    /// What the cache of blocks may hold where nothing else is in memory, and what it always may.
+    pub(crate) cache_bytes_max: usize,
+    pub(crate) cache_bytes_min: usize,
     /// So much of the log is kept behind its floor.
     pub(crate) log_retained_bytes: u64,
     /// So much of the log may be waited for by idle memtables.
@@ -118,6 +121,8 @@ impl FileOptions {
         Self {
             active_bytes_max: active,
             memory_bytes_max: memory_bytes / 8 * 5,
+            cache_bytes_max: memory_bytes - memory_bytes / 8,
+            cache_bytes_min: memory_bytes / 32,
             log_retained_bytes: options.log_retained_bytes,
             log_bytes_max: (4 * segment_bytes).max(memory_bytes as u64),
             file_bytes: file,
@@ -192,6 +197,8 @@ pub(crate) struct Files {
     throttle: Option<Arc<Throttle>>,
     /// Files that are live no more and that nobody reads.
     doomed: Doomed,
+    /// Blocks that readers have had decompressed.
+    cache: Arc<BlockCache>,
     /// What the manifest is to be told of commits that brought files, before anything else.
     owed: Mutex<Owed>,
     /// The last commit up to which the log was released.
@@ -274,7 +281,7 @@ impl Files {
         attended: bool,
         clock: &Arc<dyn Clock>,
     ) -> Self {
-        let OpenedFiles { storage, manifest, state, doomed, levels } = opened;
+        let OpenedFiles { storage, manifest, state, doomed, cache, levels } = opened;
         let level0 = levels.values().map(|levels| levels.levels().levels[0].len()).max();
         Self {
             storage,
@@ -299,12 +306,25 @@ impl Files {
                 .filter(|_| attended)
                 .map(|bytes| Arc::new(Throttle::new(bytes, clock))),
             doomed,
+            cache,
             owed: Mutex::default(),
             released: Mutex::new(state.log_floor),
             dropping: AtomicBool::new(false),
             level0: AtomicU64::new(level0.unwrap_or(0) as u64),
             counters: Counters::default(),
         }
+    }
+
+    /// Leaves to the cache of blocks what is left of memory beside so many bytes.
+    pub(crate) fn share_memory(&self, used: usize) {
+        let FileOptions { cache_bytes_max, cache_bytes_min, .. } = self.options;
+        let left = cache_bytes_max.saturating_sub(used).max(cache_bytes_min);
+        self.cache.set_limit(left as u64);
+    }
+
+    /// Bytes that the cache of blocks holds.
+    pub(crate) fn cache_bytes(&self) -> u64 {
+        self.cache.bytes()
     }
 
     /// Figures.
@@ -322,6 +342,7 @@ impl Files {
             compacted_bytes_out: self.counters.compacted_bytes_out.load(Ordering::Relaxed),
             moved_bytes: self.counters.moved_bytes.load(Ordering::Relaxed),
             stalls: self.counters.stalls.load(Ordering::Relaxed),
+            cache_bytes: self.cache_bytes(),
             ..FileStats::default()
         };
         if let Some(throttle) = &self.throttle {
@@ -389,7 +410,7 @@ impl Files {
         sink.sync().map_err(|source| self.io(&name, source))?;
         // What fails from here on leaves an orphan, for the next open.
         self.storage.sync_dir(Path::new(DIRECTORY)).map_err(|source| self.io(DIRECTORY, source))?;
-        let table = open_file(&*self.storage, self.database, file);
+        let table = open_cached(&*self.storage, self.database, file, &self.cache);
         let table = table.map_err(|error| WorkError::Damaged(ReadError { file, error }))?;
         Ok(Some(OpenFile::new(table, superseded(&self.doomed))))
     }

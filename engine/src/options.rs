@@ -125,7 +125,8 @@ impl Builder {
     /// quarter of the budget the largest is frozen and written to a file, and where they hold all of their
     /// share writes wait for that, and answer [`Error::Stalled`](crate::Error::Stalled) if it takes longer
     /// than [`Builder::stall_timeout`]. The reads and writes of open transactions may take a third of the
-    /// budget. What is mapped of files is the system's and is not counted. Default: 1 GiB.
+    /// budget. What is left keeps blocks of files that readers have had decompressed. What is mapped of files is
+    /// the system's and is not counted. Default: 1 GiB.
     ///
     /// In memory alone nothing is written to files, and all of the budget is for keys and versions: beyond it
     /// writes are refused at once, but for deletes, which a reserve of a sixteenth on top admits.

@@ -139,7 +139,7 @@ pub(crate) fn recover(options: &Builder) -> Result<Recovered, OpenError> {
     })?;
     // What it decides is repeatable where one thread does everything (`Builder::threads`).
     let seed = if options.threads { random_seed() } else { REPEATABLE_SEED };
-    let found = files::open(&storage, false)?;
+    let found = files::open(&storage, false, options.memory_bytes)?;
     let state = found.as_ref().map(|found| found.state.clone());
     let mut replay = Replay::new(seed, options.operators.clone(), found.as_ref())?;
     let log_options = LogOptions {
@@ -168,7 +168,7 @@ pub(crate) fn recover(options: &Builder) -> Result<Recovered, OpenError> {
     check_options(&catalog, &operators)?;
     let mut found = match found {
         Some(found) => found,
-        None => files::create(&storage, opened.database)?,
+        None => files::create(&storage, opened.database, options.memory_bytes)?,
     };
     found.settle(&ingested)?;
     let dropped = found.state.spaces.keys().filter(|id| !spaces.contains_key(*id)).copied();
@@ -231,7 +231,7 @@ pub(crate) fn read_only_over(
     options: &Builder,
 ) -> Result<Recovered, OpenError> {
     let seed = random_seed();
-    let found = files::open(&storage, true)?;
+    let found = files::open(&storage, true, options.memory_bytes)?;
     let mut replay = Replay::new(seed, options.operators.clone(), found.as_ref())?;
     let log_options = LogOptions {
         database: found.as_ref().map(|found| found.state.database),

@@ -111,6 +111,8 @@ pub struct FileStats {
     pub moved_bytes: u64,
     /// Times that a writer waited for a flush or a compaction.
     pub stalls: u64,
+    /// Bytes of memory that the cache of decompressed blocks holds, beside [`Stats::memory_bytes`].
+    pub cache_bytes: u64,
     /// The last commit that needs no log any more.
     pub log_floor: Lsn,
     /// Why the last attempt to write files failed; `None` if it did not. It is tried again.

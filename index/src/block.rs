@@ -204,6 +204,7 @@ struct Head<'b> {
 }
 
 impl<'b> Block<'b> {
+    #[inline]
     fn head(&self, at: usize) -> Result<Head<'b>, Malformed> {
         let mut input = self.entries.get(at..).ok_or(Malformed)?;
         let flags = take(&mut input, 1)?[0];
@@ -437,28 +438,41 @@ pub(crate) fn put_number(bytes: &mut Vec<u8>, mut number: u64) {
 }
 
 /// Takes a LEB128 number off the front.
+#[inline]
 pub(crate) fn number(input: &mut &[u8]) -> Result<u64, Malformed> {
-    let mut number = 0;
-    for shift in (0..64).step_by(7) {
-        let byte = take(input, 1)?[0];
+    let (first, rest) = input.split_first().ok_or(Malformed)?;
+    *input = rest;
+    // Nearly all are lengths below this.
+    if *first < 0x80 { Ok(u64::from(*first)) } else { rest_of_number(*first, input) }
+}
+
+/// The rest of a number of several bytes.
+fn rest_of_number(first: u8, input: &mut &[u8]) -> Result<u64, Malformed> {
+    let (mut number, mut shift) = (u64::from(first & 0x7f), 7);
+    while shift < 64 {
+        let (byte, rest) = input.split_first().ok_or(Malformed)?;
+        *input = rest;
         let bits = u64::from(byte & 0x7f);
         if shift == 63 && bits > 1 {
             return Err(Malformed);
         }
         number |= bits << shift;
-        if byte < 0x80 {
+        if *byte < 0x80 {
             return Ok(number);
         }
+        shift += 7;
     }
     Err(Malformed)
 }
 
 /// Takes a length off the front: a number that fits what is left.
+#[inline]
 pub(crate) fn length(input: &mut &[u8]) -> Result<usize, Malformed> {
     usize::try_from(number(input)?).map_err(|_| Malformed)
 }
 
 /// Takes so many bytes off the front.
+#[inline]
 pub(crate) fn take<'b>(input: &mut &'b [u8], count: usize) -> Result<&'b [u8], Malformed> {
     let (taken, rest) = input.split_at_checked(count).ok_or(Malformed)?;
     *input = rest;

@@ -18,6 +18,7 @@
 //! 5. Nothing that is read is believed before its checksum was; nothing that was written wrongly makes a
 //!    reader panic: it is [`FileError::Damaged`], with the place.
 
+mod cache;
 mod compress;
 mod filter;
 mod format;
@@ -31,6 +32,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use cache::BlockCache;
 pub use format::{Compression, FORMAT_NUMBER, FileError, FileId, Properties, ValueUse};
 pub use packing::{Group, Packing};
 pub use prefix::PrefixExtractor;

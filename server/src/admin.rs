@@ -141,6 +141,7 @@ fn metrics(shared: &Shared) -> String {
     if let Some(files) = stats.files {
         text.gauge("files", "Sorted files.", files.files);
         text.gauge("files_bytes", "Their bytes.", files.bytes);
+        text.gauge("cache_bytes", "Memory for decompressed blocks of them.", files.cache_bytes);
         text.counter("flushes_total", "Memtables written to files.", files.flushes);
         text.counter("flushed_bytes_total", "Bytes written so.", files.flushed_bytes);
         text.counter("compactions_total", "Compactions.", files.compactions);

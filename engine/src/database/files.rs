@@ -312,3 +312,34 @@ fn who_reads_for_update_by_statements_is_refused_for_its_own_keys_alone() {
         assert_eq!(db.stats().snapshots, 0, "nothing is held any more");
     }
 }
+
+#[test]
+fn blocks_are_kept_in_memory_that_nothing_else_needs() {
+    const MEMORY: u64 = 8 << 20;
+    let storage = Arc::new(MemoryStorage::new());
+    let db = small_files(&storage).memory(MEMORY).memtable_bytes(2 << 20).open().expect("it opens");
+    let (read, written) =
+        (db.keyspace("read").expect("made"), db.keyspace("written").expect("made"));
+    let mut load = read.bulk_load(crate::BulkLoadOptions::default()).expect("begun");
+    let keys = || (0..60_000u64).map(u64::to_be_bytes);
+    keys().for_each(|key| load.add(key, [7; 100]).expect("added"));
+    load.finish().expect("loaded");
+    // Asked before the statistics, which look at what there is and trim the cache.
+    let kept = || db.core().files().expect("there are files").cache_bytes();
+    let read_all = || keys().for_each(|key| assert!(read.get(key).expect("readable").is_some()));
+    read_all();
+    let idle = kept();
+    assert!(idle > MEMORY / 2, "{idle} bytes are kept");
+    // What is written takes its place.
+    for key in 0..12_000u64 {
+        written.put(key.to_be_bytes(), [8; 500]).expect("put");
+        if key % 500 == 0 {
+            read.range(key.to_be_bytes()..)
+                .take(500)
+                .for_each(|pair| drop(pair.expect("readable")));
+            let (kept, memory) = (kept(), db.stats().memory_bytes as u64);
+            assert!(memory + kept <= MEMORY, "{memory} and {kept} bytes");
+        }
+    }
+    assert!(kept() < idle);
+}

@@ -22,11 +22,11 @@ use isolith_txn::{Space, SpaceId};
 use isolith_wal::{Durability, Lsn};
 
 use super::ending::{Ending, end_file};
-use super::opening::{ingest_edits, ingest_level, superseded};
+use super::opening::{ingest_edits, ingest_level, open_cached, superseded};
 use super::packing::Packer;
 use super::sink::Sink;
 use super::values::attach_all;
-use super::{Done, Files, WorkError, changed, file_name, open_file, value_file_name};
+use super::{Done, Files, WorkError, changed, file_name, value_file_name};
 use crate::catalog::KeyspaceOptions;
 use crate::commit::Ingest;
 use crate::core::Core;
@@ -304,7 +304,7 @@ impl std::fmt::Debug for Loaded {
 
 impl Files {
     fn reopen(&self, file: FileId) -> Done<Arc<Sstable>> {
-        let table = open_file(&*self.storage, self.database, file);
+        let table = open_cached(&*self.storage, self.database, file, &self.cache);
         table.map_err(|error| WorkError::Damaged(ReadError { file, error }))
     }
 

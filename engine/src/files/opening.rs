@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use isolith_index::levels::{LEVELS, Levels};
 use isolith_index::manifest::{Edit, Manifest, ManifestError, ManifestState};
-use isolith_index::sstable::{FileError, FileId, Sstable};
+use isolith_index::sstable::{BlockCache, FileError, FileId, Sstable};
 use isolith_index::{Beneath, LevelSet, Memtable, OpenFile, Superseded, pin};
 use isolith_txn::{Space, SpaceId};
 use isolith_wal::{Access, DatabaseId, Lsn, Storage};
@@ -27,6 +27,7 @@ pub(crate) struct OpenedFiles {
     pub(crate) manifest: Manifest,
     pub(crate) state: ManifestState,
     pub(crate) doomed: Doomed,
+    pub(crate) cache: Arc<BlockCache>,
     /// The levels of each keyspace.
     pub(crate) levels: HashMap<SpaceId, Arc<LevelSet>>,
 }
@@ -77,7 +78,7 @@ impl OpenedFiles {
             let damaged = |error: &dyn fmt::Display| {
                 format!("its file {}: {error}", self.storage.display(Path::new(&file_name(file))))
             };
-            let table = open_file(&*self.storage, self.state.database, file)
+            let table = open_cached(&*self.storage, self.state.database, file, &self.cache)
                 .and_then(|mut table| values.attach(&mut table).map(|()| table));
             let table = assigned(table.map_err(|error| damaged(&error))?, lsn);
             let table = table.map_err(|what| damaged(&what))?;
@@ -194,6 +195,20 @@ pub(crate) fn open_file(
     Sstable::open(Box::new(pages), database, file)
 }
 
+/// The same for readers: decompressed blocks are kept.
+pub(super) fn open_cached(
+    storage: &dyn Storage,
+    database: DatabaseId,
+    file: FileId,
+    cache: &Arc<BlockCache>,
+) -> Result<Arc<Sstable>, FileError> {
+    let mut table = open_file(storage, database, file)?;
+    if let Some(table) = Arc::get_mut(&mut table) {
+        table.keep_in(cache);
+    }
+    Ok(table)
+}
+
 /// The log was durable up to here when the manifest was written: a file is never ahead of it.
 pub(crate) fn reaches(state: &ManifestState) -> Lsn {
     let files = state.files().map(|record| record.stamp_max);
@@ -216,15 +231,16 @@ pub(super) fn superseded(doomed: &Doomed) -> Superseded {
 
 /// Opens the manifest and the files that it says are live. What is there beside them stays for now: the log
 /// may tell of files that the manifest does not know yet.
-/// `None`: there is no manifest.
+/// `memory_bytes` is the budget of the database. `None`: there is no manifest.
 pub(crate) fn open(
     storage: &Arc<dyn Storage>,
     read_only: bool,
+    memory_bytes: usize,
 ) -> Result<Option<OpenedFiles>, OpenError> {
     let opened = Manifest::open(Arc::clone(storage), read_only).map_err(OpenError::from)?;
     let Some(manifest) = opened else { return Ok(None) };
     let state = manifest.state().clone();
-    let doomed = Arc::default();
+    let (doomed, cache) = (Arc::default(), new_cache(memory_bytes));
     let on_superseded = superseded(&doomed);
     let mut all = HashMap::new();
     let mut values = ValueFiles::new(&**storage, state.database, &doomed);
@@ -233,7 +249,7 @@ pub(crate) fn open(
         for (level, files) in known.levels.levels.iter().enumerate() {
             for record in files {
                 let file = FileId(record.file.id);
-                let table = open_file(&**storage, state.database, file)
+                let table = open_cached(&**storage, state.database, file, &cache)
                     .and_then(|mut table| values.attach(&mut table).map(|()| table))
                     .map_err(|error| read_error(&**storage, file, error))?;
                 let table = assigned(table, record.stamp_max).map_err(|what| {
@@ -254,7 +270,7 @@ pub(crate) fn open(
         all.insert(space, Arc::new(LevelSet::new(levels)));
     }
     let storage = Arc::clone(storage);
-    Ok(Some(OpenedFiles { storage, manifest, state, doomed, levels: all }))
+    Ok(Some(OpenedFiles { storage, manifest, state, doomed, cache, levels: all }))
 }
 
 /// Removes files that are not live: of a flush or compaction that a crash cut short, or not removed yet.
@@ -278,14 +294,21 @@ pub(super) fn remove_orphans(
     if removed { storage.sync_dir(directory).map_err(io) } else { Ok(()) }
 }
 
+/// A cache for a database of whose memory nothing is known yet.
+fn new_cache(memory_bytes: usize) -> Arc<BlockCache> {
+    Arc::new(BlockCache::new(memory_bytes as u64 / 4))
+}
+
 /// Makes the manifest of a new database.
 pub(crate) fn create(
     storage: &Arc<dyn Storage>,
     database: DatabaseId,
+    memory_bytes: usize,
 ) -> Result<OpenedFiles, OpenError> {
     let manifest = Manifest::create(Arc::clone(storage), database).map_err(OpenError::from)?;
     let state = ManifestState::new(database);
     remove_orphans(&**storage, &state)?;
     let (storage, levels, doomed) = (Arc::clone(storage), HashMap::new(), Arc::default());
-    Ok(OpenedFiles { storage, manifest, state, doomed, levels })
+    let cache = new_cache(memory_bytes);
+    Ok(OpenedFiles { storage, manifest, state, doomed, cache, levels })
 }

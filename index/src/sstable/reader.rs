@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use isolith_wal::{FileMap, Lsn};
 
+use super::cache::{BlockCache, Unpacked};
 use super::filter;
 use super::format::{self, FileError, FileId, Footer, Framed, Place, Properties, Section, damaged};
 use super::prefix::PrefixExtractor;
@@ -76,6 +77,8 @@ pub struct Sstable {
     filter: OnceLock<(usize, usize)>,
     /// The same of the lines of the prefix filter, and whose prefixes they are.
     prefix_filter: OnceLock<Option<PrefixLines>>,
+    /// Where its decompressed blocks are kept, if anywhere.
+    cache: Option<Arc<BlockCache>>,
     /// The value files that it refers to, by number.
     values: Vec<Arc<ValueFile>>,
     hasher: Hasher,
@@ -148,6 +151,7 @@ enum DataBlock {
         bytes: usize,
     },
     Unpacked(Vec<u8>),
+    Kept(Unpacked),
 }
 
 impl Sstable {
@@ -333,8 +337,19 @@ impl Sstable {
         }
     }
 
-    /// Reads a data block; its checksum is looked at when it is the first time.
-    fn load(&self, indexed: Indexed, into: &mut DataBlock) -> Result<(), FileError> {
+    /// Has its decompressed blocks kept. It has to be done before the first read, while nobody else has the table.
+    pub fn keep_in(&mut self, cache: &Arc<BlockCache>) {
+        self.cache = Some(Arc::clone(cache));
+    }
+
+    /// A data block that is kept.
+    fn kept(&self, number: u64) -> Option<Unpacked> {
+        self.cache.as_ref()?.get(self.id(), number)
+    }
+
+    /// Reads a data block; its checksum is looked at when it is the first time. It is kept, unless it is read
+    /// `once`.
+    fn load(&self, indexed: Indexed, once: bool, into: &mut DataBlock) -> Result<(), FileError> {
         let section = indexed.section;
         let checked = &self.index()?.checked;
         let (word, bit) = (indexed.number / 64, 1 << (indexed.number % 64));
@@ -361,7 +376,14 @@ impl Sstable {
                     _ => Vec::new(),
                 };
                 packed.unpack(&mut bytes)?;
-                *into = DataBlock::Unpacked(bytes);
+                *into = match self.cache.as_deref().filter(|cache| !once && cache.wants()) {
+                    Some(cache) => {
+                        let unpacked = Arc::new(bytes);
+                        cache.keep(self.id(), indexed.number, &unpacked);
+                        DataBlock::Kept(unpacked)
+                    }
+                    None => DataBlock::Unpacked(bytes),
+                };
             }
         }
         Ok(())
@@ -372,6 +394,7 @@ impl Sstable {
             DataBlock::None => &[],
             DataBlock::Plain { offset, bytes } => self.slice((*offset, *bytes)),
             DataBlock::Unpacked(bytes) => bytes,
+            DataBlock::Kept(bytes) => bytes,
         };
         Block::new(bytes).map_err(|Malformed| damaged(offset, "a block was written wrongly"))
     }
@@ -388,6 +411,8 @@ pub(crate) struct Cursor {
     loaded: Option<(FileId, u64)>,
     position: Position,
     ahead: Ahead,
+    /// Every block is read once: none is kept, and none that was kept is believed.
+    once: bool,
 }
 
 impl Cursor {
@@ -402,11 +427,17 @@ impl Cursor {
         if self.loaded == Some(block) {
             return Ok(());
         }
-        if let Some((offset, bytes)) = self.ahead.enter(indexed.number, indexed.section) {
-            file.pages.will_need(offset, bytes);
-        }
         self.loaded = None;
-        file.load(indexed, &mut self.data)?;
+        let kept = if self.once { None } else { file.kept(indexed.number) };
+        match kept {
+            Some(kept) => self.data = DataBlock::Kept(kept),
+            None => {
+                if let Some((offset, bytes)) = self.ahead.enter(indexed.number, indexed.section) {
+                    file.pages.will_need(offset, bytes);
+                }
+                file.load(indexed, self.once, &mut self.data)?;
+            }
+        }
         self.loaded = Some(block);
         Ok(())
     }
@@ -441,6 +472,7 @@ impl Cursor {
     fn buffer_bytes(&self) -> usize {
         let unpacked = match &self.data {
             DataBlock::Unpacked(bytes) => bytes.capacity(),
+            DataBlock::Kept(bytes) => bytes.capacity(),
             DataBlock::None | DataBlock::Plain { .. } => 0,
         };
         unpacked + self.index.key().len() + self.position.key().len()
@@ -531,7 +563,7 @@ impl Cursor {
     }
 }
 
-/// Goes over a file's versions, in order and back. It owns the file, not a pin.
+/// Goes over a file's versions, in order and back, past the cache. It owns the file, not a pin.
 #[derive(Debug)]
 pub struct FileCursor {
     file: Arc<Sstable>,
@@ -544,7 +576,7 @@ pub type FileSource<'c> = (&'c [u8], Lsn, Kind, u64, FileValue<'c>);
 impl FileCursor {
     /// At no version yet.
     pub fn new(file: Arc<Sstable>) -> Self {
-        Self { file, cursor: Cursor::default() }
+        Self { file, cursor: Cursor { once: true, ..Cursor::default() } }
     }
 
     /// The file that it goes over.

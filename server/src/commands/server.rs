@@ -109,7 +109,8 @@ fn info_clients(shared: &Shared, text: &mut String) {
 
 fn info_memory(shared: &Shared, text: &mut String) {
     let stats = shared.database.stats();
-    field(text, "used_memory", stats.memory_bytes);
+    let cached = stats.files.map_or(0, |files| files.cache_bytes);
+    field(text, "used_memory", stats.memory_bytes as u64 + cached);
     field(text, "used_memory_dataset", stats.memory_bytes);
     field(text, "maxmemory", stats.memory_bytes_max);
     field(text, "maxmemory_policy", "noeviction");

@@ -49,6 +49,7 @@ impl Sstable {
             index: OnceLock::new(),
             filter: OnceLock::new(),
             prefix_filter: OnceLock::new(),
+            cache: None,
             values: Vec::new(),
             hasher: filter::hasher(),
         };
